@@ -1,0 +1,13 @@
+//! Schema files: what users write, what is checked, and where a root key is placed.
+//!
+//! The crate reads the files of a folder and nothing else: it opens no connection and knows no runtime. Facts about
+//! tables and statements come from PostgreSQL's catalogues and are handed in.
+
+mod definition;
+mod value;
+
+pub use definition::{
+    BUILT_IN_PARAMETERS, Chain, Column, Compensation, DeferrableConstraint, Expect, ExpectedRows, Expression, Invariant, OnFailure,
+    ReferenceTable, RootEntity, Schema, SqlFile, Statement, Step, Target, Transaction, TreeTable,
+};
+pub use value::{BadValue, Text, Type};
