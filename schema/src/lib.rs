@@ -3,9 +3,11 @@
 //! The crate reads the files of a folder and nothing else: it opens no connection and knows no runtime. Facts about
 //! tables and statements come from PostgreSQL's catalogues and are handed in.
 
+mod containment;
 mod definition;
 mod value;
 
+pub use containment::{Node, containment_sql, quoted};
 pub use definition::{
     BUILT_IN_PARAMETERS, Chain, Column, Compensation, DeferrableConstraint, Expect, ExpectedRows, Expression, Invariant, OnFailure,
     ReferenceTable, RootEntity, Schema, SqlFile, Statement, Step, Target, Transaction, TreeTable,
