@@ -5,6 +5,9 @@
 
 mod containment;
 mod definition;
+mod pg_hash;
+mod placement;
+mod ring;
 mod value;
 
 pub use containment::{Node, containment_sql, quoted};
@@ -12,4 +15,6 @@ pub use definition::{
     BUILT_IN_PARAMETERS, Chain, Column, Compensation, DeferrableConstraint, Expect, ExpectedRows, Expression, Invariant, OnFailure,
     ReferenceTable, RootEntity, Schema, SqlFile, Statement, Step, Target, Transaction, TreeTable,
 };
+pub use placement::{BadKey, partition_of, sql_partition_expression};
+pub use ring::{Capacity, NoCapacity, assign, reassign};
 pub use value::{BadValue, Text, Type};
