@@ -1,5 +1,6 @@
 //! The user that PostgreSQL runs as: ourselves, or an unprivileged one if we are root, as which it refuses to run.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::unistd::{Gid, Uid, User, chown, geteuid};
@@ -25,5 +26,19 @@ impl Account {
     /// Gives one file or folder to the account.
     pub(crate) fn own(&self, path: &Path) -> std::io::Result<()> {
         Ok(chown(path, Some(self.uid), Some(self.gid))?)
+    }
+
+    /// The first folder on the way to `path` that the account can't pass; none if it reaches it.
+    pub(crate) fn barrier<'path>(&self, path: &'path Path) -> Option<&'path Path> {
+        let is_passable = |folder: &Path| {
+            let Ok(metadata) = std::fs::metadata(folder) else { return true };
+            let shift = match () {
+                () if metadata.uid() == self.uid.as_raw() => 6,
+                () if metadata.gid() == self.gid.as_raw() => 3,
+                () => 0,
+            };
+            metadata.mode() >> shift & 1 == 1
+        };
+        path.ancestors().filter(|folder| !is_passable(folder)).last()
     }
 }

@@ -123,6 +123,14 @@ pub enum ServerError {
         /// The data directory.
         data: PathBuf,
     },
+    /// We are root, PostgreSQL refuses to run as root, and the user that it runs as instead can't reach its folder.
+    #[error("PostgreSQL runs as user `{user}`, who can't enter `{barrier}`; choose another folder or `chmod o+x` this one")]
+    Unreachable {
+        /// The user.
+        user: String,
+        /// The folder on the way that is closed.
+        barrier: PathBuf,
+    },
     /// A statement of the set-up failed.
     #[error("`{name}` could not be set up")]
     SetUp {

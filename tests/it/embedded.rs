@@ -44,7 +44,7 @@ async fn four_servers_start_at_once() {
         async { Server::start(&launcher, config).await }
     };
     let servers = tokio::try_join!(start("hub"), start("p1"), start("p2"), start("p3")).expect("four servers");
-    println!("four servers in {} ms", begin.elapsed().as_millis());
+    eprintln!("four servers in {} ms", begin.elapsed().as_millis());
     let ports = [servers.0.port(), servers.1.port(), servers.2.port(), servers.3.port()];
     assert_eq!(std::collections::BTreeSet::from(ports).len(), 4);
     let client = connect(&servers.3.conninfo("rootward", "bank")).await.expect("a connection");
@@ -111,6 +111,18 @@ async fn a_server_that_cannot_start_says_why() {
     let config = ServerConfig::new("hub").setting("shared_buffers", "plenty");
     let error = Server::start(&launcher, config).await.expect_err("that is no size");
     assert!(error.to_string().contains("invalid value for parameter \"shared_buffers\": \"plenty\""), "{error}");
+}
+
+#[tokio::test]
+async fn a_folder_that_is_closed_to_postgresql_is_named() {
+    if !nix::unistd::geteuid().is_root() {
+        // Only root has PostgreSQL run as somebody else.
+        return;
+    }
+    let closed = tempfile::Builder::new().permissions(mode(0o700)).tempdir().expect("a folder");
+    let launcher = Launcher::kept(ROOTWARD, &closed.path().join("data")).expect("a folder");
+    let error = Server::start(&launcher, ServerConfig::new("hub")).await.expect_err("the folder is root's");
+    assert!(error.to_string().contains(&format!("can't enter `{}`", closed.path().display())), "{error}");
 }
 
 #[tokio::test]

@@ -46,6 +46,7 @@ pub(super) fn send(pid: u32, signal: Signal) -> Result<(), nix::Error> {
 /// the numbers can come to mean another process in between. The caller makes sure that `pid` is a child of ours.
 pub(super) fn kill_tree(pid: u32) -> Result<(), nix::Error> {
     send(pid, Signal::SIGSTOP)?;
+    wait_until_stopped(pid);
     let processes = parents();
     let mut doomed = vec![pid];
     let mut next = 0;
@@ -58,6 +59,16 @@ pub(super) fn kill_tree(pid: u32) -> Result<(), nix::Error> {
         let _ = send(*descendant, Signal::SIGKILL);
     }
     send(pid, Signal::SIGKILL)
+}
+
+/// The signal is sent, not yet heeded, when `kill` returns. A few looks suffice; one that doesn't stop is dying.
+fn wait_until_stopped(pid: u32) {
+    for _ in 0..1000 {
+        if is_stopped(pid) {
+            return;
+        }
+        std::thread::yield_now();
+    }
 }
 
 /// Whether any process works in `directory`; PostgreSQL's postmaster and backends do in their data directory.
@@ -79,6 +90,11 @@ fn started(pid: u32) -> Option<String> {
 #[cfg(target_os = "linux")]
 fn parents() -> Vec<(u32, u32)> {
     numbers().filter_map(|pid| Some((pid, stat(pid)?.get(1)?.parse().ok()?))).collect()
+}
+
+#[cfg(target_os = "linux")]
+fn is_stopped(pid: u32) -> bool {
+    stat(pid).is_none_or(|fields| fields.first().is_none_or(|state| ["T", "t", "Z", "X"].contains(&state.as_str())))
 }
 
 /// The fields of `/proc/PID/stat` from the third on; the second, the name, may hold blanks and brackets.
@@ -108,6 +124,11 @@ fn parents() -> Vec<(u32, u32)> {
         Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
     };
     ps(&["-axo", "pid=,ppid="]).lines().filter_map(line).collect()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_stopped(pid: u32) -> bool {
+    !ps(&["-o", "state=", "-p", &pid.to_string()]).starts_with(['R', 'S', 'I', 'U'])
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -48,6 +48,9 @@ impl Files {
     ) -> Result<Files, ServerError> {
         let folder = launcher.folder().path().join(name);
         make(&folder, 0o711, None)?;
+        if let Some((account, barrier)) = account.and_then(|account| Some((account, account.barrier(&folder)?))) {
+            return Err(ServerError::Unreachable { user: account.name.clone(), barrier: barrier.to_owned() });
+        }
         let (sockets, short) = socket_folder(launcher, &folder)?;
         make(&sockets, 0o700, account)?;
         let data = folder.join("data");
