@@ -1,13 +1,36 @@
 //! Schema files: what users write, what is checked, and where a root key is placed.
 //!
 //! The crate reads the files of a folder and nothing else: it opens no connection and knows no runtime. Facts about
-//! tables and statements come from PostgreSQL's catalogues and are handed in.
+//! tables and statements come from PostgreSQL's catalogues and are handed in: [`Source::read`] reads, the connection's
+//! owner fills [`facts::Facts`], [`check`] compiles a [`Schema`] or says everything that is wrong.
 
 mod definition;
 mod value;
 
+mod finding;
+mod names;
+mod nearest;
+mod sql;
+
+mod chain_source;
+mod manifest;
+mod source;
+mod transaction_file;
+
+pub mod codes;
+pub mod facts;
+
+mod check;
+
+pub use chain_source::{Arguments, ChainSource, CompensationSource, StepSource};
+pub use check::check;
 pub use definition::{
     BUILT_IN_PARAMETERS, Chain, Column, Compensation, DeferrableConstraint, Expect, ExpectedRows, Expression, Invariant, OnFailure,
     ReferenceTable, RootEntity, Schema, SqlFile, Statement, Step, Target, Transaction, TreeTable,
 };
+pub use finding::{Finding, Located, Place, Severity, Span, line_and_column, render};
+pub use manifest::{InvariantSource, Manifest, RootSource};
+pub use nearest::nearest;
+pub use source::{Source, TableStatement};
+pub use transaction_file::{StatementSource, TargetSource, TransactionSource};
 pub use value::{BadValue, Text, Type};
