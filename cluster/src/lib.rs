@@ -1,1 +1,3 @@
 //! Placeholder.
+mod introspect;
+pub use introspect::introspect;
