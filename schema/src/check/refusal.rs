@@ -2,7 +2,7 @@
 //!
 //! The rule, on the safe side but usable. A statement can be refused if
 //! - it has an `-- expect:`;
-//! - it calls a function of the schema, which may RAISE;
+//! - it calls a function of the schema that may RAISE or write: one that is not both in SQL and stable or immutable;
 //! - it writes a table with a trigger, which may RAISE;
 //! - it inserts (or merges) into a table with a CHECK, a unique key besides the primary key, a foreign key, or a
 //!   NOT NULL column that is neither in the primary key nor has a default; or with a primary key that may be taken:
@@ -13,13 +13,14 @@
 //! Faults that are no refusals, such as an overflow or a division by zero, are not counted.
 
 use crate::check::functions;
-use crate::facts::{Access, Action, Facts, StatementFact, TableFact};
+use crate::facts::{Access, Action, Facts, FunctionFact, StatementFact, TableFact};
 use crate::sql;
 use crate::transaction_file::StatementSource;
 
 pub(crate) fn can_refuse(facts: &Facts, statement: &StatementSource, fact: Option<&StatementFact>) -> bool {
     let Some(fact) = fact else { return true };
-    if statement.expect.is_some() || !functions::called(facts, &statement.sql).is_empty() {
+    let is_harmless = |function: &FunctionFact| function.language == "sql" && function.volatility != 'v';
+    if statement.expect.is_some() || !functions::called(facts, &statement.sql).iter().all(|function| is_harmless(function)) {
         return true;
     }
     let written = fact.relations.iter().filter(|relation| relation.access == Access::Writes);
