@@ -1,7 +1,8 @@
 //! Schema files: what users write, what is checked, and where a root key is placed.
 //!
 //! The crate reads the files of a folder and nothing else: it opens no connection and knows no runtime. Facts about
-//! tables and statements come from PostgreSQL's catalogues and are handed in.
+//! tables and statements come from PostgreSQL's catalogues and are handed in: [`Source::read`] reads, the connection's
+//! owner fills [`facts::Facts`], [`check`] compiles a [`Schema`] or says everything that is wrong.
 
 mod containment;
 mod definition;
@@ -11,10 +12,32 @@ mod ring;
 mod value;
 
 pub use containment::{Node, containment_sql, quoted};
+mod finding;
+mod names;
+mod nearest;
+mod sql;
+
+mod chain_source;
+mod manifest;
+mod source;
+mod transaction_file;
+
+pub mod codes;
+pub mod facts;
+
+mod check;
+
+pub use chain_source::{Arguments, ChainSource, CompensationSource, StepSource};
+pub use check::check;
 pub use definition::{
     BUILT_IN_PARAMETERS, Chain, Column, Compensation, DeferrableConstraint, Expect, ExpectedRows, Expression, Invariant, OnFailure,
     ReferenceTable, RootEntity, Schema, SqlFile, Statement, Step, Target, Transaction, TreeTable,
 };
 pub use placement::{BadKey, partition_of, sql_partition_expression};
 pub use ring::{Capacity, NoCapacity, assign, reassign};
+pub use finding::{Finding, Located, Place, Severity, Span, line_and_column, render};
+pub use manifest::{InvariantSource, Manifest, RootSource};
+pub use nearest::nearest;
+pub use source::{Source, TableStatement};
+pub use transaction_file::{StatementSource, TargetSource, TransactionSource};
 pub use value::{BadValue, Text, Type};

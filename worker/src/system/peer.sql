@@ -186,38 +186,36 @@ begin
   perform set_config('backtrace_functions', context, true);
 end $$;
 
--- Writes outcomes; returns the ordinals (from 0) of those that were there already.
-create or replace function rootward.record(
-  secret bytea, partitions integer[], entities text[], root_keys text[], request_ids uuid[], steps integer[], elements integer[],
-  directions text[], kinds text[], transactions text[], fingerprints bytea[], replies bytea[]) returns setof integer
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
-begin
-  perform rootward.check_secret(secret);
-  return query
-    with given as (
-      select * from unnest(partitions, entities, root_keys, request_ids, steps, elements, directions, kinds, transactions, fingerprints, replies)
-        with ordinality as u(partition, entity, root_key, request_id, step, element, direction, kind, transaction, fingerprint, reply, ordinal)
-    ), written as (
-      insert into rootward.outcome as o (partition, entity, root_key, request_id, step, element, direction, kind, transaction, fingerprint, reply)
-      select g.partition, g.entity, g.root_key, g.request_id, g.step, g.element, g.direction, g.kind, g.transaction, g.fingerprint, g.reply from given g
-      on conflict do nothing
-      returning o.partition, o.entity, o.root_key, o.request_id, o.step, o.element, o.direction
-    )
-    select (g.ordinal - 1)::integer from given g
-    where not exists (select from written w where (w.partition, w.entity, w.root_key, w.request_id, w.step, w.element, w.direction)
-      = (g.partition, g.entity, g.root_key, g.request_id, g.step, g.element, g.direction));
-end $$;
-
--- The stored outcome, if there is one.
-create or replace function rootward.look_up(
-  secret bytea, partition integer, entity text, root_key text, request_id uuid, step integer, element integer, direction text)
-returns table (kind text, transaction text, fingerprint bytea, reply bytea)
+-- The stored outcomes among these requests, each with its place (from 0) in the arrays.
+create or replace function rootward.find_outcomes(
+  secret bytea, partitions integer[], entities text[], root_keys text[], request_ids uuid[], steps integer[], elements integer[], directions text[])
+returns table (ordinal integer, kind text, transaction text, fingerprint bytea, reply bytea)
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 begin
   perform rootward.check_secret(secret);
-  return query select o.kind, o.transaction, o.fingerprint, o.reply from rootward.outcome o
-    where o.partition = look_up.partition and o.entity = look_up.entity and o.root_key = look_up.root_key
-      and o.request_id = look_up.request_id and o.step = look_up.step and o.element = look_up.element and o.direction = look_up.direction;
+  return query select (u.place - 1)::integer, o.kind, o.transaction, o.fingerprint, o.reply
+    from unnest(partitions, entities, root_keys, request_ids, steps, elements, directions)
+      with ordinality as u(partition, entity, root_key, request_id, step, element, direction, place)
+    join rootward.outcome o on (o.partition, o.entity, o.root_key, o.request_id, o.step, o.element, o.direction)
+      = (u.partition, u.entity, u.root_key, u.request_id, u.step, u.element, u.direction);
+end $$;
+
+-- Writes outcomes. The lane looked before and is the partition's only writer, so a conflict means that somebody else
+-- writes here: the error takes the whole batch back.
+create or replace function rootward.record(
+  secret bytea, partitions integer[], entities text[], root_keys text[], request_ids uuid[], steps integer[], elements integer[],
+  directions text[], kinds text[], transactions text[], fingerprints bytea[], replies bytea[]) returns void
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare written bigint;
+begin
+  perform rootward.check_secret(secret);
+  insert into rootward.outcome (partition, entity, root_key, request_id, step, element, direction, kind, transaction, fingerprint, reply)
+    select * from unnest(partitions, entities, root_keys, request_ids, steps, elements, directions, kinds, transactions, fingerprints, replies)
+    on conflict do nothing;
+  get diagnostics written = row_count;
+  if written <> cardinality(partitions) then
+    raise exception 'an outcome was written by somebody else' using errcode = 'RW003';
+  end if;
 end $$;
 
 -- The chain's row, in the same commit as its first step.
@@ -282,6 +280,6 @@ begin
 end $$;
 
 revoke execute on all functions in schema rootward from public;
-grant execute on function rootward.root_key(text), rootward.begin_batch, rootward.enter, rootward.record, rootward.look_up,
+grant execute on function rootward.root_key(text), rootward.begin_batch, rootward.enter, rootward.record, rootward.find_outcomes,
   rootward.open_chain, rootward.note_chain, rootward.bump_reference to rootward_lane;
 reset role;

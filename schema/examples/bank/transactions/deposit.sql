@@ -1,0 +1,8 @@
+-- Each expectation is checked in turn, so that the caller is told the first reason that holds.
+
+-- name: deposit
+-- root: account = :account_id
+select 1 from account where account_id = :account_id;  -- expect: one, else "no such account"
+update account set balance = balance + :amount where account_id = :account_id and not is_frozen returning balance;
+-- expect: one, else "account is frozen"
+insert into entry (account_id, entry_id, kind, amount, at) values (:account_id, :request_id, 'deposit', :amount, :now);

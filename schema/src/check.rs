@@ -1,0 +1,121 @@
+//! The check: from what was written and what the server says to a compiled schema, or to everything that is wrong.
+
+mod arguments;
+mod chains;
+mod functions;
+mod keys;
+mod locate;
+mod refusal;
+mod statements;
+mod tables;
+mod transactions;
+mod trees;
+
+use crate::codes;
+use crate::definition::{DeferrableConstraint, Invariant, Schema};
+use crate::facts::{Access, Facts, StatementOutcome};
+use crate::finding::{Finding, Located, Severity};
+use crate::source::{MANIFEST_FILE, Source};
+use crate::value::Type;
+
+/// Compiles a schema.
+///
+/// Returns the schema with its warnings.
+///
+/// # Errors
+/// All findings at once, in the order of files and places, if one of them is an error.
+pub fn check(source: &Source, facts: &Facts) -> Result<(Schema, Vec<Finding>), Vec<Finding>> {
+    let mut findings = source.findings.clone();
+    tables::check(source, facts, &mut findings);
+    let trees = trees::derive(source, facts, &mut findings);
+    keys::check(source, facts, &trees, &mut findings);
+    functions::check(source, facts, &trees, &mut findings);
+    let transactions = transactions::compile(source, facts, &trees, &mut findings);
+    let chains = chains::compile(source, &trees, &transactions, &mut findings);
+    let invariants = invariants(source, facts, &mut findings);
+    sort(&mut findings, source);
+    if findings.iter().any(|finding| finding.severity == Severity::Error) {
+        return Err(findings);
+    }
+    let schema = Schema {
+        name: source.manifest.name.clone(),
+        version: source.manifest.version,
+        partitions: source.manifest.partitions,
+        reference: trees.reference_tables(source, facts),
+        roots: trees.into_roots(facts),
+        transactions: transactions.into_iter().map(|compiled| (compiled.transaction.name.clone(), compiled.transaction)).collect(),
+        chains,
+        invariants,
+        deferrable: deferrable(facts),
+        table_files: source.table_files.clone(),
+    };
+    Ok((schema, findings))
+}
+
+/// Puts findings in the order in which one reads the files: settings, tables, transactions.
+fn sort(findings: &mut Vec<Finding>, source: &Source) {
+    let rank = |file: &str| {
+        let table_file = source.table_files.iter().position(|table| table.path == file);
+        match table_file {
+            _ if file == MANIFEST_FILE => 0,
+            Some(at) => at + 1,
+            None => usize::MAX,
+        }
+    };
+    findings
+        .sort_by(|a, b| (rank(&a.file), &a.file, a.span, a.code, &a.message).cmp(&(rank(&b.file), &b.file, b.span, b.code, &b.message)));
+    findings.dedup();
+}
+
+fn deferrable(facts: &Facts) -> Vec<DeferrableConstraint> {
+    let mut found: Vec<DeferrableConstraint> = facts.tables.iter().flat_map(|table| table.deferrable.iter().cloned()).collect();
+    found.sort_by(|a, b| (&a.name, a.is_initially_deferred).cmp(&(&b.name, b.is_initially_deferred)));
+    found.dedup();
+    found
+}
+
+fn invariants(source: &Source, facts: &Facts, findings: &mut Vec<Finding>) -> Vec<Invariant> {
+    let mut compiled = Vec::new();
+    for (at, invariant) in source.manifest.invariants.iter().enumerate() {
+        let outcomes = facts.invariants.get(at).map_or(&[][..], Vec::as_slice);
+        for ((setting, query), outcome) in invariant.queries().zip(outcomes) {
+            invariant_query(&invariant.name.value, setting, query, outcome, findings);
+        }
+        let text = |query: &Option<Located<String>>| query.as_ref().map(|query| query.value.clone());
+        compiled.push(Invariant {
+            name: invariant.name.value.clone(),
+            sum: text(&invariant.sum),
+            equals: text(&invariant.equals),
+            none: text(&invariant.none),
+        });
+    }
+    compiled
+}
+
+fn invariant_query(name: &str, setting: &str, query: &Located<String>, outcome: &StatementOutcome, findings: &mut Vec<Finding>) {
+    let fact = match outcome {
+        StatementOutcome::Skipped => return,
+        StatementOutcome::Refused(error) => {
+            let message = format!("`{setting}` of invariant `{name}` is refused by PostgreSQL: {}", error.message);
+            let help = error.hint.clone().unwrap_or_else(|| "it must be one query that runs on every peer".to_owned());
+            return findings.push(Finding::error(codes::INVARIANT, &query.place, message).help(help));
+        }
+        StatementOutcome::Prepared(fact) => fact,
+    };
+    let is_number = |r#type: &Type| matches!(r#type, Type::Smallint | Type::Integer | Type::Bigint | Type::Numeric);
+    let trouble = if fact.relations.iter().any(|relation| relation.access == Access::Writes) {
+        Some("writes; it may only read")
+    } else if !fact.parameter_types.is_empty() {
+        Some("has parameters, which nobody gives")
+    } else if setting != "none" && (fact.columns.len() != 1 || !fact.columns.iter().all(|column| is_number(&column.r#type))) {
+        Some("does not return one column of an exact number")
+    } else {
+        None
+    };
+    if let Some(trouble) = trouble {
+        findings.push(
+            Finding::error(codes::INVARIANT, &query.place, format!("`{setting}` of invariant `{name}` {trouble}"))
+                .help("`sum` and `equals` return one numeric value, for example `select coalesce(sum(balance), 0) from account`; `none` returns the rows that should not be"),
+        );
+    }
+}
