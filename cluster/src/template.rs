@@ -116,7 +116,7 @@ async fn lock(path: &Path) -> Result<File, ServerError> {
     }
 }
 
-/// Runs `initdb` in a new folder; its `data` is the data directory.
+/// Makes a new template; its data directory is `data` in the folder.
 async fn initdb(binaries: &Binaries, launcher: &Launcher, account: Option<&Account>) -> Result<tempfile::TempDir, ServerError> {
     let parent = launcher.folder().path();
     // In our folder and not in the cache: the account can't reach the home of root.
@@ -124,42 +124,41 @@ async fn initdb(binaries: &Binaries, launcher: &Launcher, account: Option<&Accou
     if let Some(account) = account {
         account.own(folder.path()).map_err(ServerError::file(folder.path()))?;
     }
-    let data = folder.path().join("data");
+    let tool = Tool { binaries, launcher, account, folder: folder.path() };
     // C: one order of texts everywhere, and keys compare by their bytes, which is what their hash is made from.
     let options = ["--no-sync", "--no-instructions", "--auth=trust", "--encoding=UTF8", "--locale=C", "--username", SUPERUSER, "--pgdata"];
-    run(binaries, launcher, account, folder.path(), "initdb", &options, &data, "").await?;
+    tool.run("initdb", &options, "").await?;
     // A server that reads statements from stdin instead of listening; it stops at the first error and at the end.
     let options = ["--single", "-F", "-c", "exit_on_error=on", "-D"];
-    let create = format!("create database {SPARE_DATABASE} strategy = file_copy\n");
-    run(binaries, launcher, account, folder.path(), "postgres", &options, &data, &create).await?;
+    tool.run("postgres", &options, &format!("create database {SPARE_DATABASE} strategy = file_copy\n")).await?;
     Ok(folder)
 }
 
-/// Runs a program of PostgreSQL's to its end, with the data directory as its last option's value.
-#[allow(clippy::too_many_arguments)]
-async fn run(
-    binaries: &Binaries,
-    launcher: &Launcher,
-    account: Option<&Account>,
-    folder: &Path,
-    program: &str,
-    options: &[&str],
-    data: &Path,
-    input: &str,
-) -> Result<(), ServerError> {
-    let log = folder.join("log");
-    let statements = folder.join("input");
-    std::fs::write(&statements, input).map_err(ServerError::file(&statements))?;
-    let mut spawn = Spawn::new(binaries.program(program), options, &log);
-    spawn.args.push(data.into());
-    spawn.input = Some(statements);
-    spawn.user = account.map(|account| account.name.clone());
-    spawn.directory = Some(folder.to_owned());
-    spawn.env.push(("LC_ALL".into(), "C".into()));
-    let child = launcher.spawn(spawn).await?;
-    match tokio::time::timeout(LIMIT, child.wait()).await {
-        Ok(status) if status.success() => Ok(()),
-        _ => Err(ServerError::failed(program, &log)),
+/// What it takes to run PostgreSQL's programs on the data directory in `folder`.
+struct Tool<'a> {
+    binaries: &'a Binaries,
+    launcher: &'a Launcher,
+    account: Option<&'a Account>,
+    folder: &'a Path,
+}
+
+impl Tool<'_> {
+    /// Runs a program to its end; the data directory is the value of the last option.
+    async fn run(&self, program: &str, options: &[&str], input: &str) -> Result<(), ServerError> {
+        let log = self.folder.join("log");
+        let statements = self.folder.join("input");
+        std::fs::write(&statements, input).map_err(ServerError::file(&statements))?;
+        let mut spawn = Spawn::new(self.binaries.program(program), options, &log);
+        spawn.args.push(self.folder.join("data").into());
+        spawn.input = Some(statements);
+        spawn.user = self.account.map(|account| account.name.clone());
+        spawn.directory = Some(self.folder.to_owned());
+        spawn.env.push(("LC_ALL".into(), "C".into()));
+        let child = self.launcher.spawn(spawn).await?;
+        match tokio::time::timeout(LIMIT, child.wait()).await {
+            Ok(status) if status.success() => Ok(()),
+            _ => Err(ServerError::failed(program, &log)),
+        }
     }
 }
 
