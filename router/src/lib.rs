@@ -1,1 +1,22 @@
-//! Placeholder.
+//! The router: it finds the owner of a root and sends the work there, again and again inside the deadline, always with
+//! the same request id.
+//!
+//! It keeps nothing but a copy of the catalog, which it follows from any worker, and it opens no database connection.
+//! Workers use the same [`Routing`] to send the steps of chains to each other.
+
+mod catalog;
+mod config;
+mod follow;
+mod link;
+mod request;
+mod routing;
+mod run;
+mod service;
+mod verify;
+
+pub use catalog::{Catalog, CatalogPeer, Owner};
+pub use config::{Config, ConfigError, parse_config};
+pub use link::Link;
+pub use request::{canonical_arguments, check_arguments, resolve_root};
+pub use routing::{Routing, Sent};
+pub use run::{Router, RunError, keepalive};

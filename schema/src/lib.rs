@@ -4,9 +4,14 @@
 //! tables and statements come from PostgreSQL's catalogues and are handed in: [`Source::read`] reads, the connection's
 //! owner fills [`facts::Facts`], [`check`] compiles a [`Schema`] or says everything that is wrong.
 
+mod containment;
 mod definition;
+mod pg_hash;
+mod placement;
+mod ring;
 mod value;
 
+pub use containment::{Node, containment_sql, quoted};
 mod finding;
 mod names;
 mod nearest;
@@ -28,6 +33,8 @@ pub use definition::{
     BUILT_IN_PARAMETERS, Chain, Column, Compensation, DeferrableConstraint, Expect, ExpectedRows, Expression, Invariant, OnFailure,
     ReferenceTable, RootEntity, Schema, SqlFile, Statement, Step, Target, Transaction, TreeTable,
 };
+pub use placement::{BadKey, partition_of, sql_partition_expression};
+pub use ring::{Capacity, NoCapacity, assign, reassign};
 pub use finding::{Finding, Located, Place, Severity, Span, line_and_column, render};
 pub use manifest::{InvariantSource, Manifest, RootSource};
 pub use nearest::nearest;

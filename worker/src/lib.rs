@@ -1,1 +1,22 @@
-//! Placeholder.
+//! The worker: it serves one peer, which is one PostgreSQL database.
+//!
+//! Lanes run transactions, each stored with its outcome in one commit; chains are driven from the home of their first
+//! step; ownership, term and containment are checked by the database itself. See ARCHITECTURE.md for the walkthroughs.
+
+mod catalog;
+mod chain;
+mod config;
+mod execute;
+mod fail_point;
+mod lane;
+mod pg;
+mod run;
+mod service;
+mod serving;
+mod system;
+mod term;
+mod verify;
+
+pub use config::{Config, ConfigError, parse_config};
+pub use run::{RunError, Worker};
+pub use system::{HUB_SQL, PEER_SQL};

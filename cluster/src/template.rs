@@ -1,0 +1,163 @@
+//! The cached data directory that every embedded server starts from.
+//!
+//! `initdb` takes about a second and always makes the same; a copy takes a tenth of that. The cache holds one
+//! directory for each version of PostgreSQL and of our own format, made under a lock and renamed when complete, so
+//! one that is there is whole.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::unistd::geteuid;
+
+use crate::account::Account;
+use crate::binaries::Binaries;
+use crate::process::{Launcher, Spawn};
+use crate::server::ServerError;
+use crate::settings::SUPERUSER;
+
+/// Raised with every change of what `initdb` is asked for.
+const FORMAT: u32 = 1;
+
+/// How long `initdb` may take, and how long we wait for another process that runs it.
+const LIMIT: Duration = Duration::from_secs(120);
+
+const POLL: Duration = Duration::from_millis(20);
+
+/// Copies the template to `data`, which must not exist, and gives it to `account`.
+///
+/// `is_synced` flushes every file: PostgreSQL trusts that what it finds was written before.
+pub(crate) async fn copy_to(
+    data: &Path,
+    binaries: &Binaries,
+    launcher: &Launcher,
+    account: Option<&Account>,
+    is_synced: bool,
+) -> Result<(), ServerError> {
+    let template = template(binaries, launcher, account).await?;
+    copy(template, data.to_owned(), account.cloned(), is_synced).await
+}
+
+/// The cached template, made if there is none yet.
+async fn template(binaries: &Binaries, launcher: &Launcher, account: Option<&Account>) -> Result<PathBuf, ServerError> {
+    let cache = cache_directory().map_err(ServerError::file(Path::new("the cache directory")))?;
+    let template = cache.join(format!("pg-{}-{FORMAT}", binaries.version));
+    if template.is_dir() {
+        return Ok(template);
+    }
+    let lock = lock(&cache.join("lock")).await?;
+    if !template.is_dir() {
+        let made = initdb(binaries, launcher, account).await?;
+        let fresh = tempfile::Builder::new().prefix("new-").tempdir_in(&cache).map_err(ServerError::file(&cache))?;
+        copy(made.path().join("data"), fresh.path().join("data"), None, true).await?;
+        std::fs::rename(fresh.path().join("data"), &template).map_err(ServerError::file(&template))?;
+    }
+    drop(lock);
+    Ok(template)
+}
+
+/// The first cache directory that can be had: `$ROOTWARD_CACHE`, `$XDG_CACHE_HOME/rootward`, `~/.cache/rootward`, or
+/// one under the temporary directory for users without a home.
+fn cache_directory() -> io::Result<PathBuf> {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(directory) = variable("ROOTWARD_CACHE") {
+        make_private(&directory)?;
+        return directory.canonicalize();
+    }
+    let candidates = [
+        variable("XDG_CACHE_HOME").map(|cache| cache.join("rootward")),
+        variable("HOME").map(|home| home.join(".cache/rootward")),
+        Some(std::env::temp_dir().join(format!("rootward-cache-{}", geteuid()))),
+    ];
+    let mut last = io::Error::other("no candidate");
+    for candidate in candidates.into_iter().flatten() {
+        match make_private(&candidate) {
+            Ok(()) => return candidate.canonicalize(),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Makes the directory if it is missing. One of another user is refused: it could hold a server that isn't ours.
+fn make_private(directory: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    let metadata = std::fs::metadata(directory)?;
+    if metadata.uid() != geteuid().as_raw() {
+        return Err(io::Error::other(format!("`{}` belongs to another user", directory.display())));
+    }
+    // Creating a file shows whether we may write, on read-only file systems too.
+    tempfile::tempfile_in(directory).map(drop)
+}
+
+async fn lock(path: &Path) -> Result<File, ServerError> {
+    let failed = ServerError::file(path);
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path);
+    let file = match file {
+        Ok(file) => file,
+        Err(error) => return Err(failed(error)),
+    };
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => tokio::time::sleep(POLL).await,
+            Err(TryLockError::WouldBlock) => return Err(failed(io::ErrorKind::TimedOut.into())),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+    }
+}
+
+/// Runs `initdb` in a new folder; its `data` is the data directory.
+async fn initdb(binaries: &Binaries, launcher: &Launcher, account: Option<&Account>) -> Result<tempfile::TempDir, ServerError> {
+    let parent = launcher.folder().path();
+    // In our folder and not in the cache: the account can't reach the home of root.
+    let folder = tempfile::Builder::new().prefix("initdb-").tempdir_in(parent).map_err(ServerError::file(parent))?;
+    if let Some(account) = account {
+        account.own(folder.path()).map_err(ServerError::file(folder.path()))?;
+    }
+    let log = folder.path().join("log");
+    let data = folder.path().join("data");
+    let mut spawn = Spawn::new(binaries.program("initdb"), ["--no-sync", "--no-instructions", "--auth=trust", "--encoding=UTF8"], &log);
+    // C: one order of texts everywhere, and keys compare by their bytes, which is what their hash is made from.
+    spawn.args.extend(["--locale=C".into(), "--username".into(), SUPERUSER.into(), "--pgdata".into(), data.clone().into()]);
+    spawn.user = account.map(|account| account.name.clone());
+    spawn.directory = Some(folder.path().to_owned());
+    let child = launcher.spawn(spawn).await?;
+    match tokio::time::timeout(LIMIT, child.wait()).await {
+        Ok(status) if status.success() => Ok(folder),
+        _ => Err(ServerError::failed("initdb", &log)),
+    }
+}
+
+async fn copy(from: PathBuf, to: PathBuf, account: Option<Account>, is_synced: bool) -> Result<(), ServerError> {
+    let failed = ServerError::file(&to);
+    let copied = tokio::task::spawn_blocking(move || copy_tree(&from, &to, account.as_ref(), is_synced)).await;
+    copied.unwrap_or_else(|panic| Err(io::Error::other(panic))).map_err(failed)
+}
+
+/// Copies a folder of plain files and folders.
+fn copy_tree(from: &Path, to: &Path, account: Option<&Account>, is_synced: bool) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_tree(&entry.path(), &target, account, is_synced)?;
+            continue;
+        }
+        std::fs::copy(entry.path(), &target)?;
+        if is_synced {
+            File::open(&target)?.sync_all()?;
+        }
+        if let Some(account) = account {
+            account.own(&target)?;
+        }
+    }
+    if is_synced {
+        File::open(to)?.sync_all()?;
+    }
+    account.map_or(Ok(()), |account| account.own(to))
+}

@@ -1,0 +1,83 @@
+//! Follows the catalog from any worker that answers.
+
+use std::{sync::Arc, time::Duration};
+
+use rootward_proto::v1::{self, worker_client::WorkerClient};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Endpoint;
+
+use crate::{Catalog, link::MAX_MESSAGE_BYTES};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Keeps `catalog` as new as the workers know it, until `shutdown`. The last copy stays when no worker answers.
+pub(crate) async fn follow(
+    seeds: Vec<String>,
+    catalog: watch::Sender<Option<Arc<Catalog>>>,
+    refresh: Arc<Notify>,
+    shutdown: CancellationToken,
+) {
+    let mut turn = 0;
+    while !shutdown.is_cancelled() {
+        let addresses = addresses(&seeds, &catalog);
+        let address = &addresses[turn % addresses.len()];
+        turn += 1;
+        tokio::select! {
+            result = follow_one(address, &catalog, &refresh) => {
+                if let Err(status) = result {
+                    tracing::debug!(%address, message = status.message(), "the catalog's stream ended");
+                }
+            }
+            () = shutdown.cancelled() => return,
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// The seeds, and the workers that the catalog names, so that a router outlives its seeds.
+fn addresses(seeds: &[String], catalog: &watch::Sender<Option<Arc<Catalog>>>) -> Vec<String> {
+    let mut all = seeds.to_vec();
+    if let Some(known) = &*catalog.borrow() {
+        all.extend(known.live_peers().map(|peer| peer.worker_address.clone()).filter(|address| !seeds.contains(address)));
+    }
+    all
+}
+
+async fn follow_one(address: &str, catalog: &watch::Sender<Option<Arc<Catalog>>>, refresh: &Notify) -> Result<(), tonic::Status> {
+    let endpoint = Endpoint::from_shared(address.to_owned())
+        .map_err(|error| tonic::Status::invalid_argument(error.to_string()))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(Duration::from_secs(5))
+        .keep_alive_timeout(Duration::from_secs(3))
+        .keep_alive_while_idle(true);
+    let channel = endpoint.connect().await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
+    let mut client = WorkerClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let mut stream = client.watch_catalog(v1::WatchCatalogRequest {}).await?.into_inner();
+    loop {
+        tokio::select! {
+            message = stream.message() => match message? {
+                Some(message) => take(message, catalog),
+                None => return Ok(()),
+            },
+            // Somebody met a wrong owner: another worker may know more than this one.
+            () = refresh.notified() => return Ok(()),
+        }
+    }
+}
+
+fn take(message: v1::WatchCatalogResponse, catalog: &watch::Sender<Option<Arc<Catalog>>>) {
+    match Catalog::from_wire(message) {
+        Ok(new) => {
+            catalog.send_if_modified(|known| {
+                let is_newer = known.as_ref().is_none_or(|known| known.version < new.version);
+                if is_newer {
+                    *known = Some(Arc::new(new));
+                }
+                is_newer
+            });
+        }
+        Err(error) => tracing::warn!(%error, "a worker sent a schema that this router can't read; it may be newer"),
+    }
+}

@@ -1,0 +1,74 @@
+//! The privileges and row-security policies that keep a transaction inside its root's tree, as SQL.
+//!
+//! Every tree table is owned by a role that nobody logs in as and has FORCE row security: the lane's role sees and
+//! writes the rows of one root, the one that the worker entered. The policy compares with `rootward.root_key`, which
+//! reads a parameter that only the worker's own function can set.
+
+use std::fmt::Write as _;
+
+use crate::definition::{Schema, TreeTable};
+
+/// On which kind of node the tables lie; reference tables are written on the hub only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Node {
+    /// The hub: the source of the reference tables.
+    Hub,
+    /// A peer: it holds trees and copies of the reference tables.
+    Peer,
+}
+
+/// The SQL that gives a fresh or changed set of tables its owner, its policies and the lane's rights.
+///
+/// It can be run again at any time; each run makes the rights exactly what the schema says.
+pub fn containment_sql(schema: &Schema, node: Node) -> String {
+    let mut sql = String::new();
+    for root in schema.roots.values() {
+        for table in &root.tables {
+            let policy = format!("{} = rootward.root_key('{}')::{}", quoted(&table.key_column), root.name, root.key_type.name());
+            tree_table(&mut sql, table, &policy);
+        }
+    }
+    for table in &schema.reference {
+        let name = quoted(&table.name);
+        let rights = match (node, table.is_referred_to) {
+            (Node::Peer, _) => "select",
+            // Rows that a tree may refer to are retired, never deleted: the apply worker on a peer checks no foreign keys.
+            (Node::Hub, true) => "select, insert, update",
+            (Node::Hub, false) => "select, insert, update, delete",
+        };
+        let _ = write!(
+            sql,
+            "alter table public.{name} owner to rootward_owner;\n\
+             revoke all on public.{name} from public, rootward_lane;\n\
+             grant {rights} on public.{name} to rootward_lane;\n\
+             grant select on public.{name} to rootward_system;\n"
+        );
+    }
+    sql
+}
+
+fn tree_table(sql: &mut String, table: &TreeTable, policy: &str) {
+    let name = quoted(&table.name);
+    let updatable: Vec<String> =
+        table.columns.iter().filter(|column| column.name != table.key_column).map(|column| quoted(&column.name)).collect();
+    let _ = write!(
+        sql,
+        "alter table public.{name} owner to rootward_owner;\n\
+         alter table public.{name} enable row level security;\n\
+         alter table public.{name} force row level security;\n\
+         drop policy if exists rootward_root on public.{name};\n\
+         create policy rootward_root on public.{name} for all to rootward_lane using ({policy}) with check ({policy});\n\
+         revoke all on public.{name} from public, rootward_lane;\n\
+         grant select, insert, delete on public.{name} to rootward_lane;\n\
+         grant select on public.{name} to rootward_system;\n"
+    );
+    // No right to update the root key: a row can't be handed to another root even by a statement that the check missed.
+    if !updatable.is_empty() {
+        let _ = writeln!(sql, "grant update ({}) on public.{name} to rootward_lane;", updatable.join(", "));
+    }
+}
+
+/// A PostgreSQL identifier in quotes.
+pub fn quoted(identifier: &str) -> String {
+    format!("\"{}\"", identifier.replace('"', "\"\""))
+}

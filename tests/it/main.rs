@@ -1,0 +1,3 @@
+//! The integration tests, in one program: each works on real PostgreSQL servers that it starts itself.
+
+mod embedded;

@@ -1,0 +1,159 @@
+//! The pinned plan of a chain with its input: which transaction runs where, with which arguments.
+
+use std::collections::BTreeMap;
+
+use rootward_proto::v1;
+use rootward_schema::{BUILT_IN_PARAMETERS, Chain, Expression, OnFailure, Schema, Step, Target, Text};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::state::{Shape, StepShape, Task};
+
+/// The most elements that a step may fan out to.
+const MAX_ELEMENTS: usize = 1000;
+
+/// A chain's definition with its input. It is pinned: a new version of the schema doesn't change it.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub definition: Chain,
+    pub input: BTreeMap<String, Text>,
+    /// By step: the list that it fans out over.
+    lists: Vec<Option<Vec<Value>>>,
+}
+
+/// One transaction to run.
+#[derive(Debug, Clone)]
+pub(crate) struct Resolved {
+    pub transaction: String,
+    pub entity: String,
+    pub root_key: String,
+    pub arguments: BTreeMap<String, Text>,
+    /// A refusal parks the chain and leaves no outcome.
+    pub parks_on_refusal: bool,
+}
+
+/// The first rows of the steps that are done.
+pub(crate) type Results = BTreeMap<Task, BTreeMap<String, Text>>;
+
+/// Why a plan can't be made or a step not be resolved.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct PlanError(pub String);
+
+impl Plan {
+    pub(crate) fn new(definition: Chain, input: BTreeMap<String, Text>) -> Result<Plan, PlanError> {
+        let mut plan = Plan { definition, input, lists: Vec::new() };
+        for step in &plan.definition.steps {
+            plan.lists.push(step.for_each.as_ref().map(|list| plan.list(step, list)).transpose()?);
+        }
+        if plan.lists.first().is_some_and(|list| list.as_ref().is_some_and(Vec::is_empty)) {
+            return Err(PlanError(format!("step `{}` has nothing to run over: its list is empty", plan.definition.steps[0].name)));
+        }
+        Ok(plan)
+    }
+
+    fn list(&self, step: &Step, expression: &Expression) -> Result<Vec<Value>, PlanError> {
+        let Expression::Parameter(name) = expression else {
+            return Err(PlanError(format!("step `{}` fans out over something that is no parameter", step.name)));
+        };
+        let text = self.input.get(name).cloned().flatten().unwrap_or_else(|| "null".to_owned());
+        match serde_json::from_str(&text) {
+            Ok(Value::Array(list)) if list.len() <= MAX_ELEMENTS => Ok(list),
+            Ok(Value::Array(list)) => Err(PlanError(format!("`{name}` has {} elements, the most is {MAX_ELEMENTS}", list.len()))),
+            _ => Err(PlanError(format!("`{name}` is not a list"))),
+        }
+    }
+
+    pub(crate) fn shape(&self) -> Shape {
+        let steps = self.definition.steps.iter().zip(&self.lists).map(|(step, list)| StepShape {
+            elements: list.as_ref().map_or(1, |list| u32::try_from(list.len()).unwrap_or(u32::MAX)),
+            has_compensation: step.compensate.is_some(),
+            is_pivot: step.is_pivot,
+        });
+        Shape { steps: steps.collect() }
+    }
+
+    pub(crate) fn step(&self, task: Task) -> Option<&Step> {
+        self.definition.steps.get(usize::try_from(task.step).ok()?)
+    }
+
+    /// What runs for a task, by the schema in force.
+    pub(crate) fn resolve(&self, schema: &Schema, task: Task, is_undo: bool, results: &Results) -> Result<Resolved, PlanError> {
+        let step = self.step(task).ok_or_else(|| PlanError(format!("there is no step {}", task.step + 1)))?;
+        let (call, args) = match (&step.compensate, is_undo) {
+            (Some(compensation), true) => (&compensation.call, &compensation.args),
+            (None, true) => return Err(PlanError(format!("step `{}` has no compensation", step.name))),
+            (_, false) => (&step.call, &step.args),
+        };
+        let transaction =
+            schema.transactions.get(call).ok_or_else(|| PlanError(format!("the schema has no transaction `{call}` any more")))?;
+        let Target::Root { entity, parameter } = &transaction.target else {
+            return Err(PlanError(format!("`{call}` writes reference data, which no chain can")));
+        };
+        let bad = |name: &str, why: String| PlanError(format!("step `{}`, argument `{name}`: {why}", step.name));
+        let mut arguments = BTreeMap::new();
+        for column in &transaction.parameters {
+            let expression = if column.name == *parameter { Some(&step.root_key) } else { args.get(&column.name) };
+            let expression = expression.ok_or_else(|| bad(&column.name, "it is missing".to_owned()))?;
+            let value = self.value(expression, task, results).map_err(|why| bad(&column.name, why))?;
+            let text = value.map(|text| column.r#type.canonical(&text)).transpose().map_err(|error| bad(&column.name, error.to_string()))?;
+            arguments.insert(column.name.clone(), text);
+        }
+        let root_key = arguments.get(parameter).cloned().flatten().ok_or_else(|| bad(parameter, "the root key is NULL".to_owned()))?;
+        let is_behind_pivot = self.definition.steps.iter().take(usize::try_from(task.step).unwrap_or(0)).any(|earlier| earlier.is_pivot);
+        let parks_on_refusal = is_undo || is_behind_pivot || step.on_failure == OnFailure::Park;
+        Ok(Resolved { transaction: call.clone(), entity: entity.clone(), root_key, arguments, parks_on_refusal })
+    }
+
+    fn value(&self, expression: &Expression, task: Task, results: &Results) -> Result<Text, String> {
+        match expression {
+            Expression::Literal(text) => Ok(Some(text.clone())),
+            Expression::Parameter(name) => self.input.get(name).cloned().ok_or_else(|| format!("the chain has no parameter `{name}`")),
+            Expression::Element(field) => {
+                let list = usize::try_from(task.step).ok().and_then(|step| self.lists.get(step)).and_then(Option::as_ref);
+                let element = list.and_then(|list| list.get(usize::try_from(task.element).ok()?)).ok_or("the step has no such element")?;
+                match field {
+                    None => Ok(text_of(element)),
+                    Some(field) => {
+                        element.get(field).map(text_of).ok_or_else(|| format!("element {} has no field `{field}`", task.element + 1))
+                    }
+                }
+            }
+            Expression::StepResult { step, column } => {
+                let at = self.definition.steps.iter().position(|other| other.name == *step).ok_or_else(|| format!("there is no step `{step}`"))?;
+                let step_number = u32::try_from(at).unwrap_or(u32::MAX);
+                let of = |element: u32| results.get(&Task { step: step_number, element });
+                let row = of(task.element).or_else(|| of(0)).ok_or_else(|| format!("step `{step}` has no result"))?;
+                row.get(column).cloned().ok_or_else(|| format!("the result of step `{step}` has no column `{column}`"))
+            }
+        }
+    }
+}
+
+fn text_of(value: &Value) -> Text {
+    match value {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    }
+}
+
+/// The first row of a step's answer, by column.
+pub(crate) fn first_row(response: &v1::CallResponse) -> BTreeMap<String, Text> {
+    let values = response.rows.first().map(|row| row.values.as_slice()).unwrap_or_default();
+    let texts = values.iter().map(|value| rootward_proto::from_wire(value, &rootward_schema::Type::Text).ok().flatten());
+    response.columns.iter().map(|column| column.name.clone()).zip(texts).collect()
+}
+
+/// The id that a step's transaction sees as `:request_id`: one for each direction of each task, so that a compensation
+/// never repeats its step's.
+pub(crate) fn step_request_id(chain: Uuid, task: Task, is_undo: bool) -> Uuid {
+    let direction = if is_undo { "undo" } else { "do" };
+    Uuid::new_v5(&chain, format!("{}/{}/{direction}", task.step, task.element).as_bytes())
+}
+
+/// The built-in parameters by name; see [`BUILT_IN_PARAMETERS`].
+pub(crate) fn built_in(request_id: Uuid, chain_id: Option<Uuid>, element: u32, issued_at: String) -> BTreeMap<&'static str, Text> {
+    let values = [Some(request_id.to_string()), chain_id.map(|id| id.to_string()), Some(element.to_string()), Some(issued_at)];
+    BUILT_IN_PARAMETERS.iter().map(|(name, _)| *name).zip(values).collect()
+}

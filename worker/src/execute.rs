@@ -1,0 +1,315 @@
+//! From a message to a unit in a lane, and from the lane's answer to a message.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use rootward_proto::{Fault, FaultResult, v1, v1::reply};
+use rootward_router::check_arguments;
+use rootward_schema::{Column, Schema, Target, Text, Transaction, Type, partition_of};
+use tokio::{sync::oneshot, time::Instant};
+use uuid::Uuid;
+
+use crate::{
+    chain::{self, ChainHome, Plan, Started},
+    lane::{Done, Fingerprint, OutcomeKey, Planned, Share, Unit, UnitOutcome},
+    pg::Call,
+};
+
+/// The partition of reference data.
+const REFERENCE_PARTITION: i32 = -1;
+/// The longest that anybody may wait, whatever the message says.
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
+
+/// What the settings allow.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    pub allow_ad_hoc_sql: bool,
+    pub retention: Duration,
+}
+
+/// A request that is checked and bound to its place.
+struct Request {
+    execute: v1::Execute,
+    request_id: Uuid,
+    partition: i32,
+    root_key: String,
+    received: Instant,
+    deadline: Instant,
+}
+
+/// Runs one transaction and answers when it is durable.
+///
+/// # Errors
+/// What kept it from taking effect, or that nobody knows whether it did.
+pub(crate) async fn execute(home: &Arc<ChainHome>, limits: &Limits, execute: v1::Execute) -> FaultResult<reply::Result> {
+    let received = Instant::now();
+    let schema = home.serving.schema.clone();
+    if execute.schema_version > schema.version {
+        return Err(Fault::retry(
+            "RW2006",
+            format!("this worker knows schema version {} and was asked by version {}", schema.version, execute.schema_version),
+            "nothing was executed; `rootward schema apply` has not reached this peer yet",
+        ));
+    }
+    let request = place(&schema, execute, received)?;
+    let open_chain = request.execute.open_chain.clone();
+    match open_chain {
+        Some(open) => start_chain(home, limits, &schema, request, open).await,
+        None => {
+            let (done, lane) = run(home, limits, &schema, &request, None).await?;
+            Ok(reply::Result::Executed(answer(home, &request, done, lane)))
+        }
+    }
+}
+
+fn place(schema: &Schema, execute: v1::Execute, received: Instant) -> FaultResult<Request> {
+    let request_id = Uuid::from_slice(&execute.request_id)
+        .map_err(|_| Fault::refused("RW2002", "the request id is no UUID", "send 16 bytes, or let the router make one"))?;
+    let (partition, root_key) = if execute.entity.is_empty() {
+        (REFERENCE_PARTITION, String::new())
+    } else {
+        // Computed anew: a worker trusts no router about ownership.
+        let root = schema.roots.get(&execute.entity).ok_or_else(|| {
+            Fault::refused("RW2003", format!("there is no root entity `{}`", execute.entity), "see `rootward schema show DIR`")
+        })?;
+        let bad_key = |why: String| Fault::refused("RW2003", format!("root key of {}: {why}", execute.entity), "see `rootward schema show DIR`");
+        let key = root.key_type.canonical(&execute.root_key).map_err(|error| bad_key(error.to_string()))?;
+        let partition = partition_of(&root.key_type, &key, schema.partitions).map_err(|error| bad_key(error.to_string()))?;
+        (i32::try_from(partition).unwrap_or(i32::MAX), key)
+    };
+    let wait = Duration::from_millis(execute.time_left_ms).min(LONGEST_WAIT);
+    Ok(Request { request_id, partition, root_key, received, deadline: received + wait, execute })
+}
+
+async fn run(
+    home: &Arc<ChainHome>,
+    limits: &Limits,
+    schema: &Schema,
+    request: &Request,
+    open: Option<Call>,
+) -> FaultResult<(Done, u32)> {
+    let (lane, epoch) = home.serving.lane_of(request.partition)?;
+    let execute = &request.execute;
+    let is_undo = execute.direction() == v1::Direction::Undo;
+    let (planned, fingerprint) = plan_effect(limits, schema, request)?;
+    if execute.step == 0 && execute.element == 0 && !is_undo && !execute.is_look_up && !execute.is_tombstone {
+        check_age(limits, request)?;
+    }
+    let writes_nothing = execute.is_tombstone || execute.is_look_up;
+    let mut after: Vec<Call> = open.into_iter().collect();
+    if request.partition == REFERENCE_PARTITION && !writes_nothing {
+        after.push(Call::prepared("select rootward.bump_reference($1)", vec![home.serving.secret.clone()]));
+    }
+    let (answer, answered) = oneshot::channel();
+    let unit = Unit {
+        label: if execute.transaction.is_empty() { "sql".into() } else { execute.transaction.as_str().into() },
+        partition: request.partition,
+        epoch,
+        context: (request.partition >= 0 && !writes_nothing).then(|| context_of(&execute.entity, &request.root_key)),
+        effect: if writes_nothing { Vec::new() } else { planned },
+        after: if writes_nothing { Vec::new() } else { after },
+        outcome: Some(UnitOutcome {
+            key: OutcomeKey {
+                entity: execute.entity.clone(),
+                root_key: request.root_key.clone(),
+                request_id: request.request_id,
+                step: execute.step,
+                element: execute.element,
+                is_undo,
+            },
+            fingerprint,
+            is_tombstone: execute.is_tombstone,
+            is_look_up: execute.is_look_up,
+            refusal_is_no_outcome: execute.refusal_is_no_outcome,
+        }),
+        is_alone: execute.transaction.is_empty(),
+        deadline: request.deadline,
+        answer,
+    };
+    let is_new = execute.step == 0 && execute.element == 0 && !is_undo;
+    lane.submit(unit, if is_new { Share::New } else { Share::UnderWay })?;
+    let number = lane.number();
+    // The lane always answers; a lane that died took its answers with it, and only the outcome can tell.
+    let done = answered.await.map_err(|_| {
+        Fault::new("RW3102", v1::RetryClass::OutcomeUnknown, "the lane ended before it answered", "send it again with the same request id")
+    })??;
+    Ok((done, number))
+}
+
+/// What row security compares with: the entity, and the key in a form that the parameter's alphabet allows.
+fn context_of(entity: &str, root_key: &str) -> String {
+    format!("r_{entity} {}", hex::encode(root_key))
+}
+
+fn check_age(limits: &Limits, request: &Request) -> FaultResult<()> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let issued = Duration::from_millis(u64::try_from(request.execute.issued_at_ms).unwrap_or(0));
+    // An id of version 7 carries its own time, which a sender that forgets when it first issued the request can't freshen.
+    let born = request.request_id.get_timestamp().map(|stamp| {
+        let (seconds, nanos) = stamp.to_unix();
+        Duration::new(seconds, nanos)
+    });
+    let oldest = born.map_or(issued, |born| issued.min(born));
+    if now.saturating_sub(oldest) > limits.retention {
+        return Err(Fault::refused(
+            "RW3107",
+            format!("request {} was issued longer ago than outcomes are kept ({} hours)", request.request_id, limits.retention.as_secs() / 3600),
+            "nothing was executed now; whether it was earlier only your data can tell",
+        ));
+    }
+    Ok(())
+}
+
+fn plan_effect(limits: &Limits, schema: &Schema, request: &Request) -> FaultResult<(Vec<Planned>, Fingerprint)> {
+    let execute = &request.execute;
+    if execute.transaction.is_empty() {
+        return plan_ad_hoc(limits, execute);
+    }
+    let transaction = schema.transactions.get(&execute.transaction).ok_or_else(|| {
+        Fault::refused("RW2001", format!("there is no transaction `{}` in schema version {}", execute.transaction, schema.version), "see `rootward schema show DIR`")
+    })?;
+    check_target(transaction, execute)?;
+    let given: BTreeMap<String, Text> = execute.arguments.iter().map(|argument| (argument.name.clone(), argument.text.clone())).collect();
+    let arguments = check_arguments(&transaction.name, &transaction.parameters, &given)?;
+    if let Target::Root { parameter, .. } = &transaction.target
+        && arguments.get(parameter).and_then(Option::as_deref) != Some(request.root_key.as_str())
+    {
+        return Err(Fault::refused("RW2003", format!("`{}`: argument `{parameter}` is not the root key it was sent to", transaction.name), "send it through the router"));
+    }
+    let fingerprint = if execute.chain_fingerprint.is_empty() {
+        Fingerprint::new(&transaction.name, &transaction.parameters, &arguments)
+    } else {
+        Fingerprint::of_chain(&transaction.name, &execute.chain_fingerprint)
+    };
+    let built_in = built_in(request);
+    let planned = transaction.statements.iter().map(|statement| Planned {
+        call: Call::prepared(statement.sql.as_str(), statement.parameters.iter().map(|column| value_of(column, &arguments, &built_in)).collect()),
+        expect: statement.expect.clone(),
+        location: format!("{}:{}", transaction.file, statement.line).into(),
+    });
+    Ok((planned.collect(), fingerprint))
+}
+
+fn value_of(column: &Column, arguments: &BTreeMap<String, Text>, built_in: &BTreeMap<&'static str, Text>) -> Text {
+    arguments.get(&column.name).or_else(|| built_in.get(column.name.as_str())).cloned().flatten()
+}
+
+fn built_in(request: &Request) -> BTreeMap<&'static str, Text> {
+    let execute = &request.execute;
+    let task = chain::Task { step: execute.step, element: execute.element };
+    let is_undo = execute.direction() == v1::Direction::Undo;
+    let is_in_chain = !execute.chain_fingerprint.is_empty();
+    let request_id = if is_in_chain { chain::step_request_id(request.request_id, task, is_undo) } else { request.request_id };
+    chain::built_in(request_id, is_in_chain.then_some(request.request_id), execute.element, timestamp(execute.issued_at_ms))
+}
+
+fn timestamp(ms: i64) -> String {
+    let moment = UNIX_EPOCH + Duration::from_millis(u64::try_from(ms).unwrap_or(0));
+    humantime::format_rfc3339_millis(moment).to_string()
+}
+
+fn check_target(transaction: &Transaction, execute: &v1::Execute) -> FaultResult<()> {
+    let is_right = match &transaction.target {
+        Target::Root { entity, .. } => *entity == execute.entity,
+        Target::Reference => execute.entity.is_empty(),
+    };
+    if is_right {
+        return Ok(());
+    }
+    Err(Fault::refused("RW2003", format!("`{}` does not run at `{}`", transaction.name, execute.entity), "send it through the router"))
+}
+
+fn plan_ad_hoc(limits: &Limits, execute: &v1::Execute) -> FaultResult<(Vec<Planned>, Fingerprint)> {
+    if !limits.allow_ad_hoc_sql {
+        return Err(Fault::refused(
+            "RW2007",
+            "this worker runs declared transactions only",
+            "declare the statement in the schema, or set `allow_ad_hoc_sql = true` in the worker's file",
+        ));
+    }
+    if execute.entity.is_empty() {
+        return Err(Fault::refused("RW2003", "ad-hoc SQL runs inside a root", "name one with --root ENTITY=KEY"));
+    }
+    let declared = [Column { name: "sql".to_owned(), r#type: Type::Text }];
+    let fingerprint = Fingerprint::new("sql", &declared, &BTreeMap::from([("sql".to_owned(), Some(execute.sql.clone()))]));
+    let planned = Planned { call: Call::ad_hoc(execute.sql.as_str()), expect: None, location: "the statement".into() };
+    Ok((vec![planned], fingerprint))
+}
+
+fn answer(home: &ChainHome, request: &Request, done: Done, lane: u32) -> v1::CallResponse {
+    let reference_version = done.after.last().filter(|_| request.partition == REFERENCE_PARTITION).and_then(|result| result.scalar());
+    v1::CallResponse {
+        request_id: request.request_id.to_string(),
+        entity: request.execute.entity.clone(),
+        root_key: request.root_key.clone(),
+        partition: request.partition,
+        peer: home.peer.clone(),
+        lane,
+        worker_us: u64::try_from(request.received.elapsed().as_micros()).unwrap_or(u64::MAX),
+        reference_version: reference_version.and_then(|text| text.parse().ok()).unwrap_or(done.response.reference_version),
+        ..done.response
+    }
+}
+
+/// The first step and the chain's row in one commit; then the rest, by the chain's driver.
+async fn start_chain(home: &Arc<ChainHome>, limits: &Limits, schema: &Arc<Schema>, mut request: Request, open: v1::OpenChain) -> FaultResult<reply::Result> {
+    let definition = schema.chains.get(&open.definition).ok_or_else(|| {
+        Fault::refused("RW4004", format!("there is no chain `{}` in schema version {}", open.definition, schema.version), "see `rootward schema show DIR`")
+    })?;
+    let input: BTreeMap<String, Text> = serde_json::from_str(&open.input).map_err(|error| Fault::refused("RW4004", format!("the chain's input can't be read: {error}"), "send it through the router"))?;
+    let input = check_arguments(&definition.name, &definition.parameters, &input)?;
+    let fingerprint = Fingerprint::new(&format!("chain {}", definition.name), &definition.parameters, &input);
+    let plan_json = serde_json::to_string(definition).map_err(|error| Fault::internal(error.to_string()))?;
+    let plan = Plan::new(definition.clone(), input.clone()).map_err(|error| Fault::refused("RW4004", error.to_string(), "see the chain in rootward.toml"))?;
+    request.execute.chain_fingerprint.clone_from(&fingerprint.hash);
+    let is_single = plan.shape().steps.iter().map(|step| step.elements).sum::<u32>() == 1;
+    let root = (request.execute.entity.as_str(), request.root_key.as_str());
+    let row = chain::open_call(
+        home.serving.secret.clone(),
+        request.partition,
+        root,
+        request.request_id,
+        &definition.name,
+        schema.version,
+        plan_json,
+        open.input.clone(),
+        &fingerprint.hash,
+        timestamp(request.execute.issued_at_ms),
+        if is_single { "completed" } else { "running" },
+    );
+    let (done, lane) = run(home, limits, schema, &request, Some(row)).await?;
+    let is_repeated = done.response.from_stored_outcome;
+    let first = answer(home, &request, done, lane);
+    let view = if is_repeated {
+        home.drivers.view(request.request_id)
+    } else {
+        let started = Started {
+            id: request.request_id,
+            partition: request.partition,
+            entity: request.execute.entity.clone(),
+            root_key: request.root_key.clone(),
+            fingerprint: fingerprint.hash,
+            issued_at_ms: request.execute.issued_at_ms,
+            plan,
+            version: schema.version,
+            first,
+        };
+        home.drive_started(started)
+    };
+    let chain = match view {
+        Some(mut view) => {
+            if open.wait() == v1::ChainWait::Done {
+                let is_over = |chain: &v1::Chain| !matches!(chain.status.as_str(), "running" | "compensating");
+                // A moment before the sender stops waiting, so that it hears at least where the chain stands.
+                let deadline = request.deadline - (request.deadline - request.received) / 20;
+                let _ = tokio::time::timeout_at(deadline, view.wait_for(is_over)).await;
+            }
+            view.borrow().clone()
+        }
+        None => home.show(request.request_id).await?,
+    };
+    Ok(reply::Result::Chain(v1::StartChainResponse { chain: Some(chain), from_stored_outcome: is_repeated }))
+}

@@ -1,0 +1,95 @@
+//! Named moments around a commit where tests kill or stop this process.
+//!
+//! Armed by the environment of the process alone: `ROOTWARD_FAIL_POINT=after_effect/withdraw=kill` (the transaction's name
+//! may be left out) or `…=pause:FILE`, which writes FILE and goes on when it is gone. Without the variable each is one
+//! comparison.
+
+use std::{path::PathBuf, sync::OnceLock, time::Duration};
+
+struct Armed {
+    point: String,
+    label: Option<String>,
+    action: Action,
+}
+
+enum Action {
+    Kill,
+    Pause(PathBuf),
+}
+
+static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
+
+fn armed() -> Option<&'static Armed> {
+    ARMED.get_or_init(|| parse(&std::env::var("ROOTWARD_FAIL_POINT").ok()?)).as_ref()
+}
+
+fn parse(text: &str) -> Option<Armed> {
+    let (place, action) = text.split_once('=')?;
+    let (point, label) = match place.split_once('/') {
+        Some((point, label)) => (point, Some(label.to_owned())),
+        None => (place, None),
+    };
+    let action = match action.split_once(':') {
+        Some(("pause", file)) => Action::Pause(file.into()),
+        _ => Action::Kill,
+    };
+    Some(Armed { point: point.to_owned(), label, action })
+}
+
+/// Whether this point is armed for this transaction.
+pub(crate) fn is_armed(point: &str, label: &str) -> bool {
+    armed().is_some_and(|armed| armed.point == point && armed.label.as_deref().is_none_or(|wanted| wanted == label))
+}
+
+/// Acts if this point is armed.
+pub(crate) async fn hit(point: &str, label: &str) {
+    if is_armed(point, label)
+        && let Some(armed) = armed()
+    {
+        act(&armed.action).await;
+    }
+}
+
+/// Acts while `work` is under way: after its request went out, before its answer is read.
+pub(crate) async fn while_running<T>(point: &str, label: &str, work: impl Future<Output = T>) -> T {
+    if !is_armed(point, label) {
+        return work.await;
+    }
+    let mut work = std::pin::pin!(work);
+    // One poll writes the request to the socket; the answer can't have been read in the same poll unless it was there.
+    if let std::task::Poll::Ready(done) = futures_util::poll!(work.as_mut()) {
+        hit(point, label).await;
+        return done;
+    }
+    hit(point, label).await;
+    work.await
+}
+
+async fn act(action: &Action) {
+    match action {
+        Action::Kill => {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGKILL);
+            std::future::pending().await
+        }
+        Action::Pause(file) => {
+            let _ = std::fs::write(file, b"paused");
+            while file.exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_point_names_its_transaction_and_action() {
+        let armed = parse("after_effect/withdraw=pause:/tmp/x").expect("well formed");
+        assert_eq!((armed.point.as_str(), armed.label.as_deref()), ("after_effect", Some("withdraw")));
+        assert!(matches!(armed.action, Action::Pause(_)));
+        assert!(matches!(parse("before_begin=kill").expect("well formed").action, Action::Kill));
+        assert!(parse("nonsense").is_none());
+    }
+}

@@ -1,0 +1,428 @@
+//! One batch: one PostgreSQL transaction for all units that waited.
+//!
+//! First optimistically, all together. If anything is refused, everything is taken back and each unit runs again behind a
+//! savepoint of its own, so that a refusal harms nobody else. Nothing is answered before COMMIT has been.
+
+use std::{collections::HashMap, ops::Range, sync::Arc};
+
+use rootward_proto::{Fault, v1::RetryClass};
+
+use super::{
+    outcome::{NewOutcome, StoredKind, encode_reply, response_of, stored_answer},
+    refusal,
+    run::LaneContext,
+    unit::{Answer, Done, Unit},
+};
+use crate::{
+    fail_point,
+    pg::{Call, Connection, ConnectionLost, Pipeline, ServerError, StatementResult},
+};
+
+/// How a batch ended for its lane.
+#[derive(Debug)]
+pub(super) enum BatchEnd {
+    /// The answers stand and the connection is fine.
+    Answered,
+    /// The connection is of no use any more; the answers say what that means for each unit.
+    ConnectionLost,
+    /// Another worker has taken the peer over.
+    TermOver,
+}
+
+/// Runs all units and returns the answer to each, in order.
+pub(super) async fn run_batch(context: &LaneContext, connection: &mut Connection, units: &[Unit]) -> (Vec<Answer>, BatchEnd) {
+    let mut answers: Vec<Option<Answer>> = units.iter().map(|_| None).collect();
+    let mut open: Vec<usize> = (0..units.len()).collect();
+    let end = loop {
+        let chosen: Vec<&Unit> = open.iter().map(|at| &units[*at]).collect();
+        let mut batch = Batch { context, connection, units: &chosen };
+        match batch.together().await {
+            Ok(Attempt::Committed(given)) => {
+                fill(&mut answers, &open, given);
+                break BatchEnd::Answered;
+            }
+            Ok(Attempt::Stored(found)) => {
+                for (place, answer) in &found {
+                    answers[open[*place]] = Some(answer.clone());
+                }
+                open = open.into_iter().enumerate().filter(|(place, _)| !found.contains_key(place)).map(|(_, at)| at).collect();
+                if open.is_empty() {
+                    break BatchEnd::Answered;
+                }
+            }
+            Ok(Attempt::Refused(culprit)) => {
+                let given = batch.separately(culprit).await;
+                break match given {
+                    Ok(given) => {
+                        fill(&mut answers, &open, given);
+                        BatchEnd::Answered
+                    }
+                    Err(failure) => fail(&mut answers, &open, units, &failure),
+                };
+            }
+            Err(failure) => break fail(&mut answers, &open, units, &failure),
+        }
+    };
+    let answers = answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(Fault::internal("a unit was left without an answer"))));
+    (answers.collect(), end)
+}
+
+fn fill(answers: &mut [Option<Answer>], open: &[usize], given: Vec<Answer>) {
+    for (at, answer) in open.iter().zip(given) {
+        answers[*at] = Some(answer);
+    }
+}
+
+fn fail(answers: &mut [Option<Answer>], open: &[usize], units: &[Unit], failure: &Failure) -> BatchEnd {
+    for at in open {
+        answers[*at] = Some(Err(failure.fault(&units[*at])));
+    }
+    match failure {
+        Failure::Lost { .. } => BatchEnd::ConnectionLost,
+        Failure::TermOver => BatchEnd::TermOver,
+        Failure::WrongOwner | Failure::NotCommitted(_) => BatchEnd::Answered,
+    }
+}
+
+/// Why a whole batch came to nothing.
+#[derive(Debug)]
+enum Failure {
+    /// Before COMMIT was sent nothing can have taken effect; after it, only a look at the outcomes can tell.
+    Lost { was_commit_sent: bool, cause: ConnectionLost },
+    TermOver,
+    WrongOwner,
+    NotCommitted(String),
+}
+
+impl Failure {
+    fn fault(&self, unit: &Unit) -> Fault {
+        match self {
+            Failure::Lost { was_commit_sent: false, cause } => {
+                Fault::retry("RW5002", format!("`{}` was not executed: {cause}", unit.label), "send it again")
+            }
+            Failure::Lost { was_commit_sent: true, cause } => Fault::new(
+                "RW3102",
+                RetryClass::OutcomeUnknown,
+                format!("whether `{}` was executed is unknown: {cause}", unit.label),
+                "send it again with the same request id: it takes effect once",
+            ),
+            Failure::TermOver => Fault::new(
+                "RW5005",
+                RetryClass::Reroute,
+                "another worker has taken this peer over",
+                "nothing was executed; the router finds the new worker by itself",
+            ),
+            Failure::WrongOwner => Fault::new(
+                "RW2005",
+                RetryClass::Reroute,
+                format!("partition {} has another owner", unit.partition),
+                "nothing was executed; the router finds the owner by itself",
+            ),
+            Failure::NotCommitted(why) => {
+                Fault::retry("RW3105", format!("`{}` was not executed: COMMIT was answered with {why}", unit.label), "send it again")
+            }
+        }
+    }
+}
+
+fn before_commit(cause: ConnectionLost) -> Failure {
+    Failure::Lost { was_commit_sent: false, cause }
+}
+
+/// How the optimistic run ended.
+enum Attempt {
+    Committed(Vec<Answer>),
+    /// Some units had been answered before; nothing else was done.
+    Stored(HashMap<usize, Answer>),
+    /// One unit was refused; nothing was done.
+    Refused(usize, Fault),
+}
+
+struct Batch<'a> {
+    context: &'a LaneContext,
+    connection: &'a mut Connection,
+    units: &'a [&'a Unit],
+}
+
+impl Batch<'_> {
+    async fn together(&mut self) -> Result<Attempt, Failure> {
+        let mut calls = self.opening();
+        let mut effects = Vec::with_capacity(self.units.len());
+        for unit in self.units {
+            let first = calls.len();
+            calls.extend(self.context.calls_of(unit));
+            effects.push(first..calls.len());
+        }
+        let mut pipeline = Pipeline::default();
+        // Preparing may need a trip of its own, which must not stand between BEGIN and the rest.
+        plain(&mut pipeline, "BEGIN")?;
+        plain(&mut pipeline, "RESET ALL")?;
+        fail_point::hit("before_begin", &self.units[0].label).await;
+        if let Some(error) = self.connection.add(&mut pipeline, &calls).await.map_err(before_commit)? {
+            return self.refused_at_preparation(&error).await;
+        }
+        let ran = self.connection.run(pipeline).await.map_err(before_commit)?;
+        let results = ran.results.get(2..).unwrap_or_default();
+        let positions = Positions::new(&calls, effects);
+        let found = self.stored(results.get(1))?;
+        if !found.is_empty() {
+            self.roll_back().await?;
+            return Ok(Attempt::Stored(found));
+        }
+        if let Some(error) = &ran.error {
+            self.roll_back().await?;
+            check_standing(error)?;
+            let place = positions.unit_at(results.len()).unwrap_or(0);
+            return Ok(Attempt::Refused(place, self.judge(place, &positions, results.len(), error)));
+        }
+        let mut answers = Vec::with_capacity(self.units.len());
+        for (place, unit) in self.units.iter().enumerate() {
+            match self.context.answer_of(unit, &results[positions.results_of(place)]) {
+                Ok(done) => answers.push(Ok(done)),
+                Err(fault) => {
+                    self.roll_back().await?;
+                    return Ok(Attempt::Refused(place, fault));
+                }
+            }
+        }
+        fail_point::hit("after_effect", &self.units[0].label).await;
+        let outcomes: Vec<NewOutcome<'_>> = self.units.iter().zip(&answers).filter_map(|(unit, answer)| new_outcome(unit, answer)).collect();
+        self.commit(&outcomes).await?;
+        Ok(Attempt::Committed(answers))
+    }
+
+    /// Each unit behind a savepoint; what is refused is taken back, and its refusal recorded in the same commit.
+    async fn separately(&mut self, culprit: (usize, Fault)) -> Result<Vec<Answer>, Failure> {
+        let mut pipeline = Pipeline::default();
+        plain(&mut pipeline, "BEGIN")?;
+        plain(&mut pipeline, "RESET ALL")?;
+        self.connection.add(&mut pipeline, &self.opening()[..1]).await.map_err(before_commit)?;
+        if let Some(error) = self.connection.run(pipeline).await.map_err(before_commit)?.error {
+            self.roll_back().await?;
+            check_standing(&error)?;
+            return Err(Failure::NotCommitted(error.message));
+        }
+        let mut answers: Vec<Answer> = Vec::with_capacity(self.units.len());
+        for place in 0..self.units.len() {
+            // Alone in its batch, it has been refused already and need not be asked again.
+            let answer = if self.units.len() == 1 { Err(culprit.1.clone()) } else { self.one(place).await? };
+            answers.push(answer);
+        }
+        let outcomes: Vec<NewOutcome<'_>> = self.units.iter().zip(&answers).filter_map(|(unit, answer)| new_outcome(unit, answer)).collect();
+        self.commit(&outcomes).await?;
+        Ok(answers)
+    }
+
+    async fn one(&mut self, place: usize) -> Result<Answer, Failure> {
+        let unit = self.units[place];
+        let calls: Vec<Call> = self.context.calls_of(unit);
+        let mut pipeline = Pipeline::default();
+        plain(&mut pipeline, "SAVEPOINT unit")?;
+        let answer = match self.connection.add(&mut pipeline, &calls).await.map_err(before_commit)? {
+            Some(error) => return Ok(Err(refusal::judge(unit, None, &error))),
+            None => {
+                let ran = self.connection.run(pipeline).await.map_err(before_commit)?;
+                let results = ran.results.get(1..).unwrap_or_default();
+                match &ran.error {
+                    Some(error) => {
+                        let positions = Positions::new(&calls, vec![0..calls.len()]);
+                        Err(refusal::judge(unit, self.context.statement_at(unit, positions.call_at(results.len())), error))
+                    }
+                    None => self.context.answer_of(unit, results),
+                }
+            }
+        };
+        let mut pipeline = Pipeline::default();
+        if answer.is_err() {
+            plain(&mut pipeline, "ROLLBACK TO SAVEPOINT unit")?;
+        }
+        plain(&mut pipeline, "RELEASE SAVEPOINT unit")?;
+        match self.connection.run(pipeline).await.map_err(before_commit)?.error {
+            Some(error) => Err(Failure::NotCommitted(error.message)),
+            None => Ok(answer),
+        }
+    }
+
+    /// Records the outcomes and commits. From the moment that COMMIT is sent, nothing is cancelled.
+    async fn commit(&mut self, outcomes: &[NewOutcome<'_>]) -> Result<(), Failure> {
+        let label: Arc<str> = self.units[0].label.clone();
+        let mut pipeline = Pipeline::default();
+        if !outcomes.is_empty() {
+            let call = self.context.record(outcomes);
+            if let Some(error) = self.connection.add(&mut pipeline, &[call]).await.map_err(before_commit)? {
+                return Err(Failure::NotCommitted(error.message));
+            }
+        }
+        if fail_point::is_armed("after_outcome", &label) {
+            self.connection.run(std::mem::take(&mut pipeline)).await.map_err(before_commit)?;
+            fail_point::hit("after_outcome", &label).await;
+        }
+        plain(&mut pipeline, "COMMIT")?;
+        let sent = self.connection.run(pipeline);
+        let lost = |cause| Failure::Lost { was_commit_sent: true, cause };
+        let ran = fail_point::while_running("commit_sent", &label, sent).await.map_err(lost)?;
+        fail_point::hit("after_commit", &label).await;
+        if let Some(error) = ran.error {
+            self.roll_back().await?;
+            check_standing(&error)?;
+            return Err(Failure::NotCommitted(error.message));
+        }
+        // PostgreSQL answers COMMIT of a failed transaction with ROLLBACK, not with an error.
+        match ran.results.last() {
+            Some(last) if last.tag == "COMMIT" => Ok(()),
+            last => Err(Failure::NotCommitted(last.map_or_else(|| "nothing".to_owned(), |result| result.tag.clone()))),
+        }
+    }
+
+    async fn roll_back(&mut self) -> Result<(), Failure> {
+        let mut pipeline = Pipeline::default();
+        plain(&mut pipeline, "ROLLBACK")?;
+        self.connection.run(pipeline).await.map_err(before_commit)?;
+        Ok(())
+    }
+
+    /// The check of term and ownership, and the look for outcomes that are there already.
+    fn opening(&self) -> Vec<Call> {
+        let mut epochs: Vec<(i32, i64)> = self.units.iter().map(|unit| (unit.partition, unit.epoch)).collect();
+        epochs.sort_unstable();
+        epochs.dedup();
+        vec![self.context.begin(&epochs), self.context.find(self.units)]
+    }
+
+    fn stored(&self, found: Option<&StatementResult>) -> Result<HashMap<usize, Answer>, Failure> {
+        let asked: Vec<(usize, &Unit)> = self.units.iter().copied().enumerate().filter(|(_, unit)| unit.outcome.is_some()).collect();
+        let mut answers = HashMap::new();
+        for row in found.map_or(&[][..], |result| &result.rows) {
+            let ordinal: Option<usize> = row.first().and_then(Option::as_deref).and_then(|text| text.parse().ok());
+            if let Some((place, unit)) = ordinal.and_then(|at| asked.get(at))
+                && let Some(outcome) = &unit.outcome
+            {
+                answers.insert(*place, stored_answer(&outcome.fingerprint, &outcome.key, &row[1..]));
+            }
+        }
+        Ok(answers)
+    }
+
+    fn judge(&self, place: usize, positions: &Positions, result: usize, error: &ServerError) -> Fault {
+        let unit = self.units[place];
+        let call = positions.call_at(result) - positions.effects[place].start;
+        refusal::judge(unit, self.context.statement_at(unit, call), error)
+    }
+
+    /// A statement that PostgreSQL doesn't take: find out whose it is by preparing each unit's alone.
+    async fn refused_at_preparation(&mut self, error: &ServerError) -> Result<Attempt, Failure> {
+        for (place, unit) in self.units.iter().enumerate() {
+            let calls = self.context.calls_of(unit);
+            let mut unused = Pipeline::default();
+            if let Some(own) = self.connection.add(&mut unused, &calls).await.map_err(before_commit)? {
+                return Ok(Attempt::Refused(place, refusal::judge(unit, None, &own)));
+            }
+        }
+        Err(Failure::NotCommitted(error.message.clone()))
+    }
+}
+
+/// Which results belong to which unit: an ad-hoc call gives two, every other call one.
+struct Positions {
+    effects: Vec<Range<usize>>,
+    /// For each call its first result.
+    firsts: Vec<usize>,
+    total: usize,
+}
+
+impl Positions {
+    fn new(calls: &[Call], effects: Vec<Range<usize>>) -> Positions {
+        let mut total = 0;
+        let firsts = calls
+            .iter()
+            .map(|call| {
+                let first = total;
+                total += call.result_count();
+                first
+            })
+            .collect();
+        Positions { effects, firsts, total }
+    }
+
+    fn results_of(&self, unit: usize) -> Range<usize> {
+        let calls = &self.effects[unit];
+        let at = |call: usize| self.firsts.get(call).copied().unwrap_or(self.total);
+        at(calls.start)..at(calls.end)
+    }
+
+    fn call_at(&self, result: usize) -> usize {
+        self.firsts.partition_point(|first| *first <= result).saturating_sub(1)
+    }
+
+    fn unit_at(&self, result: usize) -> Option<usize> {
+        let call = self.call_at(result);
+        self.effects.iter().position(|range| range.contains(&call))
+    }
+}
+
+fn plain(pipeline: &mut Pipeline, sql: &str) -> Result<(), Failure> {
+    pipeline.push_plain(sql).map_err(|error| before_commit(error.into()))
+}
+
+/// Errors of our own functions concern the whole batch.
+fn check_standing(error: &ServerError) -> Result<(), Failure> {
+    match error.sqlstate.as_str() {
+        "RW001" => Err(Failure::TermOver),
+        "RW002" => Err(Failure::WrongOwner),
+        "RW003" => Err(Failure::NotCommitted(error.message.clone())),
+        _ => Ok(()),
+    }
+}
+
+fn new_outcome<'a>(unit: &'a Unit, answer: &Answer) -> Option<NewOutcome<'a>> {
+    let outcome = unit.outcome.as_ref().filter(|outcome| !outcome.is_look_up)?;
+    if let Err(fault) = answer
+        && (outcome.refusal_is_no_outcome || !refusal::is_outcome(fault))
+    {
+        return None;
+    }
+    let (kind, reply) = if outcome.is_tombstone { (StoredKind::Tombstone, Vec::new()) } else { encode_reply(answer) };
+    Some(NewOutcome { partition: unit.partition, key: &outcome.key, fingerprint: &outcome.fingerprint, kind, reply })
+}
+
+impl LaneContext {
+    /// The statements of a unit, ours around the users'.
+    fn calls_of(&self, unit: &Unit) -> Vec<Call> {
+        let mut calls = Vec::with_capacity(unit.effect.len() + unit.after.len() + 3);
+        calls.extend(unit.context.as_ref().map(|context| self.enter(context)));
+        calls.extend(unit.effect.iter().map(|planned| planned.call.clone()));
+        // A constraint that waits for COMMIT would fail there for the whole batch.
+        calls.extend(self.constraint_calls().iter().cloned());
+        calls.extend(unit.after.iter().cloned());
+        calls
+    }
+
+    /// The user's statement at a place among [`LaneContext::calls_of`].
+    fn statement_at<'u>(&self, unit: &'u Unit, call: usize) -> Option<&'u super::unit::Planned> {
+        unit.effect.get(call.checked_sub(usize::from(unit.context.is_some()))?)
+    }
+
+    /// The answer that the results of [`LaneContext::calls_of`] make.
+    fn answer_of(&self, unit: &Unit, results: &[StatementResult]) -> Answer {
+        let mut results = results.iter().skip(usize::from(unit.context.is_some()));
+        let mut last = StatementResult::default();
+        for planned in &unit.effect {
+            let mut result = results.next().cloned().unwrap_or_default();
+            if planned.call.result_count() == 2 {
+                result = results.next().cloned().unwrap_or_default();
+            }
+            if let Some(expect) = &planned.expect
+                && !expect.rows.is_met_by(result.row_count)
+            {
+                return Err(refusal::missed(unit, planned, &expect.reason, result.row_count));
+            }
+            if !result.columns.is_empty() {
+                last = result;
+            } else if last.columns.is_empty() {
+                last.row_count = result.row_count;
+            }
+        }
+        let after = results.skip(self.constraint_calls().len()).cloned().collect();
+        Ok(Done { response: response_of(&last), after })
+    }
+}

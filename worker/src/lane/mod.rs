@@ -1,0 +1,16 @@
+//! Lanes: each runs the transactions of its partitions one after another on one connection, in batches of whatever waits.
+//!
+//! `unit` is what a batch is made of, `outcome` what is stored for it, `refusal` the judgement of PostgreSQL's errors,
+//! `batch` the one PostgreSQL transaction, `run` the loop, `queue` the way in.
+
+mod batch;
+mod outcome;
+mod queue;
+mod refusal;
+mod run;
+mod unit;
+
+pub(crate) use outcome::{Fingerprint, OutcomeKey, StoredKind};
+pub(crate) use queue::{Counters, LaneHandle, Share};
+pub(crate) use run::{LaneContext, start_lane};
+pub(crate) use unit::{Answer, Done, Planned, Unit, UnitOutcome};

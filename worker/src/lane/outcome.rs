@@ -1,0 +1,183 @@
+//! Outcomes as they are stored: the key, the fingerprint, the reply.
+
+use std::collections::BTreeMap;
+
+use prost::Message as _;
+use rootward_proto::{Fault, v1};
+use rootward_schema::{Column, Text};
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use super::unit::{Answer, Done};
+use crate::pg::StatementResult;
+
+/// Under which key an outcome is stored, beside the partition.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct OutcomeKey {
+    pub entity: String,
+    pub root_key: String,
+    /// The client's request id, or the chain's id.
+    pub request_id: Uuid,
+    pub step: u32,
+    pub element: u32,
+    pub is_undo: bool,
+}
+
+impl OutcomeKey {
+    pub(crate) fn direction(&self) -> &'static str {
+        if self.is_undo { "undo" } else { "do" }
+    }
+}
+
+/// What a request asks for, as a hash: equal requests have equal ones, however they were encoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fingerprint {
+    /// The transaction's name, for the message when the hashes differ.
+    pub transaction: String,
+    pub hash: Vec<u8>,
+}
+
+impl Fingerprint {
+    /// Over the name and the sorted typed arguments; a part is preceded by its length, so that no two lists run together.
+    pub(crate) fn new(transaction: &str, declared: &[Column], arguments: &BTreeMap<String, Text>) -> Fingerprint {
+        let mut hash = Sha256::new();
+        let mut part = |text: &str| {
+            hash.update((text.len() as u64).to_be_bytes());
+            hash.update(text.as_bytes());
+        };
+        part(transaction);
+        for (name, value) in arguments {
+            let Some(column) = declared.iter().find(|column| column.name == *name) else { continue };
+            part(name);
+            part(column.r#type.name());
+            match value {
+                Some(text) => part(&column.r#type.comparable(text)),
+                None => part("\u{0}null"),
+            }
+        }
+        Fingerprint { transaction: transaction.to_owned(), hash: hash.finalize().to_vec() }
+    }
+
+    /// Inside a chain a step's fingerprint is the chain's.
+    pub(crate) fn of_chain(transaction: &str, chain: &[u8]) -> Fingerprint {
+        Fingerprint { transaction: transaction.to_owned(), hash: chain.to_vec() }
+    }
+}
+
+/// What kind of outcome is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StoredKind {
+    Done,
+    Failed,
+    Tombstone,
+}
+
+impl StoredKind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            StoredKind::Done => "done",
+            StoredKind::Failed => "failed",
+            StoredKind::Tombstone => "tombstone",
+        }
+    }
+}
+
+/// A row to be stored.
+#[derive(Debug, Clone)]
+pub(crate) struct NewOutcome<'a> {
+    pub partition: i32,
+    pub key: &'a OutcomeKey,
+    pub fingerprint: &'a Fingerprint,
+    pub kind: StoredKind,
+    pub reply: Vec<u8>,
+}
+
+/// The reply of an answer as it is stored.
+pub(crate) fn encode_reply(answer: &Answer) -> (StoredKind, Vec<u8>) {
+    match answer {
+        Ok(done) => (StoredKind::Done, done.response.encode_to_vec()),
+        Err(fault) => (StoredKind::Failed, fault.as_wire().encode_to_vec()),
+    }
+}
+
+/// The answer from a stored row: kind, transaction, fingerprint, reply.
+pub(crate) fn stored_answer(asked: &Fingerprint, key: &OutcomeKey, row: &[Text]) -> Answer {
+    let column = |at: usize| row.get(at).and_then(Option::as_deref).unwrap_or_default();
+    let bytes = |at: usize| hex::decode(column(at).trim_start_matches("\\x")).unwrap_or_default();
+    let (kind, transaction) = (column(0), column(1));
+    if bytes(2) != asked.hash {
+        return Err(Fault::refused(
+            "RW3106",
+            format!("request id {} was used before at {} {} for another request (`{transaction}`)", key.request_id, key.entity, key.root_key),
+            "nothing was executed; send another request with an id of its own",
+        ));
+    }
+    match kind {
+        "done" => {
+            let mut response = v1::CallResponse::decode(bytes(3).as_slice()).map_err(|error| Fault::internal(format!("a stored reply can't be read: {error}")))?;
+            response.from_stored_outcome = true;
+            Ok(Done { response, after: Vec::new() })
+        }
+        "failed" => {
+            let failure = v1::Failure::decode(bytes(3).as_slice()).map_err(|error| Fault::internal(format!("a stored refusal can't be read: {error}")))?;
+            Err(Fault::from(failure).from_stored_outcome())
+        }
+        _ => Err(Fault::refused(
+            "RW4005",
+            format!("step {} of chain {} at {} {} was called off before it came", key.step + 1, key.request_id, key.entity, key.root_key),
+            format!("its chain went another way; see `rootward chain show {}`", key.request_id),
+        )
+        .from_stored_outcome()),
+    }
+}
+
+/// What PostgreSQL returned as a message.
+pub(crate) fn response_of(result: &StatementResult) -> v1::CallResponse {
+    v1::CallResponse {
+        columns: result.columns.iter().map(|column| v1::Column { name: column.name.clone(), r#type: column.r#type.name().to_owned() }).collect(),
+        rows: result
+            .rows
+            .iter()
+            .map(|row| v1::Row {
+                values: row
+                    .iter()
+                    .zip(&result.columns)
+                    .map(|(value, column)| rootward_proto::to_wire(value.as_deref(), &column.r#type))
+                    .collect(),
+            })
+            .collect(),
+        row_count: result.row_count,
+        ..v1::CallResponse::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rootward_schema::Type;
+
+    use super::*;
+
+    fn arguments(amount: &str) -> BTreeMap<String, Text> {
+        BTreeMap::from([("amount".to_owned(), Some(amount.to_owned())), ("account_id".to_owned(), Some("7".to_owned()))])
+    }
+
+    #[test]
+    fn a_fingerprint_is_of_values_not_of_spellings() {
+        let declared =
+            [Column { name: "amount".to_owned(), r#type: Type::Numeric }, Column { name: "account_id".to_owned(), r#type: Type::Bigint }];
+        let of = |name: &str, amount: &str| Fingerprint::new(name, &declared, &arguments(amount));
+        assert_eq!(of("withdraw", "250"), of("withdraw", "250.00"));
+        assert_ne!(of("withdraw", "250"), of("withdraw", "251"));
+        assert_ne!(of("withdraw", "250").hash, of("deposit", "250").hash);
+    }
+
+    #[test]
+    fn another_body_under_the_same_id_is_refused_not_answered() {
+        let key = OutcomeKey { entity: "account".into(), root_key: "7".into(), request_id: Uuid::nil(), step: 0, element: 0, is_undo: false };
+        let stored = Fingerprint { transaction: "withdraw".into(), hash: vec![1] };
+        let row = [Some("done".to_owned()), Some("withdraw".to_owned()), Some("\\x01".to_owned()), Some("\\x".to_owned())];
+        assert!(stored_answer(&stored, &key, &row).is_ok());
+        let other = Fingerprint { transaction: "withdraw".into(), hash: vec![2] };
+        assert_eq!(stored_answer(&other, &key, &row).expect_err("refused").code(), "RW3106");
+    }
+}

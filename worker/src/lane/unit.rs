@@ -1,0 +1,65 @@
+//! A unit: the work of one transaction on its way through a lane.
+
+use std::sync::Arc;
+
+use rootward_proto::{FaultResult, v1};
+use rootward_schema::Expect;
+use tokio::{sync::oneshot, time::Instant};
+
+use super::outcome::{Fingerprint, OutcomeKey};
+use crate::pg::{Call, StatementResult};
+
+/// What the lane runs for one request; all of it takes effect in one commit or none.
+pub(crate) struct Unit {
+    /// The transaction's name, for messages.
+    pub label: Arc<str>,
+    pub partition: i32,
+    /// The epoch in which this worker took the partition to be its own.
+    pub epoch: i64,
+    /// What row security compares with; none for work that touches no tree.
+    pub context: Option<String>,
+    /// The users' statements.
+    pub effect: Vec<Planned>,
+    /// Our own statements in the same commit.
+    pub after: Vec<Call>,
+    /// The outcome to store; none for our own bookkeeping.
+    pub outcome: Option<UnitOutcome>,
+    /// Ad-hoc SQL shares a batch with nobody: it could change settings of the session.
+    pub is_alone: bool,
+    /// After this moment it is not begun any more.
+    pub deadline: Instant,
+    pub answer: oneshot::Sender<Answer>,
+}
+
+/// What is stored with the effect.
+#[derive(Debug, Clone)]
+pub(crate) struct UnitOutcome {
+    pub key: OutcomeKey,
+    pub fingerprint: Fingerprint,
+    /// Stores a tombstone instead of running anything.
+    pub is_tombstone: bool,
+    /// Asks for the stored outcome and writes nothing.
+    pub is_look_up: bool,
+    /// A refusal is the sender's to note, and leaves no row.
+    pub refusal_is_no_outcome: bool,
+}
+
+/// One statement of the users'.
+#[derive(Debug, Clone)]
+pub(crate) struct Planned {
+    pub call: Call,
+    pub expect: Option<Expect>,
+    /// Where it stands, for the help of a refusal.
+    pub location: Arc<str>,
+}
+
+/// The durable answer of a unit.
+pub(crate) type Answer = FaultResult<Done>;
+
+/// What a unit that took effect gave.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Done {
+    pub response: v1::CallResponse,
+    /// The results of our own statements.
+    pub after: Vec<StatementResult>,
+}

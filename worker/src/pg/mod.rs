@@ -1,0 +1,12 @@
+//! The lane's own PostgreSQL client: values pass as text both ways, a whole pipeline goes out with one Sync, and the
+//! command tags and the transaction's status come back, so that the lane knows what took effect.
+//!
+//! Everything else in the worker uses tokio-postgres and deadpool-postgres; see ARCHITECTURE.md for why lanes don't.
+
+mod connect;
+mod connection;
+mod pipeline;
+
+pub(crate) use connect::{ConnectError, connect, tls};
+pub(crate) use connection::{Connection, ConnectionLost};
+pub(crate) use pipeline::{Call, Pipeline, Ran, ServerError, StatementResult};

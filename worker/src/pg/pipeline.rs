@@ -1,0 +1,161 @@
+//! What goes out in one message and what comes back for it.
+
+use std::{io, sync::Arc};
+
+use bytes::BytesMut;
+use fallible_iterator::FallibleIterator as _;
+use postgres_protocol::{
+    IsNull,
+    message::{backend::ErrorFields, frontend},
+};
+use rootward_schema::Text;
+
+use super::connection::Prepared;
+
+/// Statements that go out together, with one Sync at the end.
+#[derive(Default)]
+pub(crate) struct Pipeline {
+    pub(super) outbox: BytesMut,
+    /// The shape of each statement's rows, in order; none where the server describes them on the way.
+    pub(super) expected: Vec<Expected>,
+}
+
+pub(super) enum Expected {
+    /// Its rows have these columns.
+    Prepared(Arc<Prepared>),
+    /// The server says which columns there are.
+    Described,
+}
+
+/// One statement with its parameters.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    pub sql: Arc<str>,
+    pub parameters: Vec<Text>,
+    pub how: How,
+}
+
+/// How a statement is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum How {
+    /// Prepared once on the connection and kept.
+    Prepared,
+    /// Text from outside, through SQL's PREPARE: the server refuses everything but one statement that reads or changes rows.
+    AdHoc,
+}
+
+impl Call {
+    pub(crate) fn prepared(sql: impl Into<Arc<str>>, parameters: Vec<Text>) -> Call {
+        Call { sql: sql.into(), parameters, how: How::Prepared }
+    }
+
+    pub(crate) fn ad_hoc(sql: impl Into<Arc<str>>) -> Call {
+        Call { sql: sql.into(), parameters: Vec::new(), how: How::AdHoc }
+    }
+}
+
+/// The name under which ad-hoc text is prepared.
+const AD_HOC: &str = "rootward_ad_hoc";
+
+impl Pipeline {
+    /// Adds a statement that the connection prepared before.
+    pub(crate) fn push(&mut self, prepared: &Arc<Prepared>, parameters: &[Text]) -> io::Result<()> {
+        bind(&prepared.name, parameters, &mut self.outbox)?;
+        frontend::execute("", 0, &mut self.outbox)?;
+        self.expected.push(Expected::Prepared(prepared.clone()));
+        Ok(())
+    }
+
+    /// Adds a statement without parameters that is not worth preparing, such as BEGIN.
+    pub(crate) fn push_plain(&mut self, sql: &str) -> io::Result<()> {
+        frontend::parse("", sql, std::iter::empty(), &mut self.outbox)?;
+        bind("", &[], &mut self.outbox)?;
+        frontend::describe(b'P', "", &mut self.outbox)?;
+        frontend::execute("", 0, &mut self.outbox)?;
+        self.expected.push(Expected::Described);
+        Ok(())
+    }
+
+    /// Adds text from outside: two results, that of PREPARE and that of the statement.
+    pub(crate) fn push_ad_hoc(&mut self, sql: &str) -> io::Result<()> {
+        // SQL's PREPARE takes nothing but SELECT, INSERT, UPDATE, DELETE, MERGE and VALUES, and the extended protocol
+        // takes nothing but one statement: the server's own grammar is the gate. Closing a name that isn't there is no error.
+        frontend::close(b'S', AD_HOC, &mut self.outbox)?;
+        self.push_plain(&format!("PREPARE {AD_HOC} AS {sql}"))?;
+        bind(AD_HOC, &[], &mut self.outbox)?;
+        frontend::describe(b'P', "", &mut self.outbox)?;
+        frontend::execute("", 0, &mut self.outbox)?;
+        self.expected.push(Expected::Described);
+        Ok(())
+    }
+}
+
+fn bind(statement: &str, parameters: &[Text], outbox: &mut BytesMut) -> io::Result<()> {
+    let serialize = |value: &Text, buffer: &mut BytesMut| {
+        Ok(match value {
+            Some(text) => {
+                buffer.extend_from_slice(text.as_bytes());
+                IsNull::No
+            }
+            None => IsNull::Yes,
+        })
+    };
+    // Format 0 is text, for all parameters and for all columns.
+    frontend::bind("", statement, [0], parameters, serialize, [0], outbox).map_err(|error| match error {
+        frontend::BindError::Conversion(error) => io::Error::other(error),
+        frontend::BindError::Serialization(error) => error,
+    })
+}
+
+/// What one statement gave.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct StatementResult {
+    pub columns: Vec<rootward_schema::Column>,
+    pub rows: Vec<Vec<Text>>,
+    /// Rows returned or changed, from the command tag.
+    pub row_count: u64,
+    /// The command tag, such as `UPDATE 1`.
+    pub tag: String,
+}
+
+impl StatementResult {
+    /// The first column of the first row.
+    pub(crate) fn scalar(&self) -> Option<&str> {
+        self.rows.first()?.first()?.as_deref()
+    }
+}
+
+/// What a pipeline gave: the results up to the first error; PostgreSQL skips what comes after it.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub results: Vec<StatementResult>,
+    pub error: Option<ServerError>,
+}
+
+/// An error that the server reports.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ServerError {
+    pub sqlstate: String,
+    pub message: String,
+    pub detail: Option<String>,
+    pub hint: Option<String>,
+    pub constraint: Option<String>,
+}
+
+impl ServerError {
+    pub(super) fn from_fields(mut fields: ErrorFields<'_>) -> io::Result<ServerError> {
+        let mut error = ServerError { sqlstate: String::new(), message: String::new(), detail: None, hint: None, constraint: None };
+        while let Some(field) = fields.next()? {
+            let text = String::from_utf8_lossy(field.value_bytes()).into_owned();
+            match field.type_() {
+                b'C' => error.sqlstate = text,
+                b'M' => error.message = text,
+                b'D' => error.detail = Some(text),
+                b'H' => error.hint = Some(text),
+                b'n' => error.constraint = Some(text),
+                _ => {}
+            }
+        }
+        Ok(error)
+    }
+}

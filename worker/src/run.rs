@@ -1,0 +1,298 @@
+//! The life of a worker: listen, follow the catalog, take the peer over, serve, begin again when the term ends, drain.
+
+use std::{sync::Arc, time::Duration};
+
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
+use rootward_proto::v1::worker_server::WorkerServer;
+use rootward_router::{Catalog, Routing};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+};
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::transport::Server;
+
+use crate::{
+    catalog,
+    chain::{ChainHome, Drivers},
+    config::Config,
+    execute::Limits,
+    lane::Counters,
+    pg, service,
+    term::{self, TermError},
+};
+
+/// A pause between two tries to take the peer over.
+const RETRY_PAUSE: Duration = Duration::from_millis(150);
+const POOL_SIZE: usize = 6;
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+/// Why a worker ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The address can't be listened on.
+    #[error("can't listen on {address}")]
+    Listen {
+        /// The address of the settings.
+        address: std::net::SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The gRPC server failed.
+    #[error("the gRPC server failed")]
+    Server(#[from] tonic::transport::Error),
+    /// Reflection could not be built from the descriptors.
+    #[error("the service descriptors are broken")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// A connection string is wrong.
+    #[error("a database setting can't be used: {0}")]
+    Database(String),
+    /// The address can't be reported.
+    #[error("can't write the report file")]
+    Report(#[source] std::io::Error),
+}
+
+/// A worker that listens already; [`Worker::run`] serves.
+pub struct Worker {
+    config: Arc<Config>,
+    listener: TcpListener,
+    address: String,
+    pool: Pool,
+}
+
+impl Worker {
+    /// Opens the port and the pool.
+    ///
+    /// # Errors
+    /// [`RunError`] if the port is taken or a setting can't be used.
+    pub async fn build(config: Config) -> Result<Worker, RunError> {
+        let listener =
+            TcpListener::bind(config.listen).await.map_err(|source| RunError::Listen { address: config.listen, source })?;
+        let local = listener.local_addr().map_err(|source| RunError::Listen { address: config.listen, source })?;
+        let address = config.advertise.clone().unwrap_or_else(|| format!("http://{local}"));
+        let pool = pool(&config)?;
+        if let Some(file) = &config.report_file {
+            write_report(file, &address).map_err(RunError::Report)?;
+        }
+        Ok(Worker { config: Arc::new(config), listener, address, pool })
+    }
+
+    /// Where the worker listens, as the catalog names it.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Serves until `shutdown`, then drains: no new requests, and the ones under way have the grace of the settings.
+    ///
+    /// # Errors
+    /// [`RunError`] if the gRPC server fails. A database that is away is no error: the worker waits for it.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
+        let Worker { config, listener, address, pool } = self;
+        let tasks = TaskTracker::new();
+        let refresh = Arc::new(Notify::new());
+        let (catalog, known) = watch::channel(None);
+        let (state, shown_state) = watch::channel("starting");
+        let (home, served) = watch::channel(None);
+        let routing = Routing::new(known.clone(), refresh.clone(), tasks.clone(), shutdown.child_token());
+        tasks.spawn(catalog::follow(config.clone(), catalog.clone(), refresh, shutdown.child_token()));
+        let terms = Terms { config: config.clone(), pool, routing, catalog, address, state, home, shutdown: shutdown.child_token() };
+        let serving = tasks.spawn(terms.run());
+        let service = service::WorkerService {
+            home: served,
+            catalog: known,
+            state: shown_state,
+            limits: Limits {
+                allow_ad_hoc_sql: config.allow_ad_hoc_sql,
+                retention: Duration::from_secs(u64::from(config.retention_hours) * 3600),
+            },
+            tasks: tasks.clone(),
+            in_flight: service::WorkerService::in_flight(),
+        };
+        let result = serve_grpc(service, listener, shutdown.clone(), Duration::from_millis(config.grace_ms)).await;
+        shutdown.cancel();
+        let _ = tokio::time::timeout(Duration::from_millis(config.grace_ms), serving).await;
+        result
+    }
+}
+
+fn write_report(file: &std::path::Path, address: &str) -> std::io::Result<()> {
+    // Renamed into place, so that whoever waits for the file never reads half of it.
+    let draft = file.with_extension("draft");
+    std::fs::write(&draft, address)?;
+    std::fs::rename(draft, file)
+}
+
+fn pool(config: &Config) -> Result<Pool, RunError> {
+    let bad = |error: &dyn std::fmt::Display| RunError::Database(error.to_string());
+    let mut settings: tokio_postgres::Config = config.database.parse().map_err(|error: tokio_postgres::Error| bad(&error))?;
+    settings.application_name("rootward system").connect_timeout(Duration::from_secs(3));
+    // `Clean` runs DISCARD-like statements on return: `Fast` would hand on open transactions and settings.
+    let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Clean };
+    let manager = match pg::tls(config.tls_ca_file.as_deref()).map_err(|error| bad(&error))? {
+        Some(tls) => Manager::from_config(settings, tokio_postgres_rustls::MakeRustlsConnect::new(tls), manager_config),
+        None => Manager::from_config(settings, tokio_postgres::NoTls, manager_config),
+    };
+    let timeout = Some(Duration::from_secs(3));
+    Pool::builder(manager)
+        .max_size(POOL_SIZE)
+        .runtime(deadpool_postgres::Runtime::Tokio1)
+        .wait_timeout(timeout)
+        .create_timeout(timeout)
+        .recycle_timeout(timeout)
+        .build()
+        .map_err(|error| bad(&error))
+}
+
+async fn serve_grpc(service: service::WorkerService, listener: TcpListener, shutdown: CancellationToken, grace: Duration) -> Result<(), RunError> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let watched = service.state.clone();
+    service.tasks.spawn(report_health(reporter, watched, shutdown.clone()));
+    let reflection = || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(rootward_proto::DESCRIPTORS);
+    let server = WorkerServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let drained = shutdown.clone();
+    let serving = Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(5)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(3)))
+        .tcp_nodelay(true)
+        .add_service(health)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .add_service(server)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move { drained.cancelled().await });
+    let limit = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(grace.min(Duration::from_millis(500))).await;
+    };
+    tokio::select! {
+        result = serving => Ok(result?),
+        // Streams of routers stay open as long as they live; they are cut when their grace is over.
+        () = limit => Ok(()),
+    }
+}
+
+async fn report_health(reporter: tonic_health::server::HealthReporter, mut state: watch::Receiver<&'static str>, shutdown: CancellationToken) {
+    loop {
+        let is_serving = *state.borrow_and_update() == "serving";
+        if is_serving {
+            reporter.set_serving::<WorkerServer<service::WorkerService>>().await;
+        } else {
+            reporter.set_not_serving::<WorkerServer<service::WorkerService>>().await;
+        }
+        tokio::select! {
+            changed = state.changed() => if changed.is_err() { return },
+            () = shutdown.cancelled() => return reporter.set_not_serving::<WorkerServer<service::WorkerService>>().await,
+        }
+    }
+}
+
+/// One term after the other.
+struct Terms {
+    config: Arc<Config>,
+    pool: Pool,
+    routing: Routing,
+    catalog: watch::Sender<Option<Arc<Catalog>>>,
+    address: String,
+    state: watch::Sender<&'static str>,
+    home: watch::Sender<Option<Arc<ChainHome>>>,
+    shutdown: CancellationToken,
+}
+
+impl Terms {
+    async fn run(self) {
+        let counters: Vec<Arc<Counters>> = (0..self.config.lanes).map(|_| Arc::default()).collect();
+        let mut last_failure = String::new();
+        while !self.shutdown.is_cancelled() {
+            let result = tokio::select! {
+                result = self.serve_one_term(&counters) => result,
+                () = self.shutdown.cancelled() => {
+                    self.stop_serving().await;
+                    return;
+                }
+            };
+            if let Err(error) = result {
+                let text = format!("{error}: {}", std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default());
+                if text != last_failure {
+                    tracing::warn!(error = text, peer = self.config.peer, "the peer is not served; the worker keeps trying");
+                }
+                last_failure = text;
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    async fn serve_one_term(&self, counters: &[Arc<Counters>]) -> Result<(), TermError> {
+        let on_standby = || {
+            self.state.send_replace("standby");
+        };
+        let (serving, client, copy) = term::take_over(&self.config, counters, on_standby).await?;
+        catalog::publish(&self.catalog, copy);
+        tracing::info!(peer = self.config.peer, term = serving.term, lanes = serving.lanes.len(), "serving");
+        let home = Arc::new(ChainHome {
+            peer: self.config.peer.clone(),
+            routing: self.routing.clone(),
+            serving: serving.clone(),
+            pool: self.pool.clone(),
+            drivers: Drivers::default(),
+        });
+        self.home.send_replace(Some(home.clone()));
+        self.state.send_replace("serving");
+        serving.tasks.spawn(home.recover());
+        self.keep_in_step(&client, &serving).await;
+        self.stop_serving().await;
+        Ok(())
+    }
+
+    /// Until the term ends: the catalog names this worker's address, its copy is kept, and a new schema begins a new term.
+    async fn keep_in_step(&self, client: &tokio_postgres::Client, serving: &crate::serving::Serving) {
+        let mut known = self.catalog.subscribe();
+        let mut is_announced = false;
+        loop {
+            let copy = known.borrow_and_update().clone();
+            if let Some(catalog) = copy {
+                if let Err(error) = term::keep_copy(client, &catalog).await {
+                    tracing::debug!(%error, "the copy of the catalog was not kept");
+                }
+                if catalog.schema.version > serving.schema.version && self.has_newer_schema(client, serving).await {
+                    tracing::info!(version = catalog.schema.version, "a new schema is in force: a new term begins");
+                    serving.stop.cancel();
+                }
+                let mine = catalog.peers.iter().find(|peer| peer.id == self.config.peer);
+                is_announced = mine.is_some_and(|peer| peer.worker_address == self.address);
+            }
+            if !is_announced && self.announce().await.is_ok() {
+                is_announced = true;
+            }
+            let poll = Duration::from_secs(if is_announced { 5 } else { 1 });
+            tokio::select! {
+                () = serving.stop.cancelled() => return,
+                _ = tokio::time::timeout(poll, known.changed()) => {}
+            }
+        }
+    }
+
+    async fn has_newer_schema(&self, client: &tokio_postgres::Client, serving: &crate::serving::Serving) -> bool {
+        let sql = "/* read_schema_version */ select coalesce(max(version), 0) from rootward.schema_version";
+        let version = client.query_one(sql, &[]).await.and_then(|row| row.try_get::<_, i32>(0)).unwrap_or(0);
+        u32::try_from(version).unwrap_or(0) > serving.schema.version
+    }
+
+    /// Tells the hub where this peer is served now.
+    async fn announce(&self) -> Result<(), TermError> {
+        let (client, _) = term::connect(&self.config.hub_database, &self.config, "rootward announce", |_| {}).await?;
+        let sql = "/* announce_worker */ update rootward_catalog.peer set worker_address = $2 where id = $1 and worker_address <> $2";
+        client.execute(sql, &[&self.config.peer, &self.address]).await?;
+        Ok(())
+    }
+
+    async fn stop_serving(&self) {
+        let home = self.home.send_replace(None);
+        self.state.send_replace("starting");
+        if let Some(home) = home {
+            home.serving.stop.cancel();
+            home.serving.tasks.close();
+            // A batch that is at its COMMIT ends first; nothing cancels it.
+            let _ = tokio::time::timeout(Duration::from_millis(self.config.grace_ms), home.serving.tasks.wait()).await;
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! One term of serving a peer: its lanes, the partitions that it owns, the schema that it knows.
+
+use std::{collections::HashMap, sync::Arc};
+
+use rootward_proto::{Fault, FaultResult, v1::RetryClass};
+use rootward_schema::{Schema, Text};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::lane::LaneHandle;
+
+/// Everything that lives as long as this worker's term; it is dropped as a whole when the term ends.
+pub(crate) struct Serving {
+    pub term: i64,
+    /// PostgreSQL's version, for `peer list`.
+    pub postgres_version: String,
+    pub lanes: Vec<LaneHandle>,
+    /// The epoch of each partition that this peer owns.
+    pub owned: HashMap<i32, i64>,
+    pub secret: Text,
+    pub schema: Arc<Schema>,
+    /// Cancelled when a lane's connection is lost or another worker takes over.
+    pub stop: CancellationToken,
+    /// Tasks of this term; they end with `stop`.
+    pub tasks: TaskTracker,
+}
+
+impl Serving {
+    /// The lane and the epoch of a partition.
+    ///
+    /// # Errors
+    /// RW2005 if this peer doesn't own it; nothing was executed.
+    pub(crate) fn lane_of(&self, partition: i32) -> FaultResult<(&LaneHandle, i64)> {
+        let epoch = self.owned.get(&partition).copied();
+        let lane = usize::try_from(partition).unwrap_or(0) % self.lanes.len().max(1);
+        match (epoch, self.lanes.get(lane)) {
+            (Some(epoch), Some(lane)) => Ok((lane, epoch)),
+            _ => Err(Fault::new(
+                "RW2005",
+                RetryClass::Reroute,
+                format!("this peer does not own partition {partition}"),
+                "nothing was executed; the router finds the owner by itself",
+            )),
+        }
+    }
+}

@@ -1,0 +1,41 @@
+-- The catalog: what exists. It lies on the hub only; every other process keeps a copy and goes on with it while the hub is down.
+set role rootward_system;
+create schema if not exists rootward_catalog;
+
+-- One row. The version grows with every change below, so that a copy knows whether it is old.
+create table if not exists rootward_catalog.cluster (
+  only_row boolean primary key default true check (only_row),
+  name text not null,
+  partitions integer not null,
+  version bigint not null default 1
+);
+create table if not exists rootward_catalog.peer (
+  id text primary key,
+  worker_address text not null,
+  capacity integer not null check (capacity >= 0),
+  region text not null default '',
+  state text not null check (state in ('active', 'draining', 'removed')),
+  is_hub boolean not null default false
+);
+create table if not exists rootward_catalog.partition (
+  partition integer primary key,
+  peer text not null references rootward_catalog.peer (id),
+  epoch bigint not null
+);
+create table if not exists rootward_catalog.schema_version (
+  version integer primary key,
+  definition jsonb not null,
+  state text not null check (state in ('applying', 'active')),
+  created_at timestamptz not null default now()
+);
+
+create or replace function rootward_catalog.changed() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  update rootward_catalog.cluster set version = version + 1;
+  notify rootward_catalog; -- only a wake-up: who hears it reads the tables
+  return null;
+end $$;
+create or replace trigger changed after insert or update or delete on rootward_catalog.peer for each statement execute function rootward_catalog.changed();
+create or replace trigger changed after insert or update or delete on rootward_catalog.partition for each statement execute function rootward_catalog.changed();
+create or replace trigger changed after insert or update or delete on rootward_catalog.schema_version for each statement execute function rootward_catalog.changed();
+reset role;

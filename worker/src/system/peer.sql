@@ -1,0 +1,285 @@
+-- What Rootward keeps in every peer's database. Applied by `rootward` at set-up; each statement can be run again.
+--
+-- Roles (they belong to the PostgreSQL cluster, so several peers in one cluster share them):
+--   rootward_owner   owns the user's tables; nobody logs in as it, and FORCE row security binds even it
+--   rootward_system  owns this namespace; the worker logs in as it for everything that is not a lane
+--   rootward_lane    runs users' SQL; a member of nothing, it may create nothing, and no table here is open to it
+do $$
+begin
+  if not exists (select from pg_roles where rolname = 'rootward_owner') then
+    create role rootward_owner nologin;
+  end if;
+  if not exists (select from pg_roles where rolname = 'rootward_system') then
+    create role rootward_system login bypassrls replication;
+  end if;
+  if not exists (select from pg_roles where rolname = 'rootward_lane') then
+    create role rootward_lane login noinherit connection limit 256;
+  end if;
+exception when duplicate_object or unique_violation then
+  null; -- another peer of the same cluster made them at the same moment
+end $$;
+do $$
+begin
+  -- The context of row security lies in a parameter that only a superuser, or this role, can set.
+  execute 'grant set on parameter backtrace_functions to rootward_system';
+  grant pg_signal_backend to rootward_system;
+exception when others then
+  -- Two peers of one cluster that grant at once update the same catalogue row; the other's grant is ours too.
+  if not has_parameter_privilege('rootward_system', 'backtrace_functions', 'SET') then raise; end if;
+end $$;
+
+create schema if not exists rootward authorization rootward_system;
+do $$ begin
+  execute format('revoke temporary, create on database %I from public', current_database());
+  execute format('grant connect on database %I to rootward_lane, rootward_system', current_database());
+end $$;
+revoke create on schema public from public;
+grant usage on schema public to rootward_lane, rootward_system, rootward_owner;
+grant usage on schema rootward to rootward_lane;
+
+-- Functions of PostgreSQL's own with which SQL of one root could reach the session's next root, another lane, or the
+-- rest of the server. Nothing that a transaction on one tree needs is among them.
+do $$
+declare f regprocedure;
+begin
+  for f in
+    select p.oid from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+    where n.nspname = 'pg_catalog' and (
+      p.proname ~ '^(pg_advisory_|pg_try_advisory_|lo_|lowrite$|loread$|pg_logical_|pg_replication_|pg_export_snapshot$|pg_stat_get_|pg_stat_reset|pg_stat_clear)'
+      or p.proname in ('set_config', 'pg_notify', 'pg_cancel_backend', 'pg_terminate_backend', 'pg_get_backend_memory_contexts',
+                       'pg_show_all_settings', 'pg_lock_status', 'pg_prepared_statement', 'pg_cursor', 'pg_sleep', 'pg_sleep_for', 'pg_sleep_until',
+                       'pg_export_snapshot', 'pg_switch_wal', 'pg_create_restore_point',
+                       'query_to_xml', 'query_to_xmlschema', 'query_to_xml_and_xmlschema', 'cursor_to_xml', 'cursor_to_xmlschema',
+                       'database_to_xml', 'database_to_xmlschema', 'database_to_xml_and_xmlschema',
+                       'schema_to_xml', 'schema_to_xmlschema', 'schema_to_xml_and_xmlschema',
+                       'table_to_xml', 'table_to_xmlschema', 'table_to_xml_and_xmlschema', 'ts_stat', 'ts_rewrite'))
+  loop
+    execute format('revoke execute on function %s from public', f);
+    execute format('grant execute on function %s to rootward_system', f);
+  end loop;
+end $$;
+revoke select on pg_stat_activity, pg_locks, pg_settings, pg_largeobject_metadata from public;
+grant select on pg_stat_activity, pg_locks, pg_settings, pg_largeobject_metadata to rootward_system;
+
+set role rootward_system;
+
+-- One row: who serves this peer now.
+create table if not exists rootward.peer_state (
+  only_row boolean primary key default true check (only_row),
+  peer text not null,
+  term bigint not null default 0,
+  secret_hash bytea,
+  taken_at timestamptz,
+  catalog_copy jsonb
+);
+
+-- Which partitions this peer owns, and in which epoch. Partition -1 is the reference data's; only the hub owns it.
+create table if not exists rootward.ownership (
+  partition integer primary key,
+  epoch bigint not null,
+  state text not null check (state in ('owned', 'released'))
+);
+
+-- The definitions that this peer knows; the newest is in force.
+create table if not exists rootward.schema_version (
+  version integer primary key,
+  definition jsonb not null,
+  applied_at timestamptz not null default now()
+);
+
+-- The durable answers. The first writer of a row wins; nothing else decides whether work took effect.
+create table if not exists rootward.outcome (
+  partition integer not null,
+  entity text not null,
+  root_key text not null,
+  request_id uuid not null,
+  step integer not null,
+  element integer not null,
+  direction text not null check (direction in ('do', 'undo')),
+  kind text not null check (kind in ('done', 'failed', 'tombstone')),
+  transaction text not null,
+  fingerprint bytea not null,
+  reply bytea not null,
+  at timestamptz not null default clock_timestamp(),
+  primary key (partition, entity, root_key, request_id, step, element, direction)
+);
+
+-- Chains, each at its home: the partition of the first step's root.
+create table if not exists rootward.chain (
+  partition integer not null,
+  entity text not null,
+  root_key text not null,
+  id uuid not null,
+  definition text not null,
+  version integer not null,
+  status text not null check (status in ('running', 'compensating', 'parked', 'stuck', 'completed', 'failed', 'compensated')),
+  plan jsonb not null,
+  input jsonb not null,
+  fingerprint bytea not null,
+  issued_at timestamptz not null,
+  step text,
+  error jsonb,
+  result jsonb,
+  attempts integer not null default 0,
+  created_at timestamptz not null default clock_timestamp(),
+  updated_at timestamptz not null default clock_timestamp(),
+  ended_at timestamptz,
+  primary key (partition, entity, root_key, id)
+);
+create index if not exists chain_open on rootward.chain (status, id) where status in ('running', 'compensating', 'parked', 'stuck');
+create index if not exists chain_id on rootward.chain (id);
+
+-- What people did to a chain.
+create table if not exists rootward.chain_event (
+  partition integer not null,
+  id uuid not null,
+  at timestamptz not null default clock_timestamp(),
+  event text not null,
+  reason text not null,
+  number bigint generated always as identity,
+  primary key (partition, id, number)
+);
+
+-- A counter that is replicated with the reference tables: equal counters mean equal copies.
+create table if not exists rootward.reference_version (
+  only_row boolean primary key default true check (only_row),
+  version bigint not null
+);
+
+-- The root key of the unit that is running if it is of this entity, else NULL, which no row equals.
+create or replace function rootward.root_key(entity text) returns text language sql stable parallel safe
+return case when split_part(current_setting('backtrace_functions'), ' ', 1) = 'r_' || entity
+            then convert_from(decode(split_part(current_setting('backtrace_functions'), ' ', 2), 'hex'), 'UTF8') end;
+
+-- Who holds the secret speaks for the worker that took the peer over last: a new worker makes a new secret.
+create or replace function rootward.check_secret(secret bytea) returns void language plpgsql stable as $$
+begin
+  if not exists (select from rootward.peer_state where secret_hash = sha256(secret)) then
+    raise exception 'the secret of this session is not the one in force' using errcode = 'RW001';
+  end if;
+end $$;
+
+-- The first statement of every batch: this worker's term is the newest, and the peer owns these partitions in these
+-- epochs. The shared locks keep a change of owner out until COMMIT.
+create or replace function rootward.begin_batch(secret bytea, term bigint, partitions integer[], epochs bigint[]) returns void
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare p integer;
+begin
+  perform rootward.check_secret(secret);
+  foreach p in array partitions loop
+    perform pg_advisory_xact_lock_shared(20825, p);
+  end loop;
+  if not exists (select from rootward.peer_state s where s.term = begin_batch.term) then
+    raise exception 'this worker''s term % is over', term using errcode = 'RW001';
+  end if;
+  if (select count(*) from unnest(partitions, epochs) as claimed(partition, epoch)
+      join rootward.ownership o on o.partition = claimed.partition and o.epoch = claimed.epoch and o.state = 'owned') <> cardinality(partitions) then
+    raise exception 'this peer does not own all partitions of the batch' using errcode = 'RW002';
+  end if;
+end $$;
+
+-- Sets the root that row security lets through until the end of the transaction or of the savepoint.
+create or replace function rootward.enter(secret bytea, context text) returns void
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  perform rootward.check_secret(secret);
+  perform set_config('backtrace_functions', context, true);
+end $$;
+
+-- The stored outcomes among these requests, each with its place (from 0) in the arrays.
+create or replace function rootward.find_outcomes(
+  secret bytea, partitions integer[], entities text[], root_keys text[], request_ids uuid[], steps integer[], elements integer[], directions text[])
+returns table (ordinal integer, kind text, transaction text, fingerprint bytea, reply bytea)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  perform rootward.check_secret(secret);
+  return query select (u.place - 1)::integer, o.kind, o.transaction, o.fingerprint, o.reply
+    from unnest(partitions, entities, root_keys, request_ids, steps, elements, directions)
+      with ordinality as u(partition, entity, root_key, request_id, step, element, direction, place)
+    join rootward.outcome o on (o.partition, o.entity, o.root_key, o.request_id, o.step, o.element, o.direction)
+      = (u.partition, u.entity, u.root_key, u.request_id, u.step, u.element, u.direction);
+end $$;
+
+-- Writes outcomes. The lane looked before and is the partition's only writer, so a conflict means that somebody else
+-- writes here: the error takes the whole batch back.
+create or replace function rootward.record(
+  secret bytea, partitions integer[], entities text[], root_keys text[], request_ids uuid[], steps integer[], elements integer[],
+  directions text[], kinds text[], transactions text[], fingerprints bytea[], replies bytea[]) returns void
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare written bigint;
+begin
+  perform rootward.check_secret(secret);
+  insert into rootward.outcome (partition, entity, root_key, request_id, step, element, direction, kind, transaction, fingerprint, reply)
+    select * from unnest(partitions, entities, root_keys, request_ids, steps, elements, directions, kinds, transactions, fingerprints, replies)
+    on conflict do nothing;
+  get diagnostics written = row_count;
+  if written <> cardinality(partitions) then
+    raise exception 'an outcome was written by somebody else' using errcode = 'RW003';
+  end if;
+end $$;
+
+-- The chain's row, in the same commit as its first step.
+create or replace function rootward.open_chain(
+  secret bytea, partition integer, entity text, root_key text, id uuid, definition text, version integer, plan jsonb, input jsonb,
+  fingerprint bytea, issued_at timestamptz, status text) returns void
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  perform rootward.check_secret(secret);
+  insert into rootward.chain (partition, entity, root_key, id, definition, version, plan, input, fingerprint, issued_at, status, ended_at)
+  values (open_chain.partition, open_chain.entity, open_chain.root_key, open_chain.id, open_chain.definition, open_chain.version,
+          open_chain.plan, open_chain.input, open_chain.fingerprint, open_chain.issued_at, open_chain.status,
+          case when open_chain.status = 'completed' then clock_timestamp() end);
+end $$;
+
+-- Progress of a chain at its home. An ended chain never opens again, whoever comes late. `changed` says whether the row is
+-- in one of the statuses that the change starts from.
+create or replace function rootward.note_chain(
+  secret bytea, partition integer, entity text, root_key text, id uuid, from_statuses text[], status text, step text, error jsonb, result jsonb,
+  attempts integer, event text, reason text) returns boolean
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare changed boolean;
+begin
+  perform rootward.check_secret(secret);
+  update rootward.chain c set status = note_chain.status, step = note_chain.step, error = note_chain.error,
+      result = coalesce(note_chain.result, c.result), attempts = note_chain.attempts, updated_at = clock_timestamp(),
+      ended_at = case when note_chain.status in ('completed', 'failed', 'compensated') then clock_timestamp() end
+    where c.partition = note_chain.partition and c.entity = note_chain.entity and c.root_key = note_chain.root_key and c.id = note_chain.id
+      and c.status = any (from_statuses);
+  changed := found;
+  if changed and event is not null then
+    insert into rootward.chain_event (partition, id, event, reason) values (note_chain.partition, note_chain.id, note_chain.event, note_chain.reason);
+  end if;
+  return changed;
+end $$;
+
+-- Counts a change of the reference data, in the same commit.
+create or replace function rootward.bump_reference(secret bytea) returns bigint
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare new_version bigint;
+begin
+  perform rootward.check_secret(secret);
+  update rootward.reference_version r set version = r.version + 1 returning r.version into new_version;
+  return new_version;
+end $$;
+
+-- One way or the other of a change of owner. The exclusive lock waits for batches that are under way.
+create or replace function rootward.release_partition(p integer) returns bigint
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare old_epoch bigint;
+begin
+  perform pg_advisory_xact_lock(20825, p);
+  update rootward.ownership set state = 'released' where partition = p and state = 'owned' returning epoch into old_epoch;
+  return old_epoch;
+end $$;
+create or replace function rootward.own_partition(p integer, new_epoch bigint) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+  perform pg_advisory_xact_lock(20825, p);
+  insert into rootward.ownership values (p, new_epoch, 'owned')
+    on conflict (partition) do update set epoch = excluded.epoch, state = 'owned' where ownership.epoch < excluded.epoch;
+end $$;
+
+revoke execute on all functions in schema rootward from public;
+grant execute on function rootward.root_key(text), rootward.begin_batch, rootward.enter, rootward.record, rootward.find_outcomes,
+  rootward.open_chain, rootward.note_chain, rootward.bump_reference to rootward_lane;
+reset role;

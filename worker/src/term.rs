@@ -1,0 +1,207 @@
+//! One term: this worker takes the peer over, serves it, and lets go when anything about its standing is in doubt.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use rand::Rng as _;
+use rootward_router::Catalog;
+use rootward_schema::Schema;
+use sha2::{Digest as _, Sha256};
+use tokio_postgres::{AsyncMessage, Client, NoTls};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    config::Config,
+    lane::{Counters, LaneContext, start_lane},
+    pg,
+    serving::Serving,
+};
+
+/// The advisory lock that the worker of a peer holds; the others wait for it as standbys.
+const WORKER_LOCK: i64 = 20_826 << 32;
+const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+/// How long older backends may take to end.
+const END_LIMIT: Duration = Duration::from_secs(10);
+
+/// Why a term did not begin.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TermError {
+    #[error("the database can't be reached")]
+    Postgres(#[from] tokio_postgres::Error),
+    #[error("no connection within {0:?}")]
+    Timeout(Duration),
+    #[error("a lane can't connect")]
+    Lane(#[from] pg::ConnectError),
+    #[error("the peer's schema can't be read; this worker may be too old")]
+    Schema(#[from] serde_json::Error),
+    #[error("the database belongs to peer `{found}`, this worker serves `{wanted}`")]
+    AnotherPeer { found: String, wanted: String },
+    #[error("no schema has been applied to this peer yet")]
+    NoSchema,
+    #[error("older backends of this peer's lanes did not end")]
+    OlderBackends,
+    #[error("the connection was lost while the peer was taken over")]
+    Lost,
+}
+
+/// A connection by tokio-postgres, with a token that is cancelled when it ends.
+pub(crate) async fn connect(
+    database: &str,
+    config: &Config,
+    name: &str,
+    mut on_message: impl FnMut(AsyncMessage) + Send + 'static,
+) -> Result<(Client, CancellationToken), TermError> {
+    let mut settings: tokio_postgres::Config = database.parse()?;
+    settings.application_name(name).connect_timeout(CONNECT_LIMIT);
+    let ended = CancellationToken::new();
+    let guard = ended.clone();
+    macro_rules! serve {
+        ($tls:expr) => {{
+            let (client, mut connection) =
+                tokio::time::timeout(CONNECT_LIMIT, settings.connect($tls)).await.map_err(|_| TermError::Timeout(CONNECT_LIMIT))??;
+            // The connection's own task: it ends when the client is dropped, so nothing waits for it at shutdown.
+            #[allow(clippy::disallowed_methods)]
+            tokio::spawn(async move {
+                while let Some(Ok(message)) = std::future::poll_fn(|context| connection.poll_message(context)).await {
+                    on_message(message);
+                }
+                guard.cancel();
+            });
+            client
+        }};
+    }
+    let client = match pg::tls(config.tls_ca_file.as_deref())? {
+        Some(tls) => serve!(tokio_postgres_rustls::MakeRustlsConnect::new(tls)),
+        None => serve!(NoTls),
+    };
+    Ok((client, ended))
+}
+
+/// Waits until no other worker serves this peer, raises the term, ends older backends and opens the lanes.
+///
+/// The returned client holds the lock: the term lasts as long as it does.
+///
+/// Cancel safety: dropping the future gives up the wait; a term that was raised already stays raised, which harms nobody.
+///
+/// # Errors
+/// [`TermError`]; nothing is served then and the caller tries again.
+pub(crate) async fn take_over(
+    config: &Config,
+    counters: &[Arc<Counters>],
+    on_standby: impl Fn(),
+) -> Result<(Arc<Serving>, Client, Option<Catalog>), TermError> {
+    let (mut client, ended) = connect(&config.database, config, "rootward worker", |_| {}).await?;
+    on_standby();
+    client.query_one("/* wait_for_peer */ select pg_advisory_lock($1)", &[&WORKER_LOCK]).await?;
+    let mut secret = [0_u8; 32];
+    rand::rng().fill_bytes(&mut secret);
+    let (term, copy) = raise_term(&mut client, config, &Sha256::digest(secret)).await?;
+    end_older_backends(&client).await?;
+    let rows = client.query("/* read_ownership */ select partition, epoch from rootward.ownership where state = 'owned'", &[]).await?;
+    let owned: HashMap<i32, i64> = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, tokio_postgres::Error>>()?;
+    let sql = "/* read_schema */ select definition from rootward.schema_version order by version desc limit 1";
+    let row = client.query_opt(sql, &[]).await?.ok_or(TermError::NoSchema)?;
+    let schema: Arc<Schema> = Arc::new(serde_json::from_value(row.try_get(0)?)?);
+    let postgres_version = client.query_one("/* read_server_version */ select split_part(setting, ' ', 1) from pg_settings where name = 'server_version'", &[]).await?.try_get(0)?;
+    let stop = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let lanes = open_lanes(config, &schema, &secret, term, counters, &tasks, &stop).await?;
+    if ended.is_cancelled() {
+        stop.cancel();
+        return Err(TermError::Lost);
+    }
+    // Without the lock another worker may serve: stop at once, whatever the lanes think.
+    let token = stop.clone();
+    tasks.spawn(async move {
+        tokio::select! {
+            () = ended.cancelled() => token.cancel(),
+            () = token.cancelled() => {}
+        }
+    });
+    let secret = Some(format!("\\x{}", hex::encode(secret)));
+    Ok((Arc::new(Serving { term, postgres_version, lanes, owned, secret, schema, stop, tasks }), client, copy))
+}
+
+/// The new term with its secret, committed synchronously: it writes WAL, so it flushes whatever an earlier worker's commits
+/// may have left unflushed, before this worker answers anything.
+async fn raise_term(client: &mut Client, config: &Config, secret_hash: &[u8]) -> Result<(i64, Option<Catalog>), TermError> {
+    let transaction = client.transaction().await?;
+    transaction.batch_execute("set local synchronous_commit = on").await?;
+    let row = transaction
+        .query_one(
+            "/* raise_term */ update rootward.peer_state set term = term + 1, secret_hash = $1, taken_at = now() returning term, peer, catalog_copy",
+            &[&secret_hash],
+        )
+        .await?;
+    let found: String = row.try_get(1)?;
+    if found != config.peer {
+        return Err(TermError::AnotherPeer { found, wanted: config.peer.clone() });
+    }
+    let term = row.try_get(0)?;
+    let copy: Option<serde_json::Value> = row.try_get(2)?;
+    transaction.commit().await?;
+    Ok((term, copy.and_then(|json| serde_json::from_value(json).ok())))
+}
+
+/// Ends the lanes of workers before us. A batch of theirs that passed the check of its term before we raised it must have
+/// ended, one way or the other, before our first batch begins.
+async fn end_older_backends(client: &Client) -> Result<(), TermError> {
+    let deadline = tokio::time::Instant::now() + END_LIMIT;
+    loop {
+        let sql = "/* end_older_backends */ select count(pg_terminate_backend(pid)) from pg_stat_activity \
+                   where usename = 'rootward_lane' and datname = current_database()";
+        let count: i64 = client.query_one(sql, &[]).await?.try_get(0)?;
+        if count == 0 {
+            return Ok(());
+        }
+        if tokio::time::Instant::now() >= deadline {
+            return Err(TermError::OlderBackends);
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn open_lanes(
+    config: &Config,
+    schema: &Schema,
+    secret: &[u8],
+    term: i64,
+    counters: &[Arc<Counters>],
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Result<Vec<crate::lane::LaneHandle>, TermError> {
+    let tls = pg::tls(config.tls_ca_file.as_deref())?;
+    let mut settings: tokio_postgres::Config = config.lane_database.parse()?;
+    settings.application_name("rootward lane").options(lane_options(config.statement_timeout_ms));
+    let mut connections = Vec::new();
+    for _ in 0..config.lanes {
+        connections.push(pg::connect(&settings, tls.as_ref()).await?);
+    }
+    let lanes = connections.into_iter().zip(counters).enumerate().map(|(at, (connection, counters))| {
+        let number = u32::try_from(at).unwrap_or(u32::MAX);
+        let context = LaneContext::new(number, secret, term, &schema.deferrable);
+        start_lane(context, connection, config.queue, counters.clone(), tasks, stop.clone())
+    });
+    Ok(lanes.collect())
+}
+
+/// Session defaults of a lane. RESET ALL at the start of each batch comes back to them.
+fn lane_options(statement_timeout_ms: u64) -> String {
+    [
+        format!("-c statement_timeout={statement_timeout_ms}"),
+        // A worker that is stopped in the middle of a batch must not hold its locks for ever.
+        "-c idle_in_transaction_session_timeout=10000".to_owned(),
+        format!("-c lock_timeout={statement_timeout_ms}"),
+        "-c search_path=public".to_owned(),
+        "-c synchronous_commit=on".to_owned(),
+        "-c plan_cache_mode=force_generic_plan".to_owned(),
+        "-c timezone=UTC".to_owned(),
+    ]
+    .join(" ")
+}
+
+/// Keeps a copy of the catalog in the peer's database, for a start while the hub is down.
+pub(crate) async fn keep_copy(client: &Client, catalog: &Catalog) -> Result<(), tokio_postgres::Error> {
+    let copy = serde_json::to_value(catalog).unwrap_or_default();
+    client.execute("/* keep_catalog_copy */ update rootward.peer_state set catalog_copy = $1", &[&copy]).await?;
+    Ok(())
+}

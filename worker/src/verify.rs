@@ -1,0 +1,167 @@
+//! What `verify` counts on one peer, with plain SQL of its own: it trusts none of the worker's bookkeeping.
+
+use deadpool_postgres::{Client, Pool};
+use rootward_proto::v1;
+use rootward_schema::{RootEntity, Schema, quoted, sql_partition_expression};
+
+/// How many examples of what is wrong are returned.
+const EXAMPLES: usize = 10;
+
+/// Why the counting stopped.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum VerifyError {
+    #[error("no connection to the peer's database")]
+    Pool(#[from] deadpool_postgres::PoolError),
+    #[error("the peer's database refused a query")]
+    Postgres(#[from] tokio_postgres::Error),
+}
+
+/// Counts everything that must hold, in one transaction that sees one moment.
+pub(crate) async fn count(pool: &Pool, schema: &Schema) -> Result<v1::VerifyPeerResponse, VerifyError> {
+    let mut client = pool.get().await?;
+    let transaction = client.build_transaction().isolation_level(tokio_postgres::IsolationLevel::RepeatableRead).read_only(true).start().await?;
+    let mut counted = v1::VerifyPeerResponse::default();
+    let rows = transaction.query("/* verify_ownership */ select partition from rootward.ownership where state = 'owned' order by 1", &[]).await?;
+    counted.owned = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+    for root in schema.roots.values() {
+        count_tree(&transaction, schema, root, &mut counted).await?;
+    }
+    count_misplaced_bookkeeping(&transaction, &mut counted).await?;
+    count_invariants(&transaction, schema, &mut counted).await?;
+    count_reference(&transaction, schema, &mut counted).await?;
+    count_chains(&transaction, &mut counted).await?;
+    transaction.rollback().await?;
+    Ok(counted)
+}
+
+type Transaction<'a> = deadpool_postgres::Transaction<'a>;
+
+async fn count_tree(transaction: &Transaction<'_>, schema: &Schema, root: &RootEntity, counted: &mut v1::VerifyPeerResponse) -> Result<(), VerifyError> {
+    for table in &root.tables {
+        let name = quoted(&table.name);
+        let key = quoted(&table.key_column);
+        let partition = sql_partition_expression(&root.key_type, &key, schema.partitions);
+        let sql = format!("/* verify_rows */ select count(*) from public.{name}");
+        counted.rows += u64::try_from(transaction.query_one(&sql, &[]).await?.try_get::<_, i64>(0)?).unwrap_or_default();
+        let sql = format!(
+            "/* verify_placement */ select {key}::text, {partition}::integer from public.{name} \
+             where ({partition})::integer not in (select partition from rootward.ownership where state = 'owned') limit {EXAMPLES}"
+        );
+        for row in transaction.query(&sql, &[]).await? {
+            let (key, partition): (String, i32) = (row.try_get(0)?, row.try_get(1)?);
+            counted.misplaced.push(format!("{} {key} (partition {partition})", table.name));
+        }
+    }
+    Ok(())
+}
+
+async fn count_misplaced_bookkeeping(transaction: &Transaction<'_>, counted: &mut v1::VerifyPeerResponse) -> Result<(), VerifyError> {
+    counted.outcomes = u64::try_from(transaction.query_one("/* verify_outcomes */ select count(*) from rootward.outcome", &[]).await?.try_get::<_, i64>(0)?).unwrap_or_default();
+    let sql = format!(
+        "/* verify_bookkeeping */ select 'outcome ' || request_id from rootward.outcome where partition not in (select partition from rootward.ownership where state = 'owned') \
+         union all select 'chain ' || id from rootward.chain where partition not in (select partition from rootward.ownership where state = 'owned') limit {EXAMPLES}"
+    );
+    for row in transaction.query(&sql, &[]).await? {
+        counted.misplaced.push(row.try_get(0)?);
+    }
+    Ok(())
+}
+
+async fn count_invariants(transaction: &Transaction<'_>, schema: &Schema, counted: &mut v1::VerifyPeerResponse) -> Result<(), VerifyError> {
+    for invariant in &schema.invariants {
+        for (side, sql) in [("sum", &invariant.sum), ("equals", &invariant.equals)] {
+            let Some(sql) = sql else { continue };
+            let sql = format!("/* verify_invariant */ select coalesce(sum(value), 0)::numeric::text from ({}) as counted(value)", trimmed(sql));
+            let value: String = transaction.query_one(&sql, &[]).await?.try_get(0)?;
+            counted.sums.insert(format!("{} {side}", invariant.name), value);
+        }
+        if let Some(sql) = &invariant.none {
+            let sql = format!("/* verify_invariant */ select to_jsonb(violation)::text, count(*) over () from ({}) as violation limit {EXAMPLES}", trimmed(sql));
+            let rows = transaction.query(&sql, &[]).await?;
+            let count = rows.first().map_or(Ok(0), |row| row.try_get::<_, i64>(1))?;
+            let examples = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+            counted.violations.insert(invariant.name.clone(), v1::ExampleList { examples, count: u64::try_from(count).unwrap_or_default() });
+        }
+    }
+    Ok(())
+}
+
+fn trimmed(sql: &str) -> &str {
+    sql.trim().trim_end_matches(';')
+}
+
+async fn count_reference(transaction: &Transaction<'_>, schema: &Schema, counted: &mut v1::VerifyPeerResponse) -> Result<(), VerifyError> {
+    for table in &schema.reference {
+        let name = quoted(&table.name);
+        // The digest of each row's text, in an order that no collation changes.
+        let sql = format!(
+            "/* verify_reference */ select count(*)::text || ' rows, digest ' || \
+             coalesce(encode(sha256(string_agg(sha256(convert_to(r::text, 'UTF8')), ''::bytea order by sha256(convert_to(r::text, 'UTF8')))), 'hex'), 'none') \
+             from public.{name} r"
+        );
+        counted.reference_digests.insert(table.name.clone(), transaction.query_one(&sql, &[]).await?.try_get(0)?);
+    }
+    let row = transaction.query_opt("/* verify_reference_version */ select version from rootward.reference_version", &[]).await?;
+    counted.reference_version = row.map_or(Ok(0), |row| row.try_get(0))?;
+    Ok(())
+}
+
+/// Ended chains with the outcomes that they must have, and all outcome rows of chains, whosever they are.
+async fn count_chains(transaction: &Transaction<'_>, counted: &mut v1::VerifyPeerResponse) -> Result<(), VerifyError> {
+    let sql = "/* verify_chains */ select id, status, definition, plan, input from rootward.chain";
+    for row in transaction.query(sql, &[]).await? {
+        let id: uuid::Uuid = row.try_get(0)?;
+        let (plan, input): (serde_json::Value, serde_json::Value) = (row.try_get(3)?, row.try_get(4)?);
+        let (expected, undoable) = expected_outcomes(&plan, &input);
+        counted.chains.push(v1::ChainFact {
+            id: id.as_bytes().to_vec(),
+            status: row.try_get(1)?,
+            definition: row.try_get(2)?,
+            expected,
+            undoable,
+        });
+    }
+    // A chain's outcomes are the rows that are not of step 0 alone, and those whose id is a chain's.
+    let sql = "/* verify_outcomes_of_chains */ select request_id, step, element, direction, kind from rootward.outcome \
+               where step > 0 or element > 0 or direction = 'undo' or transaction in (select distinct s->>'call' from rootward.schema_version, \
+               jsonb_each(definition->'chains') c, jsonb_array_elements(c.value->'steps') s)";
+    for row in transaction.query(sql, &[]).await? {
+        let id: uuid::Uuid = row.try_get(0)?;
+        counted.outcomes_of_chains.push(v1::OutcomeFact {
+            id: id.as_bytes().to_vec(),
+            step: u32::try_from(row.try_get::<_, i32>(1)?).unwrap_or_default(),
+            element: u32::try_from(row.try_get::<_, i32>(2)?).unwrap_or_default(),
+            direction: if row.try_get::<_, &str>(3)? == "undo" { v1::Direction::Undo } else { v1::Direction::Do }.into(),
+            kind: row.try_get(4)?,
+        });
+    }
+    Ok(())
+}
+
+/// The (step, element) pairs of a plan, and those of them that a compensation undoes, each flattened.
+fn expected_outcomes(plan: &serde_json::Value, input: &serde_json::Value) -> (Vec<u32>, Vec<u32>) {
+    let (mut expected, mut undoable) = (Vec::new(), Vec::new());
+    let steps = plan.get("steps").and_then(serde_json::Value::as_array).cloned().unwrap_or_default();
+    for (at, step) in steps.iter().enumerate() {
+        let number = u32::try_from(at).unwrap_or(u32::MAX);
+        let list = step.pointer("/for_each/parameter").and_then(serde_json::Value::as_str).and_then(|name| input.get(name));
+        let elements = match list.and_then(serde_json::Value::as_str).and_then(|text| serde_json::from_str::<Vec<serde_json::Value>>(text).ok()) {
+            Some(list) => u32::try_from(list.len()).unwrap_or(u32::MAX),
+            None => 1,
+        };
+        for element in 0..elements {
+            expected.extend([number, element]);
+            if !step.get("compensate").is_none_or(serde_json::Value::is_null) {
+                undoable.extend([number, element]);
+            }
+        }
+    }
+    (expected, undoable)
+}
+
+/// The version of this peer's copy of the reference data.
+pub(crate) async fn reference_version(client: &Client) -> Result<i64, tokio_postgres::Error> {
+    let row = client.query_opt("/* read_reference_version */ select version from rootward.reference_version", &[]).await?;
+    row.map_or(Ok(0), |row| row.try_get(0))
+}
+
