@@ -301,8 +301,7 @@ impl Parser<'_> {
 
     fn refuse_pending(&mut self) {
         let pending = std::mem::take(&mut self.pending);
-        let code: Vec<Token> = pending.into_iter().filter(|token| !token.is_trivia()).collect();
-        let Some(last) = code.last() else { return };
+        let Some(last) = pending.iter().rfind(|token| !token.is_trivia()) else { return };
         let place = self.place(last.start, last.end);
         if self.transactions.is_empty() {
             return self.orphan(&place);
@@ -313,7 +312,7 @@ impl Parser<'_> {
                 .help("end every statement with `;`"),
         );
         // It is kept all the same, so that its other errors are found in the same run.
-        if let (Some(statement), Some(transaction)) = (self.statement(&code), self.transactions.last_mut()) {
+        if let (Some(statement), Some(transaction)) = (self.statement(&pending), self.transactions.last_mut()) {
             transaction.statements.push(statement);
         }
     }

@@ -184,12 +184,17 @@ async fn held_locks(transaction: &Transaction<'_>) -> Result<Locks, Error> {
 
 async fn relations(transaction: &Transaction<'_>, probe: &Probe, before: &Locks, parameters: usize) -> Result<Vec<RelationUse>, Error> {
     let mut found: BTreeMap<String, Access> = BTreeMap::new();
-    for (relation, mode) in held_locks(transaction).await? {
+    let held = held_locks(transaction).await?;
+    for (relation, mode) in held.clone() {
         let Some(access) = access(&mode) else { continue };
         let was_locked = before.iter().any(|(known, mode)| *known == relation && self::access(mode).is_some());
         // A lock that a definition left hides the statement's own, so rights have to tell.
         let access = if was_locked { probe.access(transaction, NAME, parameters, &relation).await? } else { Some(access) };
-        let Some(access) = access else { continue };
+        let Some(mut access) = access else { continue };
+        // SELECT FOR UPDATE wants the right to write, but takes no lock to write.
+        if access == Access::Writes && !held.contains(&(relation.clone(), "RowExclusiveLock".to_owned())) {
+            access = Access::Locks;
+        }
         let known = found.entry(relation).or_insert(access);
         *known = (*known).max(access);
     }

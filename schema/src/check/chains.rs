@@ -144,10 +144,12 @@ fn compile_compensation(scope: &Scope<'_>, compensation: &CompensationSource, fi
     // A compensation runs after its step, so it knows that step's answer too.
     let at = scope.earlier.len();
     let inner = Scope { earlier: scope.chain.steps.get(..=at).unwrap_or(scope.earlier), ..*scope };
-    // Inherited arguments have their findings at the step already.
+    // Inherited arguments have their findings at the step already, in the same place.
     let mut found = Vec::new();
     inner.check_arguments(&compensation.call, called, &args, &mut found);
-    findings.extend(found.into_iter().filter(|finding| compensation.args.is_some() || finding.code != codes::STEP_REFERENCE));
+    let is_told = |finding: &Finding, known: &[Finding]| known.iter().any(|known| known.code == finding.code && known.span == finding.span);
+    found.retain(|finding| compensation.args.is_some() || !is_told(finding, findings));
+    findings.extend(found);
     if called.transaction.statements.iter().any(|statement| statement.expect.is_some()) {
         findings.push(
             Finding::warning(

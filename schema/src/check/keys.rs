@@ -1,7 +1,7 @@
 //! Keys: every primary, unique and foreign key of a tree carries the root key.
 
 use crate::check::locate;
-use crate::check::trees::{Home, Member, Trees, carried_by, foreign_key_place};
+use crate::check::trees::{Home, Member, Trees, carried_by};
 use crate::codes;
 use crate::facts::{ColumnFact, Facts, ForeignKeyFact, TableFact};
 use crate::finding::Finding;
@@ -92,7 +92,7 @@ fn foreign_key(source: &Source, table: &TableFact, key: &ForeignKeyFact, member:
             findings.push(
                 Finding::error(
                     codes::FOREIGN_KEY,
-                    &foreign_key_place(source, table, key),
+                    &locate::foreign_key(source, &table.name, key),
                     format!("foreign key `{}` of `{name}` lacks the root key", key.name),
                 )
                 .label("could lead to a row of another root")
@@ -105,7 +105,7 @@ fn foreign_key(source: &Source, table: &TableFact, key: &ForeignKeyFact, member:
         Some(Home::Tree(target)) => findings.push(
             Finding::error(
                 codes::FOREIGN_TREE,
-                &foreign_key_place(source, table, key),
+                &locate::foreign_key(source, &table.name, key),
                 format!("foreign key of `{name}` leads into the tree of `{}`", target.entity),
             )
             .label(format!("`{name}` belongs to `{}`", member.entity))
@@ -121,7 +121,7 @@ fn reference_action(source: &Source, table: &TableFact, key: &ForeignKeyFact, fi
         if action.writes() {
             let message = format!("foreign key of `{}` to reference table `{}` has {event} {}", table.name, key.target, action.sql());
             findings.push(
-                Finding::error(codes::REFERENCE_ACTION, &foreign_key_place(source, table, key), message)
+                Finding::error(codes::REFERENCE_ACTION, &locate::foreign_key(source, &table.name, key), message)
                     .label("replication fires no such action")
                     .help(format!("leave {event} out, and retire rows of `{}` instead of deleting them", key.target)),
             );
@@ -134,7 +134,7 @@ fn reference_table(source: &Source, table: &TableFact, trees: &Trees, findings: 
         if let Some(member) = trees.member(&key.target) {
             let message = format!("reference table `{}` refers to the tree of `{}`", table.name, member.entity);
             findings.push(
-                Finding::error(codes::REFERENCE_TO_TREE, &foreign_key_place(source, table, key), message)
+                Finding::error(codes::REFERENCE_TO_TREE, &locate::foreign_key(source, &table.name, key), message)
                     .help(format!("store the key without a foreign key, or move `{}` into the tree", table.name)),
             );
         }

@@ -29,7 +29,8 @@ pub(crate) fn check_kind(statement: &StatementSource, findings: &mut Vec<Finding
             "leave it out; a transaction is committed as a whole by the worker"
         }
         "call" | "do" => "make it a function and call it: `select f(:a)`",
-        "create" | "alter" | "drop" | "truncate" => "definitions belong into `tables.sql`",
+        "truncate" => "use DELETE",
+        "create" | "alter" | "drop" => "definitions belong into `tables.sql`",
         _ => "use SELECT, INSERT, UPDATE, DELETE, MERGE or VALUES",
     };
     let message = format!("a transaction cannot hold `{first}`");

@@ -10,7 +10,7 @@ use crate::definition::{BUILT_IN_PARAMETERS, Column, Statement, Target, Transact
 use crate::facts::{Facts, StatementFact, StatementOutcome};
 use crate::finding::{Finding, Place};
 use crate::nearest::did_you_mean;
-use crate::source::Source;
+use crate::source::{MANIFEST_FILE, Source};
 use crate::transaction_file::{StatementSource, TargetSource, TransactionSource};
 use crate::value::Type;
 
@@ -94,6 +94,14 @@ fn target(source: &Source, trees: &Trees, transaction: &TransactionSource, findi
         Some(TargetSource::Reference(_)) => Some(Target::Reference),
         Some(TargetSource::Root { entity, parameter }) => {
             if !trees.has_entity(&entity.value) {
+                // Without settings no entity is known, and one finding says so.
+                if source
+                    .findings
+                    .iter()
+                    .any(|finding| finding.file == MANIFEST_FILE && matches!(finding.code, codes::TOML | codes::UNREADABLE))
+                {
+                    return None;
+                }
                 let help = did_you_mean(&entity.value, trees.entity_names(), "declare it in `rootward.toml`");
                 findings
                     .push(Finding::error(codes::NO_ROOT, &entity.place, format!("root entity `{}` is unknown", entity.value)).help(help));
@@ -185,7 +193,7 @@ fn root_parameter(
     let Some(TargetSource::Root { parameter: written, .. }) = &transaction.target else { return };
     let used = || transaction.statements.iter().flat_map(|statement| statement.parameters.iter());
     if !used().any(|used| used.value == parameter) {
-        if transaction.statements.is_empty() {
+        if transaction.statements.is_empty() || built_in(parameter).is_some() {
             return;
         }
         let help = did_you_mean(

@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::check::locate;
 use crate::codes;
 use crate::definition::{ReferenceTable, RootEntity, TreeTable};
-use crate::facts::{Facts, ForeignKeyFact, TableFact};
+use crate::facts::{Facts, ForeignKeyFact, TableFact, TableKind};
 use crate::finding::{Finding, Located};
 use crate::manifest::RootSource;
-use crate::nearest::did_you_mean;
-use crate::source::Source;
+use crate::nearest::{did_you_mean, nearest};
+use crate::source::{MANIFEST_FILE, Source};
 use crate::value::Type;
 
 /// Where a table belongs.
@@ -143,7 +143,7 @@ pub(crate) fn derive(source: &Source, facts: &Facts, findings: &mut Vec<Finding>
             .or_else(|| open.iter().position(|table| others(table).iter().any(|target| !is_open(target))))
             .unwrap_or(0);
         let table = open.remove(at);
-        let home = decide(source, table, &trees, findings);
+        let home = decide(source, facts, table, &trees, findings);
         trees.homes.insert(table.name.clone(), home);
     }
     trees
@@ -250,7 +250,7 @@ pub(crate) fn carried_by(key: &ForeignKeyFact, target_column: Option<&String>) -
     key.columns.get(at).cloned()
 }
 
-fn decide(source: &Source, table: &TableFact, trees: &Trees, findings: &mut Vec<Finding>) -> Home {
+fn decide(source: &Source, facts: &Facts, table: &TableFact, trees: &Trees, findings: &mut Vec<Finding>) -> Home {
     let others = || table.foreign_keys.iter().filter(|key| key.target != table.name);
     let branches: Vec<Branch<'_>> = others()
         .filter_map(|key| {
@@ -265,7 +265,7 @@ fn decide(source: &Source, table: &TableFact, trees: &Trees, findings: &mut Vec<
         (0, _) => {
             // Under a table that is in trouble itself, a second finding says nothing new.
             if !others().any(|key| trees.home(&key.target) == Some(&Home::Nowhere)) {
-                no_tree(source, table, trees, findings);
+                no_tree(source, facts, table, trees, findings);
             }
             return Home::Nowhere;
         }
@@ -289,7 +289,10 @@ fn decide(source: &Source, table: &TableFact, trees: &Trees, findings: &mut Vec<
     })
 }
 
-fn no_tree(source: &Source, table: &TableFact, trees: &Trees, findings: &mut Vec<Finding>) {
+fn no_tree(source: &Source, facts: &Facts, table: &TableFact, trees: &Trees, findings: &mut Vec<Finding>) {
+    if table.kind != TableKind::Ordinary || table.is_inherited || is_meant_elsewhere(source, facts, &table.name) {
+        return;
+    }
     let entity = trees.entities.keys().next().map_or("root", String::as_str);
     findings.push(
         Finding::error(codes::NO_TREE, &locate::object(source, &table.name), format!("table `{}` is in no tree", table.name)).help(format!(
@@ -299,6 +302,19 @@ fn no_tree(source: &Source, table: &TableFact, trees: &Trees, findings: &mut Vec
     );
 }
 
+/// Whether another finding explains already why nobody lists the table: a setting that could not be read, or a
+/// misspelt name.
+fn is_meant_elsewhere(source: &Source, facts: &Facts, table: &str) -> bool {
+    let is_unread = |finding: &Finding| {
+        finding.file == MANIFEST_FILE && matches!(finding.code, codes::UNREADABLE | codes::TOML | codes::UNKNOWN_SETTING | codes::SETTING)
+    };
+    let roots = source.manifest.roots.iter().map(|root| &root.table.value);
+    let listed = roots.chain(source.manifest.reference.iter().map(|reference| &reference.value));
+    let names = || facts.tables.iter().map(|known| known.name.as_str());
+    source.findings.iter().any(is_unread)
+        || listed.into_iter().any(|name| !names().any(|known| known == name) && nearest(name, names()) == Some(table))
+}
+
 fn two_roots(source: &Source, table: &TableFact, branches: &[Branch<'_>], findings: &mut Vec<Finding>) {
     let (Some(first), Some(other)) = (
         branches.first(),
@@ -306,7 +322,7 @@ fn two_roots(source: &Source, table: &TableFact, branches: &[Branch<'_>], findin
     ) else {
         return;
     };
-    let place = foreign_key_place(source, table, other.key);
+    let place = locate::foreign_key(source, &table.name, other.key);
     findings.push(
         Finding::error(
             codes::TWO_ROOTS,
@@ -319,9 +335,4 @@ fn two_roots(source: &Source, table: &TableFact, branches: &[Branch<'_>], findin
             other.member.entity, table.name
         )),
     );
-}
-
-/// The place of a foreign key.
-pub(crate) fn foreign_key_place(source: &Source, table: &TableFact, key: &ForeignKeyFact) -> crate::finding::Place {
-    locate::inside(source, &table.name, &[&[&key.name], &["references", &key.target], &["references", "public", &key.target]])
 }

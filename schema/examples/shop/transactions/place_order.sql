@@ -38,7 +38,7 @@ where stock.product_id = :product_id and stock.warehouse = released.warehouse;
 -- root: customer = :customer_id
 select 1 from customer where customer_id = :customer_id;  -- expect: one, else "unknown customer"
 insert into orders (customer_id, order_id, placed_at, total)
-select :customer_id, :chain_id, :now, sum(line.quantity * line.unit_price)
+select :customer_id, :chain_id, :now, coalesce(sum(line.quantity * line.unit_price), 0)
 from jsonb_to_recordset(:lines::jsonb) as line (quantity integer, unit_price numeric)
 returning order_id, total;
 insert into order_line (customer_id, order_id, line_no, product_id, quantity, unit_price)
