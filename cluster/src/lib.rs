@@ -12,7 +12,7 @@ mod settings;
 mod template;
 
 pub use binaries::{Binaries, NotFound, Version};
-pub use introspect::{introspect};
+pub use introspect::{IntrospectError, introspect};
 pub use process::{Child, DeathSignal, Folder, Launcher, ProcessError, Spawn, exec_child, reap};
 pub use scratch::{ScratchServer, scratch_database};
 pub use server::{Server, ServerConfig, ServerError, Shutdown};

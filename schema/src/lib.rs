@@ -33,11 +33,11 @@ pub use definition::{
     BUILT_IN_PARAMETERS, Chain, Column, Compensation, DeferrableConstraint, Expect, ExpectedRows, Expression, Invariant, OnFailure,
     ReferenceTable, RootEntity, Schema, SqlFile, Statement, Step, Target, Transaction, TreeTable,
 };
-pub use placement::{BadKey, partition_of, sql_partition_expression};
-pub use ring::{Capacity, NoCapacity, assign, reassign};
 pub use finding::{Finding, Located, Place, Severity, Span, line_and_column, render};
 pub use manifest::{InvariantSource, Manifest, RootSource};
 pub use nearest::nearest;
+pub use placement::{BadKey, partition_of, sql_partition_expression};
+pub use ring::{Capacity, NoCapacity, assign, reassign};
 pub use source::{Source, TableStatement};
 pub use transaction_file::{StatementSource, TargetSource, TransactionSource};
 pub use value::{BadValue, Text, Type};
