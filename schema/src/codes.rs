@@ -111,6 +111,8 @@ catalogue! {
         "The root key decides where a row lives, so it never changes. Insert a new root and delete the old one, in a chain if they must agree.";
     UNTERMINATED = "RW1045", "something in the SQL never ends",
         "A string, a quoted name, a comment or a statement is not closed, so what follows could not be told apart from it. Close it at the place that is shown.";
+    REFERENCE_DELETE = "RW1046", "a transaction deletes reference data that trees refer to",
+        "A foreign key of a tree names the table, and peers apply a deletion without asking their foreign keys, so rows of the tree would refer to nothing. Retire rows instead, for example with a column `is_retired`.";
     CALL = "RW1050", "a chain calls an unknown transaction",
         "A step, and what compensates it, calls a declared transaction of a root. Correct the name, or declare the transaction.";
     ARGUMENTS = "RW1051", "arguments of a step don't fit its transaction",

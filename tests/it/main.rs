@@ -1,3 +1,4 @@
 //! The integration tests, in one program: each works on real PostgreSQL servers that it starts itself.
 
 mod embedded;
+mod schema_fixtures;

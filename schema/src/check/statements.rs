@@ -140,6 +140,34 @@ pub(crate) fn check_reach(
     }
 }
 
+/// Rows of a reference table that a tree refers to are retired, never deleted.
+pub(crate) fn check_reference_delete(
+    facts: &Facts,
+    trees: &Trees,
+    statement: &StatementSource,
+    fact: &StatementFact,
+    findings: &mut Vec<Finding>,
+) {
+    let tokens = sql::code(&statement.sql);
+    let Some(delete) = tokens.iter().find(|token| token.is_word(&statement.sql, "delete")) else { return };
+    let is_referred_to = |table: &str| {
+        let mut referring = facts.tables.iter().filter(|other| trees.member(&other.name).is_some()).flat_map(|other| &other.foreign_keys);
+        referring.any(|key| key.target == table)
+    };
+    let written = fact.relations.iter().filter(|relation| relation.access == Access::Writes);
+    for table in written.map(|relation| &relation.name).filter(|table| trees.home(table) == Some(&Home::Reference) && is_referred_to(table))
+    {
+        findings.push(
+            Finding::error(
+                codes::REFERENCE_DELETE,
+                &statement.place_of(delete.start),
+                format!("the statement deletes from `{table}`, which trees refer to"),
+            )
+            .help("retire rows instead, for example with a column `is_retired`"),
+        );
+    }
+}
+
 /// A root key never changes.
 pub(crate) fn check_root_key(trees: &Trees, statement: &StatementSource, fact: &StatementFact, findings: &mut Vec<Finding>) {
     for (table, column) in &fact.updated_columns {

@@ -58,6 +58,9 @@ fn compile_one(
                 if let Some(target) = &target {
                     statements::check_reach(facts, trees, statement, fact, target, findings);
                 }
+                if target == Some(Target::Reference) {
+                    statements::check_reference_delete(facts, trees, statement, fact, findings);
+                }
                 statements::check_root_key(trees, statement, fact, findings);
             }
             Some(StatementOutcome::Skipped) | None => {}
