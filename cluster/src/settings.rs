@@ -20,7 +20,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("max_logical_replication_workers", "20"),
     ("max_worker_processes", "32"),
     // A subscription that failed because its publisher was down tries again soon.
-    ("wal_retrieve_retry_interval", "1s"),
+    ("wal_retrieve_retry_interval", "200ms"),
     ("log_destination", "stderr"),
     ("logging_collector", "off"),
     ("log_line_prefix", "%m [%p] %a "),

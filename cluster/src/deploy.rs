@@ -1,0 +1,181 @@
+//! Brings a schema to the hub and every peer. Every step can be run again, so an apply that failed half way is resumed by
+//! the same command.
+
+use std::collections::BTreeMap;
+
+use rootward_schema::{Capacity, NoCapacity, Node as NodeKind, Schema, Source, assign};
+use rootward_worker::{HUB_SQL, PEER_SQL};
+use tokio_postgres::{Client, NoTls};
+
+use crate::{
+    apply::{ApplyError, apply_to_node},
+    reference,
+    topology::{HUB, Node, Topology},
+};
+
+/// What an apply did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deployed {
+    /// The version that was in force before, if any.
+    pub from_version: Option<u32>,
+    /// The version that is in force now.
+    pub version: u32,
+    /// The nodes that were brought up to date, the hub first.
+    pub nodes: Vec<String>,
+    /// Peers whose first copy of the reference data is still going on.
+    pub copying: Vec<String>,
+}
+
+/// Why an apply stopped. What it had done stays; the same command goes on from there.
+#[derive(Debug, thiserror::Error)]
+pub enum DeployError {
+    /// A database can't be reached or refused a statement of ours.
+    #[error("{node}: {}", source.as_db_error().map_or_else(|| source.to_string(), ToString::to_string))]
+    Postgres {
+        /// The node's id.
+        node: String,
+        /// What PostgreSQL said.
+        source: tokio_postgres::Error,
+    },
+    /// A database could not be brought up to date.
+    #[error("{node}: {source}")]
+    Apply {
+        /// The node's id.
+        node: String,
+        /// Why.
+        source: ApplyError,
+    },
+    /// The version is in force already, with other content.
+    #[error("version {0} is in force already, with other content")]
+    SameVersion(u32),
+    /// A newer version is in force.
+    #[error("version {0} is in force, and {1} is older")]
+    OlderVersion(u32, u32),
+    /// The number of partitions is for life.
+    #[error("the cluster has {0} partitions, and the schema says {1}: the number is fixed for the life of the cluster")]
+    Partitions(u32, u32),
+    /// No peer can take partitions.
+    #[error(transparent)]
+    NoCapacity(#[from] NoCapacity),
+    /// The definition in the catalog is not readable.
+    #[error("the definition in the catalog can't be read: {0}")]
+    Definition(#[from] serde_json::Error),
+}
+
+fn at(node: &str) -> impl Fn(tokio_postgres::Error) -> DeployError + '_ {
+    move |source| DeployError::Postgres { node: node.to_owned(), source }
+}
+
+/// Sets up what is missing on every node, brings its tables to `schema`, and then puts the version in force.
+///
+/// # Errors
+/// [`DeployError`]; nothing is in force that is not on every node.
+pub async fn deploy(topology: &Topology, source: &Source, schema: &Schema) -> Result<Deployed, DeployError> {
+    let mut clients = BTreeMap::new();
+    for (id, node) in topology.nodes() {
+        clients.insert(id.to_owned(), connect(id, node).await?);
+    }
+    install(topology, &clients).await?;
+    let hub = clients.get(HUB).ok_or(DeployError::NoCapacity(NoCapacity))?;
+    let from_version = begin(hub, topology, schema).await?;
+    let work = clients.iter_mut().map(|(id, client)| async move {
+        let kind = if id == HUB { NodeKind::Hub } else { NodeKind::Peer };
+        apply_to_node(client, kind, source, schema).await.map_err(|source| DeployError::Apply { node: id.clone(), source })
+    });
+    futures_util::future::try_join_all(work).await?;
+    let hub = clients.get(HUB).ok_or(DeployError::NoCapacity(NoCapacity))?;
+    place_partitions(topology, &clients, schema).await?;
+    reference::publish(hub, schema).await.map_err(at(HUB))?;
+    let mut copying = Vec::new();
+    for id in topology.peer.keys() {
+        let Some(peer) = clients.get(id) else { continue };
+        reference::subscribe(hub, peer, id, &topology.hub.replication).await.map_err(at(id))?;
+        if !reference::wait_for_copy(peer).await.map_err(at(id))? {
+            copying.push(id.clone());
+        }
+    }
+    let version = i32::try_from(schema.version).unwrap_or(i32::MAX);
+    let sql = "update rootward_catalog.schema_version set state = 'active' where version = $1 and state <> 'active'";
+    hub.execute(sql, &[&version]).await.map_err(at(HUB))?;
+    let nodes = topology.nodes().map(|(id, _)| id.to_owned()).collect();
+    Ok(Deployed { from_version, version: schema.version, nodes, copying })
+}
+
+async fn connect(id: &str, node: &Node) -> Result<Client, DeployError> {
+    let (client, connection) = tokio_postgres::connect(&node.database, NoTls).await.map_err(at(id))?;
+    // The connection's own task; it ends when the client is dropped.
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// Roles, namespaces, tables and functions of ours, and the catalog's rows for nodes that it doesn't know.
+async fn install(topology: &Topology, clients: &BTreeMap<String, Client>) -> Result<(), DeployError> {
+    for (id, _) in topology.nodes() {
+        let Some(client) = clients.get(id) else { continue };
+        // Roles belong to the PostgreSQL cluster; two databases of one cluster must not make them at the same moment.
+        let sql = format!("select pg_advisory_lock(20827); {PEER_SQL}\nselect pg_advisory_unlock(20827);");
+        client.batch_execute(&sql).await.map_err(at(id))?;
+        client.execute("insert into rootward.peer_state (peer) values ($1) on conflict do nothing", &[&id]).await.map_err(at(id))?;
+    }
+    let Some(hub) = clients.get(HUB) else { return Ok(()) };
+    hub.batch_execute(HUB_SQL).await.map_err(at(HUB))?;
+    let sql = "insert into rootward_catalog.peer (id, worker_address, capacity, region, state, is_hub) values ($1, $2, $3, $4, 'active', $5) on conflict do nothing";
+    for (id, node) in topology.nodes() {
+        let capacity = if id == HUB { 0 } else { i32::try_from(node.capacity).unwrap_or(i32::MAX) };
+        hub.execute(sql, &[&id, &node.worker, &capacity, &node.region, &(id == HUB)]).await.map_err(at(HUB))?;
+    }
+    Ok(())
+}
+
+/// Compares with what is in force, and writes down the intent. Returns the version in force.
+async fn begin(hub: &Client, topology: &Topology, schema: &Schema) -> Result<Option<u32>, DeployError> {
+    let sql = "select version, definition from rootward_catalog.schema_version where state = 'active' order by version desc limit 1";
+    let active = hub.query_opt(sql, &[]).await.map_err(at(HUB))?;
+    let definition = serde_json::to_value(schema)?;
+    let mut from_version = None;
+    if let Some(row) = active {
+        let version = u32::try_from(row.get::<_, i32>(0)).unwrap_or(0);
+        let known: Schema = serde_json::from_value(row.get(1))?;
+        if known.partitions != schema.partitions {
+            return Err(DeployError::Partitions(known.partitions, schema.partitions));
+        }
+        match schema.version.cmp(&version) {
+            std::cmp::Ordering::Less => return Err(DeployError::OlderVersion(version, schema.version)),
+            std::cmp::Ordering::Equal if known != *schema => return Err(DeployError::SameVersion(version)),
+            _ => from_version = Some(version),
+        }
+    }
+    let partitions = i32::try_from(schema.partitions).unwrap_or(i32::MAX);
+    let sql = "insert into rootward_catalog.cluster (name, partitions) values ($1, $2) on conflict do nothing";
+    hub.execute(sql, &[&topology.name, &partitions]).await.map_err(at(HUB))?;
+    let version = i32::try_from(schema.version).unwrap_or(i32::MAX);
+    let sql = "insert into rootward_catalog.schema_version (version, definition, state) values ($1, $2, 'applying') \
+               on conflict (version) do update set definition = excluded.definition where schema_version.state = 'applying'";
+    hub.execute(sql, &[&version, &definition]).await.map_err(at(HUB))?;
+    Ok(from_version)
+}
+
+/// The first map. The catalog's rows come last: a failure before them leaves owners that the next run finds again.
+async fn place_partitions(topology: &Topology, clients: &BTreeMap<String, Client>, schema: &Schema) -> Result<(), DeployError> {
+    let Some(hub) = clients.get(HUB) else { return Ok(()) };
+    let own = "insert into rootward.ownership select p, 1, 'owned' from unnest($1::integer[]) p on conflict do nothing";
+    hub.execute(own, &[&vec![-1_i32]]).await.map_err(at(HUB))?;
+    let mapped: i64 = hub.query_one("select count(*) from rootward_catalog.partition", &[]).await.map_err(at(HUB))?.get(0);
+    if mapped > 0 {
+        return Ok(());
+    }
+    let capacities: Vec<Capacity> =
+        topology.peer.iter().map(|(id, node)| Capacity { peer: id.clone(), capacity: node.capacity }).collect();
+    let owners = assign(schema.partitions, &capacities)?;
+    let mut ids = Vec::new();
+    for (place, capacity) in capacities.iter().enumerate() {
+        let owned: Vec<i32> =
+            owners.iter().enumerate().filter(|(_, owner)| **owner == place).filter_map(|(partition, _)| i32::try_from(partition).ok()).collect();
+        let Some(peer) = clients.get(&capacity.peer) else { continue };
+        peer.execute(own, &[&owned]).await.map_err(at(&capacity.peer))?;
+    }
+    ids.extend(owners.iter().map(|owner| capacities[*owner].peer.clone()));
+    let sql = "insert into rootward_catalog.partition (partition, peer, epoch) select ordinality - 1, peer, 1 from unnest($1::text[]) with ordinality as u(peer, ordinality)";
+    hub.execute(sql, &[&ids]).await.map_err(at(HUB))?;
+    Ok(())
+}

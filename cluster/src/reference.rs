@@ -1,0 +1,65 @@
+//! Reference data: published on the hub, subscribed by every peer, with PostgreSQL's own logical replication.
+
+use std::time::Duration;
+
+use rootward_schema::{Schema, quoted};
+use tokio::time::Instant;
+use tokio_postgres::{Client, Error};
+
+const NAME: &str = "rootward_reference";
+/// How long the first copy of a peer may take before set-up says that it is still going on.
+const COPY_LIMIT: Duration = Duration::from_secs(60);
+
+/// Publishes the reference tables and the counter of their version.
+pub(crate) async fn publish(hub: &Client, schema: &Schema) -> Result<(), Error> {
+    hub.batch_execute("insert into rootward.reference_version values (true, 0) on conflict do nothing").await?;
+    let mut tables = vec!["rootward.reference_version".to_owned()];
+    tables.extend(schema.reference.iter().map(|table| format!("public.{}", quoted(&table.name))));
+    let tables = tables.join(", ");
+    let exists = hub.query_opt("select from pg_publication where pubname = $1", &[&NAME]).await?.is_some();
+    let sql = if exists {
+        format!("alter publication {NAME} set table {tables}")
+    } else {
+        format!("create publication {NAME} for table {tables}")
+    };
+    hub.batch_execute(&sql).await
+}
+
+/// Subscribes a peer, or makes its subscription follow a changed publication.
+///
+/// The slot is made first, by a statement of its own: CREATE SUBSCRIPTION waits for itself where hub and peer are databases
+/// of one PostgreSQL cluster. On an empty hub there is nothing to copy, which saves a worker for each table.
+pub(crate) async fn subscribe(hub: &Client, peer: &Client, id: &str, replication: &str) -> Result<(), Error> {
+    if peer.query_opt("select from pg_subscription s join pg_database d on d.oid = s.subdbid where d.datname = current_database() and subname = $1", &[&NAME]).await?.is_some() {
+        return peer.batch_execute(&format!("alter subscription {NAME} refresh publication")).await;
+    }
+    let is_empty: bool = hub.query_one("select version = 0 from rootward.reference_version", &[]).await?.try_get(0)?;
+    let slot = format!("rootward_{id}_{}", peer.query_one("select current_database()::text", &[]).await?.try_get::<_, String>(0)?);
+    let slot: String = slot.chars().map(|character| if character.is_ascii_alphanumeric() { character.to_ascii_lowercase() } else { '_' }).take(63).collect();
+    let sql = "select pg_create_logical_replication_slot($1, 'pgoutput') where not exists (select from pg_replication_slots where slot_name = $1)";
+    hub.execute(sql, &[&slot]).await?;
+    if is_empty {
+        peer.batch_execute("insert into rootward.reference_version values (true, 0) on conflict do nothing").await?;
+    }
+    let connection = replication.replace('\'', "''");
+    let sql = format!(
+        "create subscription {NAME} connection '{connection}' publication {NAME} with (create_slot = false, slot_name = '{slot}', copy_data = {})",
+        !is_empty
+    );
+    peer.batch_execute(&sql).await
+}
+
+/// Waits until a peer has its first copy; false if it is still going on when the limit is over.
+pub(crate) async fn wait_for_copy(peer: &Client) -> Result<bool, Error> {
+    let deadline = Instant::now() + COPY_LIMIT;
+    loop {
+        let sql = "select count(*) from pg_subscription_rel where srsubstate <> 'r'";
+        if peer.query_one(sql, &[]).await?.try_get::<_, i64>(0)? == 0 {
+            return Ok(true);
+        }
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

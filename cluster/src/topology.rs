@@ -1,0 +1,86 @@
+//! Which databases a cluster is made of: one TOML file that set-up commands read.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The databases of a cluster.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Topology {
+    /// The cluster's name.
+    pub name: String,
+    /// The peer that holds the catalog and the source of the reference data.
+    pub hub: Node,
+    /// The peers that hold partitions, by id.
+    pub peer: BTreeMap<String, Node>,
+}
+
+/// One PostgreSQL database.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    /// A superuser's connection string; set-up needs it, workers don't.
+    pub database: String,
+    /// Where its worker listens; a worker corrects it when it starts.
+    #[serde(default)]
+    pub worker: String,
+    /// Its share of the partitions relative to the others'.
+    #[serde(default = "default_capacity")]
+    pub capacity: u32,
+    /// Where it stands.
+    #[serde(default)]
+    pub region: String,
+    /// On the hub: the connection string by which peers copy reference data, for role `rootward_system`.
+    #[serde(default)]
+    pub replication: String,
+}
+
+fn default_capacity() -> u32 {
+    1
+}
+
+/// The hub's id in the catalog.
+pub const HUB: &str = "hub";
+
+/// Why a file of databases is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum TopologyError {
+    /// TOML says what and where.
+    #[error("{0}")]
+    Toml(#[from] toml::de::Error),
+    /// No database to put partitions on.
+    #[error("no peer is named: add a [peer.p1] with its `database`")]
+    NoPeer,
+    /// The hub's own id is taken.
+    #[error("a peer can't be called `hub`")]
+    PeerCalledHub,
+    /// Peers could not copy reference data.
+    #[error("[hub] has no `replication`: the connection string by which peers copy reference data")]
+    NoReplication,
+}
+
+/// Reads the text of a file.
+///
+/// # Errors
+/// [`TopologyError`] with the first thing that is wrong.
+pub fn parse_topology(text: &str) -> Result<Topology, TopologyError> {
+    let topology: Topology = toml::from_str(text)?;
+    if topology.peer.is_empty() {
+        return Err(TopologyError::NoPeer);
+    }
+    if topology.peer.contains_key(HUB) {
+        return Err(TopologyError::PeerCalledHub);
+    }
+    if topology.hub.replication.is_empty() {
+        return Err(TopologyError::NoReplication);
+    }
+    Ok(topology)
+}
+
+impl Topology {
+    /// All nodes with their ids, the hub first.
+    pub fn nodes(&self) -> impl Iterator<Item = (&str, &Node)> {
+        std::iter::once((HUB, &self.hub)).chain(self.peer.iter().map(|(id, node)| (id.as_str(), node)))
+    }
+}
