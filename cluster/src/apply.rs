@@ -46,6 +46,8 @@ pub(crate) async fn apply_to_node(
     schema: &Schema,
 ) -> Result<(), ApplyError> {
     let transaction = client.transaction().await?;
+    // Whatever the superuser is called: a namespace of its name would come first.
+    transaction.batch_execute("set local search_path = public").await?;
     transaction.batch_execute(LEDGER).await?;
     refuse_losses(&transaction, schema).await?;
     for statement in &source.table_statements {

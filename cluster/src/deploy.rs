@@ -164,13 +164,16 @@ async fn place_partitions(topology: &Topology, clients: &BTreeMap<String, Client
     if mapped > 0 {
         return Ok(());
     }
-    let capacities: Vec<Capacity> =
-        topology.peer.iter().map(|(id, node)| Capacity { peer: id.clone(), capacity: node.capacity }).collect();
+    let capacities: Vec<Capacity> = topology.peer.iter().map(|(id, node)| Capacity { peer: id.clone(), capacity: node.capacity }).collect();
     let owners = assign(schema.partitions, &capacities)?;
     let mut ids = Vec::new();
     for (place, capacity) in capacities.iter().enumerate() {
-        let owned: Vec<i32> =
-            owners.iter().enumerate().filter(|(_, owner)| **owner == place).filter_map(|(partition, _)| i32::try_from(partition).ok()).collect();
+        let owned: Vec<i32> = owners
+            .iter()
+            .enumerate()
+            .filter(|(_, owner)| **owner == place)
+            .filter_map(|(partition, _)| i32::try_from(partition).ok())
+            .collect();
         let Some(peer) = clients.get(&capacity.peer) else { continue };
         peer.execute(own, &[&owned]).await.map_err(at(&capacity.peer))?;
     }

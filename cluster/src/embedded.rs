@@ -338,7 +338,8 @@ impl EmbeddedCluster {
             std::fs::remove_file(&report).map_err(failed(&report))?;
         }
         std::fs::write(&config, settings).map_err(failed(&config))?;
-        let mut spawn = Spawn::new(&self.options.exe, [command.into(), "--config".into(), config.into_os_string()], self.file(&format!("{name}.log")));
+        let mut spawn =
+            Spawn::new(&self.options.exe, [command.into(), "--config".into(), config.into_os_string()], self.file(&format!("{name}.log")));
         spawn.env = env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         Ok(self.launcher.spawn(spawn).await?)
     }
@@ -400,7 +401,8 @@ async fn start_servers(launcher: &Launcher, options: &EmbeddedOptions, ids: &[St
         let server = Server::start(launcher, configure(config)).await?;
         return Ok(BTreeMap::from([("all".to_owned(), server)]));
     }
-    let starts = ids.iter().map(|id| async move { Ok((id.clone(), Server::start(launcher, configure(ServerConfig::new(id).database(id))).await?)) });
+    let starts =
+        ids.iter().map(|id| async move { Ok((id.clone(), Server::start(launcher, configure(ServerConfig::new(id).database(id))).await?)) });
     futures_util::future::try_join_all(starts).await.map(|servers| servers.into_iter().collect())
 }
 

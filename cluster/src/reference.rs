@@ -30,12 +30,23 @@ pub(crate) async fn publish(hub: &Client, schema: &Schema) -> Result<(), Error> 
 /// The slot is made first, by a statement of its own: CREATE SUBSCRIPTION waits for itself where hub and peer are databases
 /// of one PostgreSQL cluster. On an empty hub there is nothing to copy, which saves a worker for each table.
 pub(crate) async fn subscribe(hub: &Client, peer: &Client, id: &str, replication: &str) -> Result<(), Error> {
-    if peer.query_opt("select from pg_subscription s join pg_database d on d.oid = s.subdbid where d.datname = current_database() and subname = $1", &[&NAME]).await?.is_some() {
+    if peer
+        .query_opt(
+            "select from pg_subscription s join pg_database d on d.oid = s.subdbid where d.datname = current_database() and subname = $1",
+            &[&NAME],
+        )
+        .await?
+        .is_some()
+    {
         return peer.batch_execute(&format!("alter subscription {NAME} refresh publication")).await;
     }
     let is_empty: bool = hub.query_one("select version = 0 from rootward.reference_version", &[]).await?.try_get(0)?;
     let slot = format!("rootward_{id}_{}", peer.query_one("select current_database()::text", &[]).await?.try_get::<_, String>(0)?);
-    let slot: String = slot.chars().map(|character| if character.is_ascii_alphanumeric() { character.to_ascii_lowercase() } else { '_' }).take(63).collect();
+    let slot: String = slot
+        .chars()
+        .map(|character| if character.is_ascii_alphanumeric() { character.to_ascii_lowercase() } else { '_' })
+        .take(63)
+        .collect();
     let sql = "select pg_create_logical_replication_slot($1, 'pgoutput') where not exists (select from pg_replication_slots where slot_name = $1)";
     hub.execute(sql, &[&slot]).await?;
     if is_empty {

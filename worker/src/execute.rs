@@ -196,7 +196,8 @@ fn plan_effect(limits: &Limits, schema: &Schema, request: &Request) -> FaultResu
         call: Call::prepared(
             statement.sql.as_str(),
             statement.parameters.iter().map(|column| value_of(column, &arguments, &built_in)).collect(),
-        ),
+        )
+        .with_types(statement.parameters.iter().map(|column| &column.r#type)),
         expect: statement.expect.clone(),
         location: format!("{}:{}", transaction.file, statement.line).into(),
     });

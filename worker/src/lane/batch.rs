@@ -167,7 +167,7 @@ impl Batch<'_> {
         let ran = self.connection.run(pipeline).await.map_err(before_commit)?;
         let results = ran.results.get(2..).unwrap_or_default();
         let positions = Positions::new(&calls, effects);
-        let found = self.stored(results.get(1))?;
+        let found = self.stored(results.get(1));
         if !found.is_empty() {
             self.roll_back().await?;
             return Ok(Attempt::Stored(found));
@@ -230,8 +230,8 @@ impl Batch<'_> {
                 let results = ran.results.get(1..).unwrap_or_default();
                 match &ran.error {
                     Some(error) => {
-                        let positions = Positions::new(&calls, vec![0..calls.len()]);
-                        Err(refusal::judge(unit, self.context.statement_at(unit, positions.call_at(results.len())), error))
+                        let call = Positions::new(&calls, Vec::new()).call_at(results.len());
+                        Err(refusal::judge(unit, self.context.statement_at(unit, call), error))
                     }
                     None => self.context.answer_of(unit, results),
                 }
@@ -294,7 +294,7 @@ impl Batch<'_> {
         vec![self.context.begin(&epochs), self.context.find(self.units)]
     }
 
-    fn stored(&self, found: Option<&StatementResult>) -> Result<HashMap<usize, Answer>, Failure> {
+    fn stored(&self, found: Option<&StatementResult>) -> HashMap<usize, Answer> {
         let asked: Vec<(usize, &Unit)> = self.units.iter().copied().enumerate().filter(|(_, unit)| unit.outcome.is_some()).collect();
         let mut answers = HashMap::new();
         for row in found.map_or(&[][..], |result| &result.rows) {
@@ -305,7 +305,7 @@ impl Batch<'_> {
                 answers.insert(*place, stored_answer(&outcome.fingerprint, &outcome.key, &row[1..]));
             }
         }
-        Ok(answers)
+        answers
     }
 
     fn judge(&self, place: usize, positions: &Positions, result: usize, error: &ServerError) -> Fault {
@@ -314,8 +314,22 @@ impl Batch<'_> {
         refusal::judge(unit, self.context.statement_at(unit, call), error)
     }
 
-    /// A statement that PostgreSQL doesn't take: find out whose it is by preparing each unit's alone.
+    /// A statement that PostgreSQL doesn't take: nothing of the batch has run. Answers what is stored, else finds out whose
+    /// it is by preparing each unit's alone.
     async fn refused_at_preparation(&mut self, error: &ServerError) -> Result<Attempt, Failure> {
+        let mut pipeline = Pipeline::default();
+        plain(&mut pipeline, "BEGIN")?;
+        self.connection.add(&mut pipeline, &self.opening()).await.map_err(before_commit)?;
+        let ran = self.connection.run(pipeline).await.map_err(before_commit)?;
+        self.roll_back().await?;
+        if let Some(error) = &ran.error {
+            check_standing(error)?;
+            return Err(Failure::NotCommitted(error.message.clone()));
+        }
+        let found = self.stored(ran.results.get(2));
+        if !found.is_empty() {
+            return Ok(Attempt::Stored(found));
+        }
         for (place, unit) in self.units.iter().enumerate() {
             let calls = self.context.calls_of(unit);
             let mut unused = Pipeline::default();

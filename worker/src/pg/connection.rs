@@ -48,7 +48,7 @@ impl Connection {
     pub(crate) async fn add(&mut self, pipeline: &mut Pipeline, calls: &[Call]) -> Result<Option<ServerError>, ConnectionLost> {
         for call in calls.iter().filter(|call| call.how == How::Prepared) {
             if !self.prepared.contains_key(&call.sql)
-                && let Err(error) = self.prepare(call.sql.clone()).await?
+                && let Err(error) = self.prepare(call).await?
             {
                 return Ok(Some(error));
             }
@@ -62,10 +62,10 @@ impl Connection {
         Ok(None)
     }
 
-    async fn prepare(&mut self, sql: Arc<str>) -> Result<Result<(), ServerError>, ConnectionLost> {
+    async fn prepare(&mut self, call: &Call) -> Result<Result<(), ServerError>, ConnectionLost> {
         let name = format!("rootward_{}", self.prepared.len());
         let mut outbox = BytesMut::new();
-        frontend::parse(&name, &sql, std::iter::empty(), &mut outbox)?;
+        frontend::parse(&name, &call.sql, call.types.iter().copied(), &mut outbox)?;
         frontend::describe(b'S', &name, &mut outbox)?;
         frontend::sync(&mut outbox);
         self.writer.write_all(&outbox).await?;
@@ -82,7 +82,7 @@ impl Connection {
         if let Some(error) = failure {
             return Ok(Err(error));
         }
-        self.prepared.insert(sql, Arc::new(Prepared { name, columns }));
+        self.prepared.insert(call.sql.clone(), Arc::new(Prepared { name, columns }));
         Ok(Ok(()))
     }
 

@@ -8,7 +8,8 @@ use postgres_protocol::{
     IsNull,
     message::{backend::ErrorFields, frontend},
 };
-use rootward_schema::Text;
+use rootward_schema::{Text, Type};
+use tokio_postgres::types::Type as PgType;
 
 use super::connection::Prepared;
 
@@ -32,6 +33,8 @@ pub(super) enum Expected {
 pub(crate) struct Call {
     pub sql: Arc<str>,
     pub parameters: Vec<Text>,
+    /// The parameters' types as the schema declares them; the server finds out what is missing.
+    pub types: Vec<u32>,
     pub how: How,
 }
 
@@ -46,7 +49,13 @@ pub(crate) enum How {
 
 impl Call {
     pub(crate) fn prepared(sql: impl Into<Arc<str>>, parameters: Vec<Text>) -> Call {
-        Call { sql: sql.into(), parameters, how: How::Prepared }
+        Call { sql: sql.into(), parameters, types: Vec::new(), how: How::Prepared }
+    }
+
+    /// With the declared types of its parameters: one statement alone may leave open what `:amount` is.
+    pub(crate) fn with_types<'a>(mut self, types: impl Iterator<Item = &'a Type>) -> Call {
+        self.types = types.map(oid_of).collect();
+        self
     }
 
     /// How many results it gives: text from outside is prepared by a statement of its own.
@@ -58,8 +67,32 @@ impl Call {
     }
 
     pub(crate) fn ad_hoc(sql: impl Into<Arc<str>>) -> Call {
-        Call { sql: sql.into(), parameters: Vec::new(), how: How::AdHoc }
+        Call { sql: sql.into(), parameters: Vec::new(), types: Vec::new(), how: How::AdHoc }
     }
+}
+
+/// PostgreSQL's number of a type; 0 leaves it to the server.
+fn oid_of(declared: &Type) -> u32 {
+    let known = match declared {
+        Type::Boolean => PgType::BOOL,
+        Type::Smallint => PgType::INT2,
+        Type::Integer => PgType::INT4,
+        Type::Bigint => PgType::INT8,
+        Type::Real => PgType::FLOAT4,
+        Type::Double => PgType::FLOAT8,
+        Type::Numeric => PgType::NUMERIC,
+        Type::Text => PgType::TEXT,
+        Type::Varchar => PgType::VARCHAR,
+        Type::Uuid => PgType::UUID,
+        Type::Timestamptz => PgType::TIMESTAMPTZ,
+        Type::Timestamp => PgType::TIMESTAMP,
+        Type::Date => PgType::DATE,
+        Type::Json => PgType::JSON,
+        Type::Jsonb => PgType::JSONB,
+        Type::Bytea => PgType::BYTEA,
+        Type::Other(_) => return 0,
+    };
+    known.oid()
 }
 
 /// The name under which ad-hoc text is prepared.

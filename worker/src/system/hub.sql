@@ -1,6 +1,6 @@
 -- The catalog: what exists. It lies on the hub only; every other process keeps a copy and goes on with it while the hub is down.
+create schema if not exists rootward_catalog authorization rootward_system;
 set role rootward_system;
-create schema if not exists rootward_catalog;
 
 -- One row. The version grows with every change below, so that a copy knows whether it is old.
 create table if not exists rootward_catalog.cluster (
