@@ -470,3 +470,76 @@ fn default_reason(rows: ExpectedRows) -> String {
         ExpectedRows::Exactly(rows) => format!("expected {rows} rows, found another number"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parsed(text: &str) -> (Vec<TransactionSource>, Vec<Finding>) {
+        let mut findings = Vec::new();
+        let transactions = parse("t.sql", text, &mut findings);
+        (transactions, findings)
+    }
+
+    fn only_sql(body: &str) -> String {
+        let (transactions, _) = parsed(&format!("-- name: t\n-- root: a = :id\n{body};"));
+        transactions[0].statements[0].sql.clone()
+    }
+
+    #[test]
+    fn names_become_numbers_and_everything_else_stays() {
+        assert_eq!(only_sql("select :id, :v, :id"), "select $1, $2, $1");
+        assert_eq!(only_sql("select :id::text, ':v', $$:w$$, \":x\""), "select $1::text, ':v', $$:w$$, \":x\"");
+        assert_eq!(only_sql("select -:v -- :w\n/* :x */ + 1"), "select -$1  \n  + 1");
+        assert_eq!(only_sql("select 1 limit:id"), "select 1 limit $1");
+        assert_eq!(only_sql("select 'it''s; :v', e'\\'; :w'"), "select 'it''s; :v', e'\\'; :w'");
+    }
+
+    #[test]
+    fn a_place_in_the_rewritten_text_is_found_in_the_file() {
+        let text = "-- name: t\n-- root: a = :id\nselect :a_long_name, /* : */ wrong;";
+        let (transactions, _) = parsed(text);
+        let statement = &transactions[0].statements[0];
+        let place = statement.place_of(statement.sql.find("wrong").expect("it is there"));
+        assert_eq!(text.get(place.span.offset..place.span.end()), Some("wrong"));
+    }
+
+    #[test]
+    fn several_transactions_of_a_file_keep_their_expectations() {
+        let (transactions, findings) = parsed(
+            "-- name: a\n-- root: x = :id\nselect :id; -- expect: one\nselect 2;\n-- expect: 3, else \"no, not three\"\n\n-- name: b\n-- reference: write\nselect 1; -- a remark: none\n",
+        );
+        assert_eq!(findings, []);
+        let expects: Vec<_> =
+            transactions[0].statements.iter().map(|statement| statement.expect.clone().map(|e| (e.rows, e.reason))).collect();
+        assert_eq!(expects[0].as_ref().map(|(rows, _)| *rows), Some(ExpectedRows::Exactly(1)));
+        assert_eq!(expects[1], Some((ExpectedRows::Exactly(3), "no, not three".to_owned())));
+        assert!(matches!(transactions[1].target, Some(TargetSource::Reference(_))));
+        assert_eq!(transactions[1].line, 7);
+        assert_eq!(transactions[1].statements[0].expect, None);
+    }
+
+    #[test]
+    fn a_remark_is_no_misspelt_annotation() {
+        let (_, findings) = parsed("-- name: t\n-- root: x = :id\n-- note: fine\n-- returns: one row\nselect :id;\n");
+        assert_eq!(findings, []);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_without_a_panic(text in "(-- (name|root|expect|expct|reference):? ?|[a-z:;'\"$=,/* \n-]|ä|\\$\\$|:x|\\PC)*") {
+            let (transactions, findings) = parsed(&text);
+            for statement in transactions.iter().flat_map(|transaction| &transaction.statements) {
+                for offset in 0..=statement.sql.len() {
+                    let place = statement.place_of(offset);
+                    prop_assert!(text.get(place.span.offset..place.span.end()).is_some());
+                }
+            }
+            for finding in findings {
+                prop_assert!(text.get(finding.span.offset..finding.span.end()).is_some(), "{finding:?}");
+            }
+        }
+    }
+}
