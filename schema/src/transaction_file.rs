@@ -1,12 +1,16 @@
 //! Annotated SQL: the transactions of one file.
 
+mod annotation;
+mod rewrite;
+
 use crate::codes;
-use crate::definition::{BUILT_IN_PARAMETERS, Expect, ExpectedRows};
+use crate::definition::{BUILT_IN_PARAMETERS, Expect};
 use crate::finding::{Finding, Located, Place, Span, line_and_column};
 use crate::names;
-use crate::nearest::{did_you_mean, distance};
 use crate::source::unterminated;
 use crate::sql::{self, Kind, Token};
+use annotation::{Annotation, is_typo_of, parse_expect};
+use rewrite::rewrite;
 
 const ANNOTATIONS: &[&str] = &["name", "root", "reference", "expect"];
 
@@ -344,138 +348,12 @@ impl Parser<'_> {
     }
 }
 
-struct Rewritten {
-    sql: String,
-    parameters: Vec<Located<String>>,
-    pieces: Vec<(usize, Span)>,
-}
-
-/// Puts `$n` in place of `:name`, and a blank in place of comments.
-fn rewrite(file: &str, text: &str, tokens: &[Token], findings: &mut Vec<Finding>) -> Rewritten {
-    let mut out = Rewritten { sql: String::new(), parameters: Vec::new(), pieces: Vec::new() };
-    for token in tokens {
-        let span = Span::between(token.start, token.end);
-        let place = Place { file: file.to_owned(), span };
-        out.pieces.push((out.sql.len(), span));
-        match token.kind {
-            Kind::LineComment | Kind::BlockComment => out.sql.push(' '),
-            Kind::Parameter => {
-                let name = token.text(text).trim_start_matches(':');
-                let known = out.parameters.iter().position(|parameter| parameter.value == name);
-                let number = known.unwrap_or(out.parameters.len()) + 1;
-                if known.is_none() {
-                    names::check("parameter", name, &place, findings);
-                    out.parameters.push(Located { value: name.to_owned(), place });
-                }
-                // `limit:n` must not become the name `limit$1`.
-                if out.sql.ends_with(|last: char| last.is_alphanumeric() || last == '_' || last == '$') {
-                    out.sql.push(' ');
-                }
-                out.sql.push_str(&format!("${number}"));
-            }
-            Kind::Position => {
-                findings.push(
-                    Finding::error(codes::NUMBERED_PARAMETER, &place, format!("parameter `{}` has no name", token.text(text)))
-                        .help("write `:name`; the placeholders are numbered for you"),
-                );
-                out.sql.push_str("NULL");
-            }
-            _ => out.sql.push_str(token.text(text)),
-        }
-    }
-    out
-}
-
-struct Annotation {
-    word: Piece,
-    value: Piece,
-}
-
-struct Piece {
-    value: String,
-    span: Span,
-}
-
-impl Annotation {
-    /// The annotation that a comment is: `-- word: value`.
-    fn of(text: &str, token: Token) -> Option<Annotation> {
-        let comment = token.text(text);
-        let body = comment.strip_prefix("--")?;
-        let word_start = token.start + 2 + (body.len() - body.trim_start().len());
-        let (word, value) = body.trim_start().split_once(':')?;
-        let trimmed_word = word.trim_end();
-        if trimmed_word.is_empty() || !trimmed_word.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'_') {
-            return None;
-        }
-        let value_start = word_start + word.len() + 1 + (value.len() - value.trim_start().len());
-        let value = value.trim();
-        let word = Piece { value: trimmed_word.to_ascii_lowercase(), span: Span { offset: word_start, len: trimmed_word.len() } };
-        Some(Annotation {
-            word,
-            value: Piece { value: value.to_owned(), span: Span { offset: value_start.min(token.end), len: value.len() } },
-        })
-    }
-
-    fn word_place(&self, file: &str) -> Place {
-        Place { file: file.to_owned(), span: self.word.span }
-    }
-
-    fn value_place(&self, file: &str) -> Place {
-        let span = if self.value.span.len == 0 { self.word.span } else { self.value.span };
-        Place { file: file.to_owned(), span }
-    }
-}
-
-/// One slip away from an annotation. Two would make `-- note:` one of them.
-fn is_typo_of(word: &str, known: &str) -> bool {
-    distance(word, known) <= if known.len() > 6 { 2 } else { 1 }
-}
-
-fn parse_expect(value: &str) -> Result<Expect, String> {
-    let (count, reason) = match value.split_once(',') {
-        Some((count, rest)) => (count.trim(), Some(rest.trim())),
-        None => (value, None),
-    };
-    let rows = match count {
-        "one" => ExpectedRows::Exactly(1),
-        "none" => ExpectedRows::Exactly(0),
-        "some" => ExpectedRows::Some,
-        number => match number.parse() {
-            Ok(number) => ExpectedRows::Exactly(number),
-            Err(_) => return Err(did_you_mean(count, ["one", "some", "none"], "names no row count")).map_err(|hint| hint_for(count, hint)),
-        },
-    };
-    let reason = match reason {
-        None => default_reason(rows),
-        Some(rest) => {
-            let quoted = rest.strip_prefix("else").map(str::trim).and_then(|rest| rest.strip_prefix('"')?.strip_suffix('"'));
-            match quoted.filter(|reason| !reason.trim().is_empty()) {
-                Some(reason) => reason.to_owned(),
-                None => return Err("gives no reason after the comma".to_owned()),
-            }
-        }
-    };
-    Ok(Expect { rows, reason })
-}
-
-fn hint_for(count: &str, hint: String) -> String {
-    if hint.starts_with("did you mean") { format!("names no row count; {hint}") } else { format!("names no row count: `{count}`") }
-}
-
-fn default_reason(rows: ExpectedRows) -> String {
-    match rows {
-        ExpectedRows::Some => "expected at least one row, found none".to_owned(),
-        ExpectedRows::Exactly(0) => "expected no row, found some".to_owned(),
-        ExpectedRows::Exactly(1) => "expected one row, found another number".to_owned(),
-        ExpectedRows::Exactly(rows) => format!("expected {rows} rows, found another number"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::definition::ExpectedRows;
 
     fn parsed(text: &str) -> (Vec<TransactionSource>, Vec<Finding>) {
         let mut findings = Vec::new();

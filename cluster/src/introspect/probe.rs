@@ -39,6 +39,11 @@ impl Probe {
         Ok(Probe { role: Some(role) })
     }
 
+    /// Whether the role could be made.
+    pub fn is_ready(&self) -> bool {
+        self.role.is_some()
+    }
+
     /// How the prepared statement `name` uses a table; none if it doesn't.
     pub async fn access(&self, transaction: &Transaction<'_>, name: &str, parameters: usize, table: &str) -> Result<Option<Access>, Error> {
         for (rights, access) in [("insert, update, delete", Access::Writes), ("all", Access::Reads)] {
