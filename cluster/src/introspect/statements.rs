@@ -110,7 +110,7 @@ async fn prepare(
         return Ok(StatementOutcome::Refused(server_error(error, asked.sql, prefix.chars().count())?));
     }
     let parameter_types = parameter_types(transaction).await?;
-    let relations = relations(transaction, probe, asked, &locks, parameter_types.len()).await?;
+    let relations = relations(transaction, probe, &locks, parameter_types.len()).await?;
     let columns = match columns(transaction, asked, &parameter_types).await {
         Ok(columns) => columns,
         Err(error) => {
@@ -182,27 +182,14 @@ async fn held_locks(transaction: &Transaction<'_>) -> Result<Locks, Error> {
     Ok(rows.iter().map(|row: &Row| (row.get(0), row.get(1))).collect())
 }
 
-async fn relations(
-    transaction: &Transaction<'_>,
-    probe: &Probe,
-    asked: &Asked<'_>,
-    before: &Locks,
-    parameters: usize,
-) -> Result<Vec<RelationUse>, Error> {
+async fn relations(transaction: &Transaction<'_>, probe: &Probe, before: &Locks, parameters: usize) -> Result<Vec<RelationUse>, Error> {
     let mut found: BTreeMap<String, Access> = BTreeMap::new();
     let held = held_locks(transaction).await?;
     for (relation, mode) in held.clone() {
         let Some(access) = access(&mode) else { continue };
         let was_locked = before.iter().any(|(known, mode)| *known == relation && self::access(mode).is_some());
         // A lock that a definition left hides the statement's own, so rights have to tell.
-        let access = if was_locked && !probe.is_ready() {
-            // Nobody can tell, so a table that is named counts as used in the strongest way that is known.
-            asked.sql.contains(&relation).then_some(access)
-        } else if was_locked {
-            probe.access(transaction, NAME, parameters, &relation).await?
-        } else {
-            Some(access)
-        };
+        let access = if was_locked { probe.access(transaction, NAME, parameters, &relation).await? } else { Some(access) };
         let Some(mut access) = access else { continue };
         // SELECT FOR UPDATE wants the right to write, but takes no lock to write.
         if access == Access::Writes && !held.contains(&(relation.clone(), "RowExclusiveLock".to_owned())) {
