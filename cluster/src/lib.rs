@@ -3,16 +3,27 @@
 //! With `worker` this is the only crate that opens database connections.
 
 mod account;
+mod apply;
 mod binaries;
+mod compile;
+mod deploy;
+mod embedded;
 mod introspect;
 mod process;
+mod reference;
 mod scratch;
 mod server;
 mod settings;
 mod template;
+mod topology;
 
+pub use apply::{ApplyError, LossyChange};
 pub use binaries::{Binaries, NotFound, Version};
+pub use compile::{Compiled, CompileError, compile_folder};
+pub use deploy::{DeployError, Deployed, deploy};
+pub use embedded::{EmbeddedCluster, EmbeddedError, EmbeddedOptions};
 pub use introspect::{IntrospectError, introspect};
 pub use process::{Child, DeathSignal, Folder, Launcher, ProcessError, Spawn, exec_child, reap};
 pub use scratch::{ScratchServer, scratch_database};
 pub use server::{Server, ServerConfig, ServerError, Shutdown};
+pub use topology::{Node, Topology, TopologyError, parse_topology};

@@ -2,14 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use rootward_proto::v1::{self, worker_client::WorkerClient};
+use rootward_proto::v1;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Endpoint;
 
-use crate::{Catalog, link::MAX_MESSAGE_BYTES};
+use crate::{Catalog, link};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Keeps `catalog` as new as the workers know it, until `shutdown`. The last copy stays when no worker answers.
@@ -46,14 +44,7 @@ fn addresses(seeds: &[String], catalog: &watch::Sender<Option<Arc<Catalog>>>) ->
 }
 
 async fn follow_one(address: &str, catalog: &watch::Sender<Option<Arc<Catalog>>>, refresh: &Notify) -> Result<(), tonic::Status> {
-    let endpoint = Endpoint::from_shared(address.to_owned())
-        .map_err(|error| tonic::Status::invalid_argument(error.to_string()))?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(Duration::from_secs(5))
-        .keep_alive_timeout(Duration::from_secs(3))
-        .keep_alive_while_idle(true);
-    let channel = endpoint.connect().await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
-    let mut client = WorkerClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let mut client = link::connect(address).await.map_err(tonic::Status::unavailable)?;
     let mut stream = client.watch_catalog(v1::WatchCatalogRequest {}).await?.into_inner();
     loop {
         tokio::select! {

@@ -19,4 +19,4 @@ pub use config::{Config, ConfigError, parse_config};
 pub use link::Link;
 pub use request::{canonical_arguments, check_arguments, resolve_root};
 pub use routing::{Routing, Sent};
-pub use run::{Router, RunError, keepalive};
+pub use run::{Router, RunError};

@@ -79,7 +79,7 @@ fn broken(address: &str, why: &str) -> Fault {
     )
 }
 
-fn unreachable(address: &str, why: &str) -> Fault {
+pub(crate) fn unreachable(address: &str, why: &str) -> Fault {
     Fault::retry("RW5002", format!("worker {address} can't be reached: {why}"), "nothing was executed; see `rootward peer list`")
 }
 
@@ -107,7 +107,8 @@ async fn keep_stream(address: Arc<str>, mut receiver: mpsc::Receiver<Pending>, s
     }
 }
 
-async fn connect(address: &str) -> Result<WorkerClient<Channel>, String> {
+/// A client of the worker at `address`, connected.
+pub(crate) async fn connect(address: &str) -> Result<WorkerClient<Channel>, String> {
     let endpoint = Endpoint::from_shared(address.to_owned())
         .map_err(|error| error.to_string())?
         .connect_timeout(CONNECT_TIMEOUT)

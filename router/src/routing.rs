@@ -140,7 +140,13 @@ fn still_unknown(execute: &v1::Execute, cause: &Fault) -> Fault {
     Fault::new(
         "RW3102",
         RetryClass::OutcomeUnknown,
-        format!("whether `{}` on {} {} was executed is unknown: {}", execute.transaction, execute.entity, execute.root_key, cause.message()),
+        format!(
+            "whether `{}` on {} {} was executed is unknown: {}",
+            execute.transaction,
+            execute.entity,
+            execute.root_key,
+            cause.message()
+        ),
         format!("send it again with --request-id {id}: it takes effect once, and you get its answer"),
     )
 }

@@ -1,1 +1,126 @@
-//! Placeholder.
+//! The life of a router: listen, follow the catalog, serve, drain.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use rootward_proto::v1::rootward_server::RootwardServer;
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, Semaphore, watch},
+};
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::transport::Server;
+
+use crate::{Catalog, Config, Routing, follow, link::MAX_MESSAGE_BYTES, service::RouterService};
+
+/// Why a router ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The address can't be listened on.
+    #[error("can't listen on {address}")]
+    Listen {
+        /// The address of the settings.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The gRPC server failed.
+    #[error("the gRPC server failed")]
+    Server(#[from] tonic::transport::Error),
+    /// Reflection could not be built from the descriptors.
+    #[error("the service descriptors are broken")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// The address can't be reported.
+    #[error("can't write the report file")]
+    Report(#[source] std::io::Error),
+}
+
+/// A router that listens already; [`Router::run`] serves.
+pub struct Router {
+    config: Config,
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Router {
+    /// Opens the port.
+    ///
+    /// # Errors
+    /// [`RunError`] if the port is taken.
+    pub async fn build(config: Config) -> Result<Router, RunError> {
+        let bound = |source| RunError::Listen { address: config.listen, source };
+        let listener = TcpListener::bind(config.listen).await.map_err(bound)?;
+        let address = listener.local_addr().map_err(bound)?;
+        if let Some(file) = &config.report_file {
+            // Renamed into place, so that whoever waits for the file never reads half of it.
+            let draft = file.with_extension("draft");
+            std::fs::write(&draft, format!("http://{address}")).and_then(|()| std::fs::rename(&draft, file)).map_err(RunError::Report)?;
+        }
+        Ok(Router { config, listener, address })
+    }
+
+    /// Where the router listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `shutdown`, then drains: no new requests, and the ones under way have the grace of the settings.
+    ///
+    /// # Errors
+    /// [`RunError`] if the gRPC server fails. Workers that are away are no error: the router looks for them.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
+        let tasks = TaskTracker::new();
+        let refresh = Arc::new(Notify::new());
+        let (catalog, known) = watch::channel(None);
+        // The links outlive the shutdown signal: what is under way is answered first.
+        let links = CancellationToken::new();
+        let routing = Routing::new(known.clone(), refresh.clone(), tasks.clone(), links.clone());
+        tasks.spawn(follow::follow(self.config.workers.clone(), catalog, refresh, shutdown.clone()));
+        let service = RouterService {
+            routing,
+            default_deadline: Duration::from_millis(self.config.default_deadline_ms),
+            in_flight: Arc::new(Semaphore::new(self.config.max_in_flight)),
+        };
+        let (reporter, health) = tonic_health::server::health_reporter();
+        tasks.spawn(report_health(reporter, known, shutdown.clone()));
+        let reflection =
+            || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(rootward_proto::DESCRIPTORS);
+        let server = RootwardServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let drained = shutdown.clone();
+        let serving = Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(5)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(3)))
+            .tcp_nodelay(true)
+            .add_service(health)
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?)
+            .add_service(server)
+            .serve_with_incoming_shutdown(TcpListenerStream::new(self.listener), async move { drained.cancelled().await });
+        let grace = Duration::from_millis(self.config.grace_ms);
+        let limit = async {
+            shutdown.cancelled().await;
+            tokio::time::sleep(grace).await;
+        };
+        let result = tokio::select! {
+            result = serving => result.map_err(RunError::from),
+            () = limit => Ok(()),
+        };
+        links.cancel();
+        result
+    }
+}
+
+async fn report_health(
+    reporter: tonic_health::server::HealthReporter,
+    mut catalog: watch::Receiver<Option<Arc<Catalog>>>,
+    shutdown: CancellationToken,
+) {
+    reporter.set_not_serving::<RootwardServer<RouterService>>().await;
+    tokio::select! {
+        known = catalog.wait_for(Option::is_some) => if known.is_err() { return },
+        () = shutdown.cancelled() => return,
+    }
+    reporter.set_serving::<RootwardServer<RouterService>>().await;
+    shutdown.cancelled().await;
+    reporter.set_not_serving::<RootwardServer<RouterService>>().await;
+}

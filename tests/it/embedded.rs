@@ -16,9 +16,10 @@ const LIMIT: Duration = Duration::from_secs(20);
 #[tokio::test]
 async fn a_server_answers_on_socket_and_port_and_is_gone_after_a_stop() {
     let launcher = Launcher::temporary(ROOTWARD).expect("a folder");
-    let mut server = Server::start(&launcher, ServerConfig::new("hub").database("bank")).await.expect("a server");
+    let config = ServerConfig::new("hub").database("bank").database("shop");
+    let mut server = Server::start(&launcher, config).await.expect("a server");
     let pid = server.pid().expect("it runs");
-    for conninfo in [server.conninfo("rootward", "bank"), server.tcp_conninfo("rootward", "bank")] {
+    for conninfo in [server.conninfo("rootward", "bank"), server.conninfo("rootward", "shop"), server.tcp_conninfo("rootward", "bank")] {
         let client = connect(&conninfo).await.expect("a connection");
         assert_eq!(setting(&client, "fsync").await, "on");
         assert_eq!(setting(&client, "wal_level").await, "logical");

@@ -62,7 +62,8 @@ async fn follow_once(config: &Config, catalog: &watch::Sender<Option<Arc<Catalog
     let (client, connection) = term::connect(&config.hub_database, config, "rootward catalog", on_message).await?;
     client.batch_execute("listen rootward_catalog").await?;
     loop {
-        publish(catalog, read(&client, catalog.borrow().as_deref()).await?);
+        let known = catalog.borrow().clone();
+        publish(catalog, read(&client, known.as_deref()).await?);
         tokio::select! {
             () = wake.notified() => {}
             () = refresh.notified() => {}

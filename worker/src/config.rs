@@ -87,9 +87,7 @@ pub enum ConfigError {
 /// [`ConfigError`] with the place of the first thing that is wrong.
 pub fn parse_config(text: &str) -> Result<Config, ConfigError> {
     let config: Config = toml::from_str(text)?;
-    for (name, text) in
-        [("database", &config.database), ("lane_database", &config.lane_database), ("hub_database", &config.hub_database)]
-    {
+    for (name, text) in [("database", &config.database), ("lane_database", &config.lane_database), ("hub_database", &config.hub_database)] {
         text.parse::<tokio_postgres::Config>().map_err(|error| ConfigError::ConnectionString(name, error))?;
     }
     if config.lanes == 0 || config.lanes > 64 {

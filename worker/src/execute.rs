@@ -75,7 +75,8 @@ fn place(schema: &Schema, execute: v1::Execute, received: Instant) -> FaultResul
         let root = schema.roots.get(&execute.entity).ok_or_else(|| {
             Fault::refused("RW2003", format!("there is no root entity `{}`", execute.entity), "see `rootward schema show DIR`")
         })?;
-        let bad_key = |why: String| Fault::refused("RW2003", format!("root key of {}: {why}", execute.entity), "see `rootward schema show DIR`");
+        let bad_key =
+            |why: String| Fault::refused("RW2003", format!("root key of {}: {why}", execute.entity), "see `rootward schema show DIR`");
         let key = root.key_type.canonical(&execute.root_key).map_err(|error| bad_key(error.to_string()))?;
         let partition = partition_of(&root.key_type, &key, schema.partitions).map_err(|error| bad_key(error.to_string()))?;
         (i32::try_from(partition).unwrap_or(i32::MAX), key)
@@ -84,13 +85,7 @@ fn place(schema: &Schema, execute: v1::Execute, received: Instant) -> FaultResul
     Ok(Request { request_id, partition, root_key, received, deadline: received + wait, execute })
 }
 
-async fn run(
-    home: &Arc<ChainHome>,
-    limits: &Limits,
-    schema: &Schema,
-    request: &Request,
-    open: Option<Call>,
-) -> FaultResult<(Done, u32)> {
+async fn run(home: &Arc<ChainHome>, limits: &Limits, schema: &Schema, request: &Request, open: Option<Call>) -> FaultResult<(Done, u32)> {
     let (lane, epoch) = home.serving.lane_of(request.partition)?;
     let execute = &request.execute;
     let is_undo = execute.direction() == v1::Direction::Undo;
@@ -156,7 +151,11 @@ fn check_age(limits: &Limits, request: &Request) -> FaultResult<()> {
     if now.saturating_sub(oldest) > limits.retention {
         return Err(Fault::refused(
             "RW3107",
-            format!("request {} was issued longer ago than outcomes are kept ({} hours)", request.request_id, limits.retention.as_secs() / 3600),
+            format!(
+                "request {} was issued longer ago than outcomes are kept ({} hours)",
+                request.request_id,
+                limits.retention.as_secs() / 3600
+            ),
             "nothing was executed now; whether it was earlier only your data can tell",
         ));
     }
@@ -169,7 +168,11 @@ fn plan_effect(limits: &Limits, schema: &Schema, request: &Request) -> FaultResu
         return plan_ad_hoc(limits, execute);
     }
     let transaction = schema.transactions.get(&execute.transaction).ok_or_else(|| {
-        Fault::refused("RW2001", format!("there is no transaction `{}` in schema version {}", execute.transaction, schema.version), "see `rootward schema show DIR`")
+        Fault::refused(
+            "RW2001",
+            format!("there is no transaction `{}` in schema version {}", execute.transaction, schema.version),
+            "see `rootward schema show DIR`",
+        )
     })?;
     check_target(transaction, execute)?;
     let given: BTreeMap<String, Text> = execute.arguments.iter().map(|argument| (argument.name.clone(), argument.text.clone())).collect();
@@ -177,7 +180,11 @@ fn plan_effect(limits: &Limits, schema: &Schema, request: &Request) -> FaultResu
     if let Target::Root { parameter, .. } = &transaction.target
         && arguments.get(parameter).and_then(Option::as_deref) != Some(request.root_key.as_str())
     {
-        return Err(Fault::refused("RW2003", format!("`{}`: argument `{parameter}` is not the root key it was sent to", transaction.name), "send it through the router"));
+        return Err(Fault::refused(
+            "RW2003",
+            format!("`{}`: argument `{parameter}` is not the root key it was sent to", transaction.name),
+            "send it through the router",
+        ));
     }
     let fingerprint = if execute.chain_fingerprint.is_empty() {
         Fingerprint::new(&transaction.name, &transaction.parameters, &arguments)
@@ -186,7 +193,10 @@ fn plan_effect(limits: &Limits, schema: &Schema, request: &Request) -> FaultResu
     };
     let built_in = built_in(request);
     let planned = transaction.statements.iter().map(|statement| Planned {
-        call: Call::prepared(statement.sql.as_str(), statement.parameters.iter().map(|column| value_of(column, &arguments, &built_in)).collect()),
+        call: Call::prepared(
+            statement.sql.as_str(),
+            statement.parameters.iter().map(|column| value_of(column, &arguments, &built_in)).collect(),
+        ),
         expect: statement.expect.clone(),
         location: format!("{}:{}", transaction.file, statement.line).into(),
     });
@@ -255,15 +265,27 @@ fn answer(home: &ChainHome, request: &Request, done: Done, lane: u32) -> v1::Cal
 }
 
 /// The first step and the chain's row in one commit; then the rest, by the chain's driver.
-async fn start_chain(home: &Arc<ChainHome>, limits: &Limits, schema: &Arc<Schema>, mut request: Request, open: v1::OpenChain) -> FaultResult<reply::Result> {
+async fn start_chain(
+    home: &Arc<ChainHome>,
+    limits: &Limits,
+    schema: &Arc<Schema>,
+    mut request: Request,
+    open: v1::OpenChain,
+) -> FaultResult<reply::Result> {
     let definition = schema.chains.get(&open.definition).ok_or_else(|| {
-        Fault::refused("RW4004", format!("there is no chain `{}` in schema version {}", open.definition, schema.version), "see `rootward schema show DIR`")
+        Fault::refused(
+            "RW4004",
+            format!("there is no chain `{}` in schema version {}", open.definition, schema.version),
+            "see `rootward schema show DIR`",
+        )
     })?;
-    let input: BTreeMap<String, Text> = serde_json::from_str(&open.input).map_err(|error| Fault::refused("RW4004", format!("the chain's input can't be read: {error}"), "send it through the router"))?;
+    let input: BTreeMap<String, Text> = serde_json::from_str(&open.input)
+        .map_err(|error| Fault::refused("RW4004", format!("the chain's input can't be read: {error}"), "send it through the router"))?;
     let input = check_arguments(&definition.name, &definition.parameters, &input)?;
     let fingerprint = Fingerprint::new(&format!("chain {}", definition.name), &definition.parameters, &input);
     let plan_json = serde_json::to_string(definition).map_err(|error| Fault::internal(error.to_string()))?;
-    let plan = Plan::new(definition.clone(), input.clone()).map_err(|error| Fault::refused("RW4004", error.to_string(), "see the chain in rootward.toml"))?;
+    let plan = Plan::new(definition.clone(), input.clone())
+        .map_err(|error| Fault::refused("RW4004", error.to_string(), "see the chain in rootward.toml"))?;
     request.execute.chain_fingerprint.clone_from(&fingerprint.hash);
     let is_single = plan.shape().steps.iter().map(|step| step.elements).sum::<u32>() == 1;
     let root = (request.execute.entity.as_str(), request.root_key.as_str());

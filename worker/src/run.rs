@@ -67,8 +67,7 @@ impl Worker {
     /// # Errors
     /// [`RunError`] if the port is taken or a setting can't be used.
     pub async fn build(config: Config) -> Result<Worker, RunError> {
-        let listener =
-            TcpListener::bind(config.listen).await.map_err(|source| RunError::Listen { address: config.listen, source })?;
+        let listener = TcpListener::bind(config.listen).await.map_err(|source| RunError::Listen { address: config.listen, source })?;
         let local = listener.local_addr().map_err(|source| RunError::Listen { address: config.listen, source })?;
         let address = config.advertise.clone().unwrap_or_else(|| format!("http://{local}"));
         let pool = pool(&config)?;
@@ -144,7 +143,12 @@ fn pool(config: &Config) -> Result<Pool, RunError> {
         .map_err(|error| bad(&error))
 }
 
-async fn serve_grpc(service: service::WorkerService, listener: TcpListener, shutdown: CancellationToken, grace: Duration) -> Result<(), RunError> {
+async fn serve_grpc(
+    service: service::WorkerService,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+    grace: Duration,
+) -> Result<(), RunError> {
     let (reporter, health) = tonic_health::server::health_reporter();
     let watched = service.state.clone();
     service.tasks.spawn(report_health(reporter, watched, shutdown.clone()));
@@ -171,7 +175,11 @@ async fn serve_grpc(service: service::WorkerService, listener: TcpListener, shut
     }
 }
 
-async fn report_health(reporter: tonic_health::server::HealthReporter, mut state: watch::Receiver<&'static str>, shutdown: CancellationToken) {
+async fn report_health(
+    reporter: tonic_health::server::HealthReporter,
+    mut state: watch::Receiver<&'static str>,
+    shutdown: CancellationToken,
+) {
     loop {
         let is_serving = *state.borrow_and_update() == "serving";
         if is_serving {

@@ -50,7 +50,11 @@ impl WorkerService {
     fn home(&self) -> FaultResult<Arc<ChainHome>> {
         self.home.borrow().clone().ok_or_else(|| {
             let state = *self.state.borrow();
-            Fault::retry("RW5002", format!("the worker is not serving its peer at the moment ({state})"), "nothing was executed; send it again")
+            Fault::retry(
+                "RW5002",
+                format!("the worker is not serving its peer at the moment ({state})"),
+                "nothing was executed; send it again",
+            )
         })
     }
 
@@ -115,7 +119,8 @@ impl worker_server::Worker for WorkerService {
     }
 
     async fn get_peer_status(&self, _: Request<v1::GetPeerStatusRequest>) -> Result<Response<v1::GetPeerStatusResponse>, Status> {
-        let mut status = v1::PeerStatus { state: (*self.state.borrow()).to_owned(), resident_bytes: resident_bytes(), ..v1::PeerStatus::default() };
+        let mut status =
+            v1::PeerStatus { state: (*self.state.borrow()).to_owned(), resident_bytes: resident_bytes(), ..v1::PeerStatus::default() };
         status.map_version = self.catalog.borrow().as_ref().map_or(0, |catalog| catalog.version);
         let home = self.home.borrow().clone();
         if let Some(home) = home {
@@ -178,7 +183,8 @@ impl worker_server::Worker for WorkerService {
 }
 
 fn chain_id(text: &str) -> FaultResult<Uuid> {
-    Uuid::parse_str(text).map_err(|_| Fault::refused("RW4004", format!("`{text}` is no chain's id"), "a chain's id is a UUID; see `rootward chain list`"))
+    Uuid::parse_str(text)
+        .map_err(|_| Fault::refused("RW4004", format!("`{text}` is no chain's id"), "a chain's id is a UUID; see `rootward chain list`"))
 }
 
 fn filter_of(filter: Option<v1::ChainFilter>) -> FaultResult<ChainFilter> {

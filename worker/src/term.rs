@@ -97,11 +97,15 @@ pub(crate) async fn take_over(
     let (term, copy) = raise_term(&mut client, config, &Sha256::digest(secret)).await?;
     end_older_backends(&client).await?;
     let rows = client.query("/* read_ownership */ select partition, epoch from rootward.ownership where state = 'owned'", &[]).await?;
-    let owned: HashMap<i32, i64> = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, tokio_postgres::Error>>()?;
+    let owned: HashMap<i32, i64> =
+        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, tokio_postgres::Error>>()?;
     let sql = "/* read_schema */ select definition from rootward.schema_version order by version desc limit 1";
     let row = client.query_opt(sql, &[]).await?.ok_or(TermError::NoSchema)?;
     let schema: Arc<Schema> = Arc::new(serde_json::from_value(row.try_get(0)?)?);
-    let postgres_version = client.query_one("/* read_server_version */ select split_part(setting, ' ', 1) from pg_settings where name = 'server_version'", &[]).await?.try_get(0)?;
+    let postgres_version = client
+        .query_one("/* read_server_version */ select split_part(setting, ' ', 1) from pg_settings where name = 'server_version'", &[])
+        .await?
+        .try_get(0)?;
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
     let lanes = open_lanes(config, &schema, &secret, term, counters, &tasks, &stop).await?;

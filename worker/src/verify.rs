@@ -19,9 +19,11 @@ pub(crate) enum VerifyError {
 /// Counts everything that must hold, in one transaction that sees one moment.
 pub(crate) async fn count(pool: &Pool, schema: &Schema) -> Result<v1::VerifyPeerResponse, VerifyError> {
     let mut client = pool.get().await?;
-    let transaction = client.build_transaction().isolation_level(tokio_postgres::IsolationLevel::RepeatableRead).read_only(true).start().await?;
+    let transaction =
+        client.build_transaction().isolation_level(tokio_postgres::IsolationLevel::RepeatableRead).read_only(true).start().await?;
     let mut counted = v1::VerifyPeerResponse::default();
-    let rows = transaction.query("/* verify_ownership */ select partition from rootward.ownership where state = 'owned' order by 1", &[]).await?;
+    let rows =
+        transaction.query("/* verify_ownership */ select partition from rootward.ownership where state = 'owned' order by 1", &[]).await?;
     counted.owned = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
     for root in schema.roots.values() {
         count_tree(&transaction, schema, root, &mut counted).await?;
@@ -36,7 +38,12 @@ pub(crate) async fn count(pool: &Pool, schema: &Schema) -> Result<v1::VerifyPeer
 
 type Transaction<'a> = deadpool_postgres::Transaction<'a>;
 
-async fn count_tree(transaction: &Transaction<'_>, schema: &Schema, root: &RootEntity, counted: &mut v1::VerifyPeerResponse) -> Result<(), VerifyError> {
+async fn count_tree(
+    transaction: &Transaction<'_>,
+    schema: &Schema,
+    root: &RootEntity,
+    counted: &mut v1::VerifyPeerResponse,
+) -> Result<(), VerifyError> {
     for table in &root.tables {
         let name = quoted(&table.name);
         let key = quoted(&table.key_column);
@@ -56,7 +63,10 @@ async fn count_tree(transaction: &Transaction<'_>, schema: &Schema, root: &RootE
 }
 
 async fn count_misplaced_bookkeeping(transaction: &Transaction<'_>, counted: &mut v1::VerifyPeerResponse) -> Result<(), VerifyError> {
-    counted.outcomes = u64::try_from(transaction.query_one("/* verify_outcomes */ select count(*) from rootward.outcome", &[]).await?.try_get::<_, i64>(0)?).unwrap_or_default();
+    counted.outcomes = u64::try_from(
+        transaction.query_one("/* verify_outcomes */ select count(*) from rootward.outcome", &[]).await?.try_get::<_, i64>(0)?,
+    )
+    .unwrap_or_default();
     let sql = format!(
         "/* verify_bookkeeping */ select 'outcome ' || request_id from rootward.outcome where partition not in (select partition from rootward.ownership where state = 'owned') \
          union all select 'chain ' || id from rootward.chain where partition not in (select partition from rootward.ownership where state = 'owned') limit {EXAMPLES}"
@@ -71,16 +81,22 @@ async fn count_invariants(transaction: &Transaction<'_>, schema: &Schema, counte
     for invariant in &schema.invariants {
         for (side, sql) in [("sum", &invariant.sum), ("equals", &invariant.equals)] {
             let Some(sql) = sql else { continue };
-            let sql = format!("/* verify_invariant */ select coalesce(sum(value), 0)::numeric::text from ({}) as counted(value)", trimmed(sql));
+            let sql =
+                format!("/* verify_invariant */ select coalesce(sum(value), 0)::numeric::text from ({}) as counted(value)", trimmed(sql));
             let value: String = transaction.query_one(&sql, &[]).await?.try_get(0)?;
             counted.sums.insert(format!("{} {side}", invariant.name), value);
         }
         if let Some(sql) = &invariant.none {
-            let sql = format!("/* verify_invariant */ select to_jsonb(violation)::text, count(*) over () from ({}) as violation limit {EXAMPLES}", trimmed(sql));
+            let sql = format!(
+                "/* verify_invariant */ select to_jsonb(violation)::text, count(*) over () from ({}) as violation limit {EXAMPLES}",
+                trimmed(sql)
+            );
             let rows = transaction.query(&sql, &[]).await?;
             let count = rows.first().map_or(Ok(0), |row| row.try_get::<_, i64>(1))?;
             let examples = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
-            counted.violations.insert(invariant.name.clone(), v1::ExampleList { examples, count: u64::try_from(count).unwrap_or_default() });
+            counted
+                .violations
+                .insert(invariant.name.clone(), v1::ExampleList { examples, count: u64::try_from(count).unwrap_or_default() });
         }
     }
     Ok(())
@@ -145,10 +161,11 @@ fn expected_outcomes(plan: &serde_json::Value, input: &serde_json::Value) -> (Ve
     for (at, step) in steps.iter().enumerate() {
         let number = u32::try_from(at).unwrap_or(u32::MAX);
         let list = step.pointer("/for_each/parameter").and_then(serde_json::Value::as_str).and_then(|name| input.get(name));
-        let elements = match list.and_then(serde_json::Value::as_str).and_then(|text| serde_json::from_str::<Vec<serde_json::Value>>(text).ok()) {
-            Some(list) => u32::try_from(list.len()).unwrap_or(u32::MAX),
-            None => 1,
-        };
+        let elements =
+            match list.and_then(serde_json::Value::as_str).and_then(|text| serde_json::from_str::<Vec<serde_json::Value>>(text).ok()) {
+                Some(list) => u32::try_from(list.len()).unwrap_or(u32::MAX),
+                None => 1,
+            };
         for element in 0..elements {
             expected.extend([number, element]);
             if !step.get("compensate").is_none_or(serde_json::Value::is_null) {
@@ -164,4 +181,3 @@ pub(crate) async fn reference_version(client: &Client) -> Result<i64, tokio_post
     let row = client.query_opt("/* read_reference_version */ select version from rootward.reference_version", &[]).await?;
     row.map_or(Ok(0), |row| row.try_get(0))
 }
-

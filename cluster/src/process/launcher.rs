@@ -1,7 +1,7 @@
 //! Starting children from one thread that never ends.
 
 use std::ffi::OsString;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, OnceLock, mpsc};
@@ -33,6 +33,8 @@ pub struct Spawn {
     pub user: Option<String>,
     /// The signal that it gets when we die.
     pub death_signal: DeathSignal,
+    /// The file that it reads as stdin; nothing if none.
+    pub input: Option<PathBuf>,
     /// The file that its stdout and stderr are appended to.
     pub log: PathBuf,
     /// Its working directory; ours if none.
@@ -48,6 +50,7 @@ impl Spawn {
             env: Vec::new(),
             user: None,
             death_signal: DeathSignal::Kill,
+            input: None,
             log: log.into(),
             directory: None,
         }
@@ -113,9 +116,13 @@ impl Launcher {
             program: spawn.program.clone(),
             args: spawn.args.clone(),
         };
+        let input = match &spawn.input {
+            Some(path) => File::open(path)?.into(),
+            None => Stdio::null(),
+        };
         let mut command = Command::new(&*self.exe);
         command.args(exec.to_args()).envs(spawn.env.iter().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
+        command.stdin(input).stdout(log.try_clone()?).stderr(log).process_group(0);
         if let Some(directory) = &spawn.directory {
             command.current_dir(directory);
         }

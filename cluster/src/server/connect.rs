@@ -8,6 +8,7 @@ use tokio_postgres::{Client, Config, NoTls};
 use super::{START_LIMIT, Server, ServerError};
 use crate::process::Child;
 use crate::settings::{SUPERUSER, identifier, literal};
+use crate::template::SPARE_DATABASE;
 
 const POLL: Duration = Duration::from_millis(5);
 
@@ -38,9 +39,14 @@ impl Server {
         let set_up = async |client: &Client| {
             client.batch_execute(&format!("alter role {} password{}", identifier(SUPERUSER), literal(&self.password))).await?;
             for name in &self.config.databases {
-                if client.query_opt("select from pg_database where datname = $1", &[name]).await?.is_none() {
-                    client.batch_execute(&format!("create database {}", identifier(name))).await?;
+                if has_database(client, name).await? {
+                    continue;
                 }
+                let make = match has_database(client, SPARE_DATABASE).await? {
+                    true => format!("alter database {} rename to {}", identifier(SPARE_DATABASE), identifier(name)),
+                    false => format!("create database {}", identifier(name)),
+                };
+                client.batch_execute(&make).await?;
             }
             Ok(())
         };
@@ -52,6 +58,10 @@ impl Server {
         config.host_path(&self.files.sockets).port(self.port).user(SUPERUSER).dbname("postgres").application_name("rootward set-up");
         config
     }
+}
+
+async fn has_database(client: &Client, name: &str) -> Result<bool, tokio_postgres::Error> {
+    Ok(client.query_opt("select from pg_database where datname = $1", &[&name]).await?.is_some())
 }
 
 /// Connects, does the work, and disconnects.

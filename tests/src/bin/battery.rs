@@ -1,1 +1,3 @@
+//! The long tests: the full matrix of kill points and random runs.
+
 fn main() {}

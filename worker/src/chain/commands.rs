@@ -141,7 +141,12 @@ impl ChainHome {
     }
 
     /// Runs parked and stuck chains on from their state. With `is_dry_run` it only says which.
-    pub(crate) async fn replay(self: &Arc<Self>, filter: ChainFilter, reason: &str, is_dry_run: bool) -> FaultResult<v1::ReplayChainsResponse> {
+    pub(crate) async fn replay(
+        self: &Arc<Self>,
+        filter: ChainFilter,
+        reason: &str,
+        is_dry_run: bool,
+    ) -> FaultResult<v1::ReplayChainsResponse> {
         self.settle().await;
         let mut open = filter.clone();
         open.statuses.retain(|status| status == "parked" || status == "stuck");
@@ -196,7 +201,11 @@ impl ChainHome {
         }
         let note = Note { from: &["parked"], status: "compensating", event: Some(("compensate", reason.to_owned())), ..Note::default() };
         if !self.note(&identity_of(&row), note).await? {
-            return Err(Fault::retry("RW4003", format!("chain {id} was changed by somebody else just now"), format!("see `rootward chain show {id}`")));
+            return Err(Fault::retry(
+                "RW4003",
+                format!("chain {id} was changed by somebody else just now"),
+                format!("see `rootward chain show {id}`"),
+            ));
         }
         let go_on = Note { from: &["compensating"], status: "compensating", attempts: 1, ..Note::default() };
         let view = self.drive_row(&row, go_on)?;

@@ -91,7 +91,14 @@ impl Driver {
                 Ok((Err(fault), place)) => {
                     let recorded = if fault.code() == "RW4005" { Recorded::Tombstone } else { Recorded::Failed };
                     self.record.effects.insert(task, recorded);
-                    self.show_step(task, "do", if recorded == Recorded::Failed { "failed" } else { "tombstone" }, &place, None, Some(&fault));
+                    self.show_step(
+                        task,
+                        "do",
+                        if recorded == Recorded::Failed { "failed" } else { "tombstone" },
+                        &place,
+                        None,
+                        Some(&fault),
+                    );
                     self.view.send_modify(|view| view.failure = Some(fault.into_wire()));
                 }
                 Err(halt) => halted = Some(halt),
@@ -218,7 +225,14 @@ impl Driver {
         let status = if is_back && !self.plan.shape().is_past_pivot(&self.record) { "stuck" } else { "parked" };
         let step = self.step_text(halt.task);
         let error = error_json(&halt.fault);
-        let note = Note { from: &["running", "compensating"], status, step: Some(step.clone()), error: Some(error), attempts: halt.attempts, event: None };
+        let note = Note {
+            from: &["running", "compensating"],
+            status,
+            step: Some(step.clone()),
+            error: Some(error),
+            attempts: halt.attempts,
+            event: None,
+        };
         // Whoever waits is told only what is durable.
         let noted = self.home.note(&self.identity, note).await;
         tracing::info!(chain = %self.identity.id, status, step, fault = %halt.fault, "a chain waits for a person");
@@ -290,5 +304,6 @@ pub(super) fn error_json(fault: &Fault) -> String {
 }
 
 async fn sleep(pause: Duration) {
-    tokio::time::sleep(pause.mul_f64(rand::rng().random_range(0.8..1.2))).await;
+    let jittered = pause.mul_f64(rand::rng().random_range(0.8..1.2));
+    tokio::time::sleep(jittered).await;
 }

@@ -248,7 +248,11 @@ impl ChainHome {
         let attempts = u32::try_from(row.attempts).unwrap_or_default() + u32::from(!is_worn_out);
         let mut note = Note { from: &["running", "compensating"], status, step: row.step.clone(), attempts, ..Note::default() };
         if is_worn_out {
-            let fault = Fault::refused("RW4002", format!("the chain was recovered {MAX_RECOVERIES} times without reaching an end"), "find what ends its worker, then replay it");
+            let fault = Fault::refused(
+                "RW4002",
+                format!("the chain was recovered {MAX_RECOVERIES} times without reaching an end"),
+                "find what ends its worker, then replay it",
+            );
             note.error = Some(super::driver::error_json(&fault));
             let home = self.clone();
             let identity = identity_of(row);

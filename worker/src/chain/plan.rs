@@ -96,7 +96,8 @@ impl Plan {
             let expression = if column.name == *parameter { Some(&step.root_key) } else { args.get(&column.name) };
             let expression = expression.ok_or_else(|| bad(&column.name, "it is missing".to_owned()))?;
             let value = self.value(expression, task, results).map_err(|why| bad(&column.name, why))?;
-            let text = value.map(|text| column.r#type.canonical(&text)).transpose().map_err(|error| bad(&column.name, error.to_string()))?;
+            let text =
+                value.map(|text| column.r#type.canonical(&text)).transpose().map_err(|error| bad(&column.name, error.to_string()))?;
             arguments.insert(column.name.clone(), text);
         }
         let root_key = arguments.get(parameter).cloned().flatten().ok_or_else(|| bad(parameter, "the root key is NULL".to_owned()))?;
@@ -120,7 +121,12 @@ impl Plan {
                 }
             }
             Expression::StepResult { step, column } => {
-                let at = self.definition.steps.iter().position(|other| other.name == *step).ok_or_else(|| format!("there is no step `{step}`"))?;
+                let at = self
+                    .definition
+                    .steps
+                    .iter()
+                    .position(|other| other.name == *step)
+                    .ok_or_else(|| format!("there is no step `{step}`"))?;
                 let step_number = u32::try_from(at).unwrap_or(u32::MAX);
                 let of = |element: u32| results.get(&Task { step: step_number, element });
                 let row = of(task.element).or_else(|| of(0)).ok_or_else(|| format!("step `{step}` has no result"))?;

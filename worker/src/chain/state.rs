@@ -67,9 +67,8 @@ impl Shape {
 
     /// Whether the pivot is done, after which a chain only goes forward.
     pub(crate) fn is_past_pivot(&self, record: &Record) -> bool {
-        (0..self.steps.len()).any(|step| {
-            self.steps[step].is_pivot && self.tasks(step).all(|task| record.effects.get(&task) == Some(&Recorded::Done))
-        })
+        (0..self.steps.len())
+            .any(|step| self.steps[step].is_pivot && self.tasks(step).all(|task| record.effects.get(&task) == Some(&Recorded::Done)))
     }
 }
 
@@ -104,7 +103,8 @@ fn go_back(shape: &Shape, record: &Record) -> Next {
         }
     }
     let undoable = |task: &Task| {
-        let has_compensation = usize::try_from(task.step).ok().and_then(|step| shape.steps.get(step)).is_some_and(|step| step.has_compensation);
+        let has_compensation =
+            usize::try_from(task.step).ok().and_then(|step| shape.steps.get(step)).is_some_and(|step| step.has_compensation);
         has_compensation && record.effects.get(task) == Some(&Recorded::Done)
     };
     for step in (0..shape.steps.len()).rev() {

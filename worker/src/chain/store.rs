@@ -113,7 +113,8 @@ pub(crate) async fn get(pool: &Pool, id: Uuid) -> StoreResult<Option<ChainRow>> 
 /// What people did to a chain: when, what, why.
 pub(crate) async fn events(pool: &Pool, partition: i32, id: Uuid) -> StoreResult<Vec<(String, String, String)>> {
     let client = pool.get().await?;
-    let sql = "/* list_chain_events */ select at::text, event, reason from rootward.chain_event where partition = $1 and id = $2 order by number";
+    let sql =
+        "/* list_chain_events */ select at::text, event, reason from rootward.chain_event where partition = $1 and id = $2 order by number";
     let rows = client.query(sql, &[&partition, &id]).await?;
     Ok(rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))).collect::<Result<_, tokio_postgres::Error>>()?)
 }

@@ -50,8 +50,8 @@ pub(super) async fn run_batch(context: &LaneContext, connection: &mut Connection
                     break BatchEnd::Answered;
                 }
             }
-            Ok(Attempt::Refused(culprit)) => {
-                let given = batch.separately(culprit).await;
+            Ok(Attempt::Refused(place, fault)) => {
+                let given = batch.separately((place, fault)).await;
                 break match given {
                     Ok(given) => {
                         fill(&mut answers, &open, given);
@@ -88,7 +88,10 @@ fn fail(answers: &mut [Option<Answer>], open: &[usize], units: &[Unit], failure:
 #[derive(Debug)]
 enum Failure {
     /// Before COMMIT was sent nothing can have taken effect; after it, only a look at the outcomes can tell.
-    Lost { was_commit_sent: bool, cause: ConnectionLost },
+    Lost {
+        was_commit_sent: bool,
+        cause: ConnectionLost,
+    },
     TermOver,
     WrongOwner,
     NotCommitted(String),
@@ -186,7 +189,8 @@ impl Batch<'_> {
             }
         }
         fail_point::hit("after_effect", &self.units[0].label).await;
-        let outcomes: Vec<NewOutcome<'_>> = self.units.iter().zip(&answers).filter_map(|(unit, answer)| new_outcome(unit, answer)).collect();
+        let outcomes: Vec<NewOutcome<'_>> =
+            self.units.iter().zip(&answers).filter_map(|(unit, answer)| new_outcome(unit, answer)).collect();
         self.commit(&outcomes).await?;
         Ok(Attempt::Committed(answers))
     }
@@ -208,7 +212,8 @@ impl Batch<'_> {
             let answer = if self.units.len() == 1 { Err(culprit.1.clone()) } else { self.one(place).await? };
             answers.push(answer);
         }
-        let outcomes: Vec<NewOutcome<'_>> = self.units.iter().zip(&answers).filter_map(|(unit, answer)| new_outcome(unit, answer)).collect();
+        let outcomes: Vec<NewOutcome<'_>> =
+            self.units.iter().zip(&answers).filter_map(|(unit, answer)| new_outcome(unit, answer)).collect();
         self.commit(&outcomes).await?;
         Ok(answers)
     }

@@ -10,7 +10,7 @@ mod refusal;
 mod run;
 mod unit;
 
-pub(crate) use outcome::{Fingerprint, OutcomeKey, StoredKind};
+pub(crate) use outcome::{Fingerprint, OutcomeKey};
 pub(crate) use queue::{Counters, LaneHandle, Share};
 pub(crate) use run::{LaneContext, start_lane};
-pub(crate) use unit::{Answer, Done, Planned, Unit, UnitOutcome};
+pub(crate) use unit::{Done, Planned, Unit, UnitOutcome};

@@ -108,18 +108,23 @@ pub(crate) fn stored_answer(asked: &Fingerprint, key: &OutcomeKey, row: &[Text])
     if bytes(2) != asked.hash {
         return Err(Fault::refused(
             "RW3106",
-            format!("request id {} was used before at {} {} for another request (`{transaction}`)", key.request_id, key.entity, key.root_key),
+            format!(
+                "request id {} was used before at {} {} for another request (`{transaction}`)",
+                key.request_id, key.entity, key.root_key
+            ),
             "nothing was executed; send another request with an id of its own",
         ));
     }
     match kind {
         "done" => {
-            let mut response = v1::CallResponse::decode(bytes(3).as_slice()).map_err(|error| Fault::internal(format!("a stored reply can't be read: {error}")))?;
+            let mut response = v1::CallResponse::decode(bytes(3).as_slice())
+                .map_err(|error| Fault::internal(format!("a stored reply can't be read: {error}")))?;
             response.from_stored_outcome = true;
             Ok(Done { response, after: Vec::new() })
         }
         "failed" => {
-            let failure = v1::Failure::decode(bytes(3).as_slice()).map_err(|error| Fault::internal(format!("a stored refusal can't be read: {error}")))?;
+            let failure = v1::Failure::decode(bytes(3).as_slice())
+                .map_err(|error| Fault::internal(format!("a stored refusal can't be read: {error}")))?;
             Err(Fault::from(failure).from_stored_outcome())
         }
         _ => Err(Fault::refused(
@@ -134,7 +139,11 @@ pub(crate) fn stored_answer(asked: &Fingerprint, key: &OutcomeKey, row: &[Text])
 /// What PostgreSQL returned as a message.
 pub(crate) fn response_of(result: &StatementResult) -> v1::CallResponse {
     v1::CallResponse {
-        columns: result.columns.iter().map(|column| v1::Column { name: column.name.clone(), r#type: column.r#type.name().to_owned() }).collect(),
+        columns: result
+            .columns
+            .iter()
+            .map(|column| v1::Column { name: column.name.clone(), r#type: column.r#type.name().to_owned() })
+            .collect(),
         rows: result
             .rows
             .iter()
@@ -173,7 +182,8 @@ mod tests {
 
     #[test]
     fn another_body_under_the_same_id_is_refused_not_answered() {
-        let key = OutcomeKey { entity: "account".into(), root_key: "7".into(), request_id: Uuid::nil(), step: 0, element: 0, is_undo: false };
+        let key =
+            OutcomeKey { entity: "account".into(), root_key: "7".into(), request_id: Uuid::nil(), step: 0, element: 0, is_undo: false };
         let stored = Fingerprint { transaction: "withdraw".into(), hash: vec![1] };
         let row = [Some("done".to_owned()), Some("withdraw".to_owned()), Some("\\x01".to_owned()), Some("\\x".to_owned())];
         assert!(stored_answer(&stored, &key, &row).is_ok());

@@ -93,11 +93,6 @@ impl LaneContext {
     pub(super) fn constraint_calls(&self) -> &[Call] {
         &self.constraints
     }
-
-    /// A call of one of our functions, with the secret as its first parameter.
-    pub(crate) fn secret(&self) -> Text {
-        self.secret.clone()
-    }
 }
 
 /// Makes every constraint that can wait immediate, which checks it now, and then again what the schema says, for the next unit.
@@ -241,7 +236,8 @@ fn keep_apart(batch: &mut Vec<Unit>) -> Vec<Unit> {
     let mut later = Vec::new();
     for unit in batch.drain(..) {
         let is_repeated = unit.outcome.as_ref().is_some_and(|outcome| !seen.insert((unit.partition, outcome.key.clone())));
-        let must_wait = !later.is_empty() || is_repeated || (unit.is_alone && !kept.is_empty()) || kept.first().is_some_and(|first| first.is_alone);
+        let must_wait =
+            !later.is_empty() || is_repeated || (unit.is_alone && !kept.is_empty()) || kept.first().is_some_and(|first| first.is_alone);
         // Everything behind the first one that waits waits too, so that the order stays.
         if must_wait { later.push(unit) } else { kept.push(unit) }
     }

@@ -91,14 +91,13 @@ async fn connect_host(config: &Config, host: &Host, port: u16, tls: Option<&rust
     };
     let mut inbox = BytesMut::new();
     start(&mut stream, &mut inbox, config).await?;
-    let (process_id, parameters) = wait_until_ready(&mut stream, &mut inbox).await?;
-    let is_read_only = ["in_hot_standby", "default_transaction_read_only"]
-        .iter()
-        .any(|name| parameters.get(*name).is_some_and(|value| value == "on"));
+    let parameters = wait_until_ready(&mut stream, &mut inbox).await?;
+    let is_read_only =
+        ["in_hot_standby", "default_transaction_read_only"].iter().any(|name| parameters.get(*name).is_some_and(|value| value == "on"));
     match config.get_target_session_attrs() {
         TargetSessionAttrs::ReadWrite if is_read_only => Err(ConnectError::NoSuchHost("read-write")),
         TargetSessionAttrs::ReadOnly if !is_read_only => Err(ConnectError::NoSuchHost("read-only")),
-        _ => Ok(Connection::new(stream, inbox, process_id)),
+        _ => Ok(Connection::new(stream, inbox)),
     }
 }
 
@@ -177,16 +176,14 @@ async fn scram(stream: &mut Box<dyn Stream>, inbox: &mut BytesMut, password: &[u
     }
 }
 
-async fn wait_until_ready(stream: &mut Box<dyn Stream>, inbox: &mut BytesMut) -> Result<(i32, HashMap<String, String>), ConnectError> {
-    let mut process_id = 0;
+async fn wait_until_ready(stream: &mut Box<dyn Stream>, inbox: &mut BytesMut) -> Result<HashMap<String, String>, ConnectError> {
     let mut parameters = HashMap::new();
     loop {
         match read(stream, inbox).await? {
-            Message::BackendKeyData(body) => process_id = body.process_id(),
             Message::ParameterStatus(body) => {
                 parameters.insert(body.name()?.to_owned(), body.value()?.to_owned());
             }
-            Message::ReadyForQuery(_) => return Ok((process_id, parameters)),
+            Message::ReadyForQuery(_) => return Ok(parameters),
             Message::ErrorResponse(body) => return Err(ConnectError::Server(ServerError::from_fields(body.fields())?)),
             _ => {}
         }

@@ -19,7 +19,6 @@ pub(crate) struct Connection {
     writer: WriteHalf<Box<dyn Stream>>,
     inbox: BytesMut,
     prepared: HashMap<Arc<str>, Arc<Prepared>>,
-    process_id: i32,
 }
 
 /// A statement that the server keeps for this connection.
@@ -35,14 +34,9 @@ pub(crate) struct Prepared {
 pub(crate) struct ConnectionLost(#[from] io::Error);
 
 impl Connection {
-    pub(super) fn new(stream: Box<dyn Stream>, inbox: BytesMut, process_id: i32) -> Connection {
+    pub(super) fn new(stream: Box<dyn Stream>, inbox: BytesMut) -> Connection {
         let (reader, writer) = tokio::io::split(stream);
-        Connection { reader, writer, inbox, prepared: HashMap::new(), process_id }
-    }
-
-    /// The backend's process id.
-    pub(crate) fn process_id(&self) -> i32 {
-        self.process_id
+        Connection { reader, writer, inbox, prepared: HashMap::new() }
     }
 
     /// Adds `calls` to `pipeline`; the ones that are new to this connection are prepared first, in a trip of their own.

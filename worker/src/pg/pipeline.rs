@@ -49,6 +49,14 @@ impl Call {
         Call { sql: sql.into(), parameters, how: How::Prepared }
     }
 
+    /// How many results it gives: text from outside is prepared by a statement of its own.
+    pub(crate) fn result_count(&self) -> usize {
+        match self.how {
+            How::Prepared => 1,
+            How::AdHoc => 2,
+        }
+    }
+
     pub(crate) fn ad_hoc(sql: impl Into<Arc<str>>) -> Call {
         Call { sql: sql.into(), parameters: Vec::new(), how: How::AdHoc }
     }

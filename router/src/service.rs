@@ -1,0 +1,479 @@
+//! The gRPC service that applications call.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use rootward_proto::{
+    Fault, FaultResult,
+    v1::{self, reply, rootward_server, worker_client::WorkerClient},
+};
+use rootward_schema::{Expression, Text};
+use std::collections::BTreeMap;
+use tokio::{sync::Semaphore, time::Instant};
+use tonic::{Request, Response, Status, transport::Channel};
+use uuid::Uuid;
+
+use crate::{
+    Catalog, CatalogPeer, Routing,
+    catalog::REFERENCE_PARTITION,
+    link,
+    request::{canonical_arguments, find_transaction, resolve_root},
+    verify,
+};
+
+/// How long a peer may take to answer a question that all peers are asked.
+const ASK_LIMIT: Duration = Duration::from_secs(10);
+/// How long a peer may take to say how it is.
+const STATUS_LIMIT: Duration = Duration::from_secs(1);
+/// How long `verify` may count on one peer.
+const VERIFY_LIMIT: Duration = Duration::from_secs(300);
+
+/// The answers of the peers, and the peers that gave none.
+type Asked<T> = (Vec<(CatalogPeer, T)>, Vec<(CatalogPeer, Fault)>);
+
+/// The router's service; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct RouterService {
+    pub routing: Routing,
+    pub default_deadline: Duration,
+    pub in_flight: Arc<Semaphore>,
+}
+
+impl RouterService {
+    /// When the caller stops waiting: gRPC's own deadline, or the default of the settings.
+    fn deadline<T>(&self, request: &Request<T>) -> Instant {
+        let given = request.metadata().get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(parse_timeout);
+        // A little before the caller gives up, so that it hears the honest answer rather than its own timeout.
+        Instant::now() + given.map_or(self.default_deadline, |given| given.mul_f64(0.97))
+    }
+
+    fn admit(&self) -> FaultResult<tokio::sync::OwnedSemaphorePermit> {
+        self.in_flight.clone().try_acquire_owned().map_err(|_| {
+            Fault::retry("RW3001", "the router is full (`max_in_flight`)", "nothing was executed; send it again a little later")
+        })
+    }
+
+    async fn run(&self, execute: v1::Execute, deadline: Instant) -> FaultResult<v1::CallResponse> {
+        let _permit = self.admit()?;
+        match self.routing.execute(execute, deadline).await?.result {
+            reply::Result::Executed(response) => Ok(response),
+            _ => Err(Fault::internal("a transaction was answered with something that is no transaction's answer")),
+        }
+    }
+
+    async fn start(&self, request: v1::StartChainRequest, deadline: Instant) -> FaultResult<v1::StartChainResponse> {
+        let _permit = self.admit()?;
+        let catalog = self.routing.catalog()?;
+        let execute = chain_message(&catalog, request)?;
+        match self.routing.execute(execute, deadline).await?.result {
+            reply::Result::Chain(response) => Ok(response),
+            _ => Err(Fault::internal("a chain's start was answered with something else")),
+        }
+    }
+
+    /// Asks every peer that can be asked; a peer that doesn't answer is named.
+    async fn ask_all<T, F>(&self, limit: Duration, ask: impl Fn(WorkerClient<Channel>) -> F) -> FaultResult<Asked<T>>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let catalog = self.routing.catalog()?;
+        let asks = catalog.live_peers().cloned().map(|peer| {
+            let ask = &ask;
+            async move {
+                let answer = async {
+                    let client = link::connect(&peer.worker_address).await.map_err(|why| link::unreachable(&peer.worker_address, &why))?;
+                    ask(client).await.map_err(|status| Fault::from_status(&status))
+                };
+                let answer = tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| {
+                    Err(Fault::retry("RW5002", format!("peer {} did not answer within {limit:?}", peer.id), "see `rootward peer list`"))
+                });
+                (peer, answer)
+            }
+        });
+        let (mut answered, mut missing) = (Vec::new(), Vec::new());
+        for (peer, answer) in join_all(asks).await {
+            match answer {
+                Ok(answer) => answered.push((peer, answer)),
+                Err(fault) => missing.push((peer, fault)),
+            }
+        }
+        Ok((answered, missing))
+    }
+
+    async fn list_chains(&self, request: v1::ListChainsRequest) -> FaultResult<v1::ListChainsResponse> {
+        let limit = if request.limit == 0 { 100 } else { request.limit };
+        let ask = |mut client: WorkerClient<Channel>| {
+            let request = request.clone();
+            async move { Ok(client.list_peer_chains(request).await?.into_inner()) }
+        };
+        let (answered, missing) = self.ask_all(ASK_LIMIT, ask).await?;
+        let mut all = v1::ListChainsResponse { missing_peers: names(&missing), ..v1::ListChainsResponse::default() };
+        for (_, part) in answered {
+            all.matched += part.matched;
+            all.running += part.running;
+            all.chains.extend(part.chains);
+        }
+        all.chains.sort_by(|left, right| right.created_at.cmp(&left.created_at));
+        all.chains.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(all)
+    }
+
+    /// A chain's home is known to nobody by its id alone: all peers are asked, and the one that has it answers.
+    async fn at_home<T, F>(&self, id: &str, ask: impl Fn(WorkerClient<Channel>) -> F) -> FaultResult<T>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let (mut answered, missing) = self.ask_all(ASK_LIMIT, ask).await?;
+        if let Some((_, chain)) = answered.pop() {
+            return Ok(chain);
+        }
+        let is_not_found = |fault: &Fault| fault.retry_class() == v1::RetryClass::NotFound;
+        if let Some((_, fault)) = missing.iter().find(|(_, fault)| !is_not_found(fault) && fault.retry_class() == v1::RetryClass::Refused) {
+            return Err(fault.clone());
+        }
+        if let Some((peer, fault)) = missing.iter().find(|(_, fault)| !is_not_found(fault)) {
+            return Err(Fault::retry(
+                "RW5002",
+                format!("chain {id} is on none of the peers that answer, and peer {} does not: {}", peer.id, fault.message()),
+                "see `rootward peer list`",
+            ));
+        }
+        Err(Fault::new("RW4001", v1::RetryClass::NotFound, format!("there is no chain {id}"), "see `rootward chain list`"))
+    }
+
+    async fn replay(&self, request: v1::ReplayChainsRequest) -> FaultResult<v1::ReplayChainsResponse> {
+        let id = request.filter.as_ref().map(|filter| filter.id.clone()).unwrap_or_default();
+        let ask = |mut client: WorkerClient<Channel>| {
+            let request = request.clone();
+            async move { Ok(client.replay_peer_chains(request).await?.into_inner()) }
+        };
+        if !id.is_empty() {
+            return self.at_home(&id, ask).await;
+        }
+        let (answered, missing) = self.ask_all(ASK_LIMIT, ask).await?;
+        let mut all = v1::ReplayChainsResponse { missing_peers: names(&missing), ..v1::ReplayChainsResponse::default() };
+        for (_, part) in answered {
+            all.matched += part.matched;
+            all.replayed += part.replayed;
+            all.chains.extend(part.chains);
+        }
+        Ok(all)
+    }
+
+    async fn peers(&self) -> FaultResult<v1::ListPeersResponse> {
+        let catalog = self.routing.catalog()?;
+        let ask =
+            |mut client: WorkerClient<Channel>| async move { Ok(client.get_peer_status(v1::GetPeerStatusRequest {}).await?.into_inner()) };
+        let (mut answered, _) = self.ask_all(STATUS_LIMIT, ask).await?;
+        let counts = catalog.partition_counts();
+        let peers = catalog.peers.iter().map(|peer| {
+            let at = answered.iter().position(|(other, _)| other.id == peer.id);
+            v1::Peer {
+                id: peer.id.clone(),
+                worker_address: peer.worker_address.clone(),
+                capacity: peer.capacity,
+                region: peer.region.clone(),
+                state: peer.state.clone(),
+                is_hub: peer.is_hub,
+                partitions: counts.get(peer.id.as_str()).copied().unwrap_or(0),
+                status: at.and_then(|at| answered.swap_remove(at).1.status),
+            }
+        });
+        Ok(v1::ListPeersResponse { peers: peers.collect(), map_version: catalog.version })
+    }
+
+    fn explain(&self, request: &v1::ExplainRequest) -> FaultResult<v1::ExplainResponse> {
+        let catalog = self.routing.catalog()?;
+        let mut reasons = Vec::new();
+        let (entity, root_key) = if request.transaction.is_empty() {
+            (request.entity.clone(), request.root_key.clone())
+        } else {
+            let transaction = find_transaction(&catalog.schema, &request.transaction)?;
+            let arguments = canonical_arguments(&transaction.name, &transaction.parameters, &request.arguments)?;
+            reasons.push(format!("`{}` is declared in {}:{}", transaction.name, transaction.file, transaction.line));
+            resolve_root(transaction, &arguments)?
+        };
+        let root_key = canonical_root(&catalog, &entity, &root_key)?;
+        let owner = catalog.owner_of(&entity, &root_key).ok_or_else(|| Fault::internal("the map has no such partition"))?;
+        if owner.partition == REFERENCE_PARTITION {
+            reasons.push("it writes reference data, whose source is the hub".to_owned());
+        } else {
+            let key_type = catalog.key_type(&entity).map(rootward_schema::Type::name).unwrap_or_default();
+            reasons.push(format!("the root is {entity} {root_key}, a {key_type}"));
+            reasons.push(format!("its extended hash, modulo {} partitions, is {}", catalog.schema.partitions, owner.partition));
+            reasons.push(format!(
+                "partition {} belongs to peer {} since epoch {} (map version {})",
+                owner.partition, owner.peer.id, owner.epoch, catalog.version
+            ));
+        }
+        Ok(v1::ExplainResponse {
+            entity,
+            root_key,
+            partition: owner.partition,
+            peer: owner.peer.id.clone(),
+            worker_address: owner.peer.worker_address.clone(),
+            epoch: owner.epoch,
+            map_version: catalog.version,
+            reasons,
+        })
+    }
+}
+
+fn names(missing: &[(CatalogPeer, Fault)]) -> Vec<String> {
+    missing.iter().map(|(peer, _)| peer.id.clone()).collect()
+}
+
+fn canonical_root(catalog: &Catalog, entity: &str, root_key: &str) -> FaultResult<String> {
+    if entity.is_empty() {
+        return Ok(String::new());
+    }
+    let key_type = catalog.key_type(entity).ok_or_else(|| {
+        let known = catalog.schema.roots.keys().cloned().collect::<Vec<_>>().join(", ");
+        Fault::refused("RW2003", format!("there is no root entity `{entity}`"), format!("schema `{}` has: {known}", catalog.schema.name))
+    })?;
+    key_type.canonical(root_key).map_err(|error| {
+        Fault::refused("RW2003", format!("root key of {entity}: {error}"), format!("give a {}: --root {entity}=KEY", key_type.name()))
+    })
+}
+
+fn call_message(catalog: &Catalog, request: v1::CallRequest) -> FaultResult<v1::Execute> {
+    let transaction = find_transaction(&catalog.schema, &request.transaction)?;
+    let arguments = canonical_arguments(&transaction.name, &transaction.parameters, &request.arguments)?;
+    let (entity, root_key) = resolve_root(transaction, &arguments)?;
+    Ok(v1::Execute {
+        transaction: request.transaction,
+        entity,
+        root_key,
+        arguments: text_arguments(arguments),
+        request_id: id_or_new("request", &request.request_id)?,
+        direction: v1::Direction::Do.into(),
+        issued_at_ms: issued_at(request.issued_at_ms),
+        ..v1::Execute::default()
+    })
+}
+
+fn chain_message(catalog: &Catalog, request: v1::StartChainRequest) -> FaultResult<v1::Execute> {
+    let schema = &catalog.schema;
+    let chain = schema.chains.get(&request.chain).ok_or_else(|| {
+        let known = schema.chains.keys().cloned().collect::<Vec<_>>().join(", ");
+        Fault::refused("RW4004", format!("there is no chain `{}` in schema `{}`", request.chain, schema.name), format!("it has: {known}"))
+    })?;
+    let input = canonical_arguments(&chain.name, &chain.parameters, &request.input)?;
+    let step = chain.steps.first().ok_or_else(|| Fault::internal("a chain without steps"))?;
+    let element = match &step.for_each {
+        Some(Expression::Parameter(list)) => first_element(&chain.name, list, &input)?,
+        _ => None,
+    };
+    let value = |expression: &Expression| -> FaultResult<Text> {
+        match expression {
+            Expression::Literal(text) => Ok(Some(text.clone())),
+            Expression::Parameter(name) => Ok(input.get(name).cloned().flatten()),
+            Expression::Element(field) => Ok(element_text(element.as_ref(), field.as_deref())),
+            Expression::StepResult { .. } => Err(Fault::internal("the first step can't use an earlier one's result")),
+        }
+    };
+    let transaction = find_transaction(schema, &step.call)?;
+    let mut arguments = BTreeMap::new();
+    for column in &transaction.parameters {
+        let is_root = matches!(&transaction.target, rootward_schema::Target::Root { parameter, .. } if *parameter == column.name);
+        let expression = if is_root { Some(&step.root_key) } else { step.args.get(&column.name) };
+        let text = expression.map(&value).transpose()?.flatten();
+        let text = text.map(|text| column.r#type.canonical(&text)).transpose().map_err(|error| {
+            Fault::refused(
+                "RW4004",
+                format!("`{}`, step `{}`: argument `{}`: {error}", chain.name, step.name, column.name),
+                "see the chain in rootward.toml",
+            )
+        })?;
+        arguments.insert(column.name.clone(), text);
+    }
+    let (entity, root_key) = resolve_root(transaction, &arguments)?;
+    Ok(v1::Execute {
+        transaction: step.call.clone(),
+        entity,
+        root_key,
+        arguments: text_arguments(arguments),
+        request_id: id_or_new("chain", &request.chain_id)?,
+        direction: v1::Direction::Do.into(),
+        issued_at_ms: issued_at(request.issued_at_ms),
+        open_chain: Some(v1::OpenChain {
+            definition: chain.name.clone(),
+            input: serde_json::to_string(&input).map_err(|error| Fault::internal(error.to_string()))?,
+            wait: if request.wait == i32::from(v1::ChainWait::Accepted) { v1::ChainWait::Accepted } else { v1::ChainWait::Done }.into(),
+        }),
+        ..v1::Execute::default()
+    })
+}
+
+fn first_element(chain: &str, list: &str, input: &BTreeMap<String, Text>) -> FaultResult<Option<serde_json::Value>> {
+    let text = input.get(list).cloned().flatten().unwrap_or_default();
+    match serde_json::from_str::<serde_json::Value>(&text) {
+        Ok(serde_json::Value::Array(elements)) if !elements.is_empty() => Ok(elements.into_iter().next()),
+        _ => Err(Fault::refused(
+            "RW4004",
+            format!("`{chain}`: `{list}` is not a list with at least one element"),
+            "give it as JSON, such as '[{\"…\": …}]'",
+        )),
+    }
+}
+
+fn element_text(element: Option<&serde_json::Value>, field: Option<&str>) -> Text {
+    let value = match field {
+        Some(field) => element?.get(field)?,
+        None => element?,
+    };
+    match value {
+        serde_json::Value::Null => None,
+        serde_json::Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    }
+}
+
+fn text_arguments(arguments: BTreeMap<String, Text>) -> Vec<v1::TextArgument> {
+    arguments.into_iter().map(|(name, text)| v1::TextArgument { name, text }).collect()
+}
+
+fn id_or_new(of: &str, text: &str) -> FaultResult<Vec<u8>> {
+    if text.is_empty() {
+        return Ok(Uuid::now_v7().as_bytes().to_vec());
+    }
+    let id = Uuid::parse_str(text).map_err(|_| {
+        Fault::refused("RW2002", format!("`{text}` is no {of} id"), "an id is a UUID, such as 0198f3a0-0000-7000-8000-000000000001")
+    })?;
+    Ok(id.as_bytes().to_vec())
+}
+
+fn issued_at(given_ms: i64) -> i64 {
+    if given_ms > 0 {
+        return given_ms;
+    }
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The value of a `grpc-timeout` header: up to eight digits and a unit.
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let count: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(count * 3600)),
+        "M" => Some(Duration::from_secs(count * 60)),
+        "S" => Some(Duration::from_secs(count)),
+        "m" => Some(Duration::from_millis(count)),
+        "u" => Some(Duration::from_micros(count)),
+        "n" => Some(Duration::from_nanos(count)),
+        _ => None,
+    }
+}
+
+#[tonic::async_trait]
+impl rootward_server::Rootward for RouterService {
+    async fn call(&self, request: Request<v1::CallRequest>) -> Result<Response<v1::CallResponse>, Status> {
+        let deadline = self.deadline(&request);
+        let call = async { self.run(call_message(&*self.routing.catalog()?, request.into_inner())?, deadline).await };
+        call.await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn query(&self, request: Request<v1::QueryRequest>) -> Result<Response<v1::CallResponse>, Status> {
+        let deadline = self.deadline(&request);
+        let request = request.into_inner();
+        let query = async {
+            let root_key = canonical_root(&*self.routing.catalog()?, &request.entity, &request.root_key)?;
+            let execute = v1::Execute {
+                sql: request.sql,
+                entity: request.entity,
+                root_key,
+                request_id: id_or_new("request", &request.request_id)?,
+                direction: v1::Direction::Do.into(),
+                issued_at_ms: issued_at(request.issued_at_ms),
+                ..v1::Execute::default()
+            };
+            self.run(execute, deadline).await
+        };
+        query.await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
+        RouterService::explain(self, request.get_ref()).map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn start_chain(&self, request: Request<v1::StartChainRequest>) -> Result<Response<v1::StartChainResponse>, Status> {
+        let deadline = self.deadline(&request);
+        self.start(request.into_inner(), deadline).await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn list_chains(&self, request: Request<v1::ListChainsRequest>) -> Result<Response<v1::ListChainsResponse>, Status> {
+        RouterService::list_chains(self, request.into_inner()).await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn get_chain(&self, request: Request<v1::GetChainRequest>) -> Result<Response<v1::GetChainResponse>, Status> {
+        let request = request.into_inner();
+        let ask = |mut client: WorkerClient<Channel>| {
+            let request = request.clone();
+            async move { Ok(client.get_peer_chain(request).await?.into_inner()) }
+        };
+        self.at_home(&request.id, ask).await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn replay_chains(&self, request: Request<v1::ReplayChainsRequest>) -> Result<Response<v1::ReplayChainsResponse>, Status> {
+        self.replay(request.into_inner()).await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn compensate_chain(
+        &self,
+        request: Request<v1::CompensateChainRequest>,
+    ) -> Result<Response<v1::CompensateChainResponse>, Status> {
+        let request = request.into_inner();
+        let ask = |mut client: WorkerClient<Channel>| {
+            let request = request.clone();
+            async move { Ok(client.compensate_peer_chain(request).await?.into_inner()) }
+        };
+        self.at_home(&request.id, ask).await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn list_peers(&self, _: Request<v1::ListPeersRequest>) -> Result<Response<v1::ListPeersResponse>, Status> {
+        self.peers().await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn list_partitions(&self, _: Request<v1::ListPartitionsRequest>) -> Result<Response<v1::ListPartitionsResponse>, Status> {
+        let catalog = self.routing.catalog().map_err(Fault::into_status)?;
+        Ok(Response::new(v1::ListPartitionsResponse {
+            owners: catalog.owners.clone(),
+            epochs: catalog.epochs.clone(),
+            peers: catalog.peers.iter().map(|peer| peer.id.clone()).collect(),
+            map_version: catalog.version,
+        }))
+    }
+
+    async fn get_schema(&self, _: Request<v1::GetSchemaRequest>) -> Result<Response<v1::GetSchemaResponse>, Status> {
+        let schema = self.routing.catalog().map_err(Fault::into_status)?.schema.clone();
+        Ok(Response::new(v1::GetSchemaResponse {
+            name: schema.name.clone(),
+            version: schema.version,
+            definition_json: serde_json::to_string(&*schema).unwrap_or_default(),
+        }))
+    }
+
+    async fn verify(&self, _: Request<v1::VerifyRequest>) -> Result<Response<v1::VerifyResponse>, Status> {
+        let verify = async {
+            let ask =
+                |mut client: WorkerClient<Channel>| async move { Ok(client.verify_peer(v1::VerifyPeerRequest {}).await?.into_inner()) };
+            let (counted, missing) = self.ask_all(VERIFY_LIMIT, ask).await?;
+            Ok(verify::judge(&*self.routing.catalog()?, &counted, &missing))
+        };
+        verify.await.map(Response::new).map_err(Fault::into_status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_timeout_header_has_units() {
+        assert_eq!(parse_timeout("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(parse_timeout("5S"), Some(Duration::from_secs(5)));
+        assert_eq!(parse_timeout("x"), None);
+        assert_eq!(parse_timeout(""), None);
+    }
+}
