@@ -1,6 +1,7 @@
 //! The program `rootward`.
 
 mod internal;
+pub mod schema_command;
 
 use std::process::ExitCode;
 

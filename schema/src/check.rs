@@ -119,3 +119,27 @@ fn invariant_query(name: &str, setting: &str, query: &Located<String>, outcome: 
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::finding::render;
+
+    proptest! {
+        #[test]
+        fn any_files_are_checked_without_a_panic(
+            manifest in "(name|version|partitions|\\[root\\.a\\]|\\[chain\\.c\\]|table|steps|params|call|[a-z$.\"=\\[\\]{}, \n]|[0-9])*",
+            tables in "(create table |a|\\(|\\)|;|'|references |primary key|[a-z \n])*",
+            transactions in "(-- name: |-- root: |select |:a|;|[a-z=' \n])*",
+        ) {
+            let files = [(MANIFEST_FILE, manifest.as_str()), ("tables.sql", tables.as_str()), ("transactions/t.sql", transactions.as_str())];
+            let source = Source::from_texts(files);
+            let findings = match check(&source, &Facts::default()) {
+                Ok((_, findings)) | Err(findings) => findings,
+            };
+            render(&findings, &source);
+        }
+    }
+}

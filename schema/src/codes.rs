@@ -79,6 +79,8 @@ catalogue! {
         "A SECURITY DEFINER function, or one in a language other than SQL and PL/pgSQL, can see beyond its root. Write it in SQL or PL/pgSQL and leave SECURITY INVOKER, the default.";
     RULE = "RW1027", "a rule rewrites statements",
         "Rules change what a statement touches behind the check's back. Use a trigger.";
+    STRAY = "RW1028", "an object outside namespace `public`",
+        "All tables, views and functions of a schema live in namespace `public`, where they get their rights and are moved with their roots. Leave the namespace out of the name.";
     ANNOTATION = "RW1030", "an annotation is misspelt or out of place",
         "The annotations are `-- name:`, `-- root:`, `-- reference: write` and `-- expect:`. A misspelt one would be a comment without effect, so anything one slip away from them is refused.";
     NO_NAME = "RW1031", "a transaction has no name",

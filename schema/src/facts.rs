@@ -16,6 +16,8 @@ pub struct Facts {
     pub views: Vec<ViewFact>,
     /// Functions and procedures.
     pub functions: Vec<FunctionFact>,
+    /// Relations and functions that were created outside namespace `public`, as namespace and name.
+    pub strays: Vec<(String, String)>,
     /// Rules, those behind views excepted.
     pub rules: Vec<RuleFact>,
     /// For each transaction of the source, for each of its statements. Empty if the tables could not be created.
@@ -79,8 +81,8 @@ pub struct TableFact {
     pub foreign_keys: Vec<ForeignKeyFact>,
     /// Check constraints.
     pub checks: Vec<CheckFact>,
-    /// Names of triggers that the schema made.
-    pub triggers: Vec<String>,
+    /// Triggers that the schema made.
+    pub triggers: Vec<TriggerFact>,
     /// Constraints that can be deferred.
     pub deferrable: Vec<DeferrableConstraint>,
 }
@@ -121,6 +123,15 @@ pub struct UniqueFact {
     pub name: String,
     /// The plain columns that must be equal for two rows to collide; expressions are not among them.
     pub columns: Vec<String>,
+}
+
+/// A trigger.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TriggerFact {
+    /// Its name.
+    pub name: String,
+    /// The function that it calls.
+    pub function: String,
 }
 
 /// What a foreign key does when its target changes.

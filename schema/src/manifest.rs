@@ -213,10 +213,7 @@ fn invariant_source(entry: &Entry<'_>, findings: &mut Vec<Finding>) -> Option<In
             _ => unknown(&setting.key, &["sum", "equals", "none"], &format!("invariant.{}", entry.key.value), findings),
         }
     }
-    let is_whole = match (&invariant.sum, &invariant.equals, &invariant.none) {
-        (Some(_), _, None) | (None, None, Some(_)) => true,
-        _ => false,
-    };
+    let is_whole = matches!((&invariant.sum, &invariant.equals, &invariant.none), (Some(_), _, None) | (None, None, Some(_)));
     if !is_whole {
         findings.push(
             Finding::error(codes::INVARIANT, &entry.key.place, format!("invariant `{}` says no one thing", entry.key.value))

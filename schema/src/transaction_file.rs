@@ -1,12 +1,16 @@
 //! Annotated SQL: the transactions of one file.
 
+mod annotation;
+mod rewrite;
+
 use crate::codes;
-use crate::definition::{BUILT_IN_PARAMETERS, Expect, ExpectedRows};
+use crate::definition::{BUILT_IN_PARAMETERS, Expect};
 use crate::finding::{Finding, Located, Place, Span, line_and_column};
 use crate::names;
-use crate::nearest::{did_you_mean, distance};
 use crate::source::unterminated;
 use crate::sql::{self, Kind, Token};
+use annotation::{Annotation, is_typo_of, parse_expect};
+use rewrite::rewrite;
 
 const ANNOTATIONS: &[&str] = &["name", "root", "reference", "expect"];
 
@@ -344,129 +348,76 @@ impl Parser<'_> {
     }
 }
 
-struct Rewritten {
-    sql: String,
-    parameters: Vec<Located<String>>,
-    pieces: Vec<(usize, Span)>,
-}
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
 
-/// Puts `$n` in place of `:name`, and a blank in place of comments.
-fn rewrite(file: &str, text: &str, tokens: &[Token], findings: &mut Vec<Finding>) -> Rewritten {
-    let mut out = Rewritten { sql: String::new(), parameters: Vec::new(), pieces: Vec::new() };
-    for token in tokens {
-        let span = Span::between(token.start, token.end);
-        let place = Place { file: file.to_owned(), span };
-        out.pieces.push((out.sql.len(), span));
-        match token.kind {
-            Kind::LineComment | Kind::BlockComment => out.sql.push(' '),
-            Kind::Parameter => {
-                let name = token.text(text).trim_start_matches(':');
-                let known = out.parameters.iter().position(|parameter| parameter.value == name);
-                let number = known.unwrap_or(out.parameters.len()) + 1;
-                if known.is_none() {
-                    names::check("parameter", name, &place, findings);
-                    out.parameters.push(Located { value: name.to_owned(), place });
+    use super::*;
+    use crate::definition::ExpectedRows;
+
+    fn parsed(text: &str) -> (Vec<TransactionSource>, Vec<Finding>) {
+        let mut findings = Vec::new();
+        let transactions = parse("t.sql", text, &mut findings);
+        (transactions, findings)
+    }
+
+    fn only_sql(body: &str) -> String {
+        let (transactions, _) = parsed(&format!("-- name: t\n-- root: a = :id\n{body};"));
+        transactions[0].statements[0].sql.clone()
+    }
+
+    #[test]
+    fn names_become_numbers_and_everything_else_stays() {
+        assert_eq!(only_sql("select :id, :v, :id"), "select $1, $2, $1");
+        assert_eq!(only_sql("select :id::text, ':v', $$:w$$, \":x\""), "select $1::text, ':v', $$:w$$, \":x\"");
+        assert_eq!(only_sql("select -:v -- :w\n/* :x */ + 1"), "select -$1  \n  + 1");
+        assert_eq!(only_sql("select 1 limit:id"), "select 1 limit $1");
+        assert_eq!(only_sql("select 'it''s; :v', e'\\'; :w'"), "select 'it''s; :v', e'\\'; :w'");
+    }
+
+    #[test]
+    fn a_place_in_the_rewritten_text_is_found_in_the_file() {
+        let text = "-- name: t\n-- root: a = :id\nselect :a_long_name, /* : */ wrong;";
+        let (transactions, _) = parsed(text);
+        let statement = &transactions[0].statements[0];
+        let place = statement.place_of(statement.sql.find("wrong").expect("it is there"));
+        assert_eq!(text.get(place.span.offset..place.span.end()), Some("wrong"));
+    }
+
+    #[test]
+    fn several_transactions_of_a_file_keep_their_expectations() {
+        let (transactions, findings) = parsed(
+            "-- name: a\n-- root: x = :id\nselect :id; -- expect: one\nselect 2;\n-- expect: 3, else \"no, not three\"\n\n-- name: b\n-- reference: write\nselect 1; -- a remark: none\n",
+        );
+        assert_eq!(findings, []);
+        let expects: Vec<_> =
+            transactions[0].statements.iter().map(|statement| statement.expect.clone().map(|e| (e.rows, e.reason))).collect();
+        assert_eq!(expects[0].as_ref().map(|(rows, _)| *rows), Some(ExpectedRows::Exactly(1)));
+        assert_eq!(expects[1], Some((ExpectedRows::Exactly(3), "no, not three".to_owned())));
+        assert!(matches!(transactions[1].target, Some(TargetSource::Reference(_))));
+        assert_eq!(transactions[1].line, 7);
+        assert_eq!(transactions[1].statements[0].expect, None);
+    }
+
+    #[test]
+    fn a_remark_is_no_misspelt_annotation() {
+        let (_, findings) = parsed("-- name: t\n-- root: x = :id\n-- note: fine\n-- returns: one row\nselect :id;\n");
+        assert_eq!(findings, []);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_without_a_panic(text in "(-- (name|root|expect|expct|reference):? ?|[a-z:;'\"$=,/* \n-]|ä|\\$\\$|:x|\\PC)*") {
+            let (transactions, findings) = parsed(&text);
+            for statement in transactions.iter().flat_map(|transaction| &transaction.statements) {
+                for offset in 0..=statement.sql.len() {
+                    let place = statement.place_of(offset);
+                    prop_assert!(text.get(place.span.offset..place.span.end()).is_some());
                 }
-                // `limit:n` must not become the name `limit$1`.
-                if out.sql.ends_with(|last: char| last.is_alphanumeric() || last == '_' || last == '$') {
-                    out.sql.push(' ');
-                }
-                out.sql.push_str(&format!("${number}"));
             }
-            Kind::Position => {
-                findings.push(
-                    Finding::error(codes::NUMBERED_PARAMETER, &place, format!("parameter `{}` has no name", token.text(text)))
-                        .help("write `:name`; the placeholders are numbered for you"),
-                );
-                out.sql.push_str("NULL");
-            }
-            _ => out.sql.push_str(token.text(text)),
-        }
-    }
-    out
-}
-
-struct Annotation {
-    word: Piece,
-    value: Piece,
-}
-
-struct Piece {
-    value: String,
-    span: Span,
-}
-
-impl Annotation {
-    /// The annotation that a comment is: `-- word: value`.
-    fn of(text: &str, token: Token) -> Option<Annotation> {
-        let comment = token.text(text);
-        let body = comment.strip_prefix("--")?;
-        let word_start = token.start + 2 + (body.len() - body.trim_start().len());
-        let (word, value) = body.trim_start().split_once(':')?;
-        let trimmed_word = word.trim_end();
-        if trimmed_word.is_empty() || !trimmed_word.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'_') {
-            return None;
-        }
-        let value_start = word_start + word.len() + 1 + (value.len() - value.trim_start().len());
-        let value = value.trim();
-        let word = Piece { value: trimmed_word.to_ascii_lowercase(), span: Span { offset: word_start, len: trimmed_word.len() } };
-        Some(Annotation {
-            word,
-            value: Piece { value: value.to_owned(), span: Span { offset: value_start.min(token.end), len: value.len() } },
-        })
-    }
-
-    fn word_place(&self, file: &str) -> Place {
-        Place { file: file.to_owned(), span: self.word.span }
-    }
-
-    fn value_place(&self, file: &str) -> Place {
-        let span = if self.value.span.len == 0 { self.word.span } else { self.value.span };
-        Place { file: file.to_owned(), span }
-    }
-}
-
-/// One slip away from an annotation. Two would make `-- note:` one of them.
-fn is_typo_of(word: &str, known: &str) -> bool {
-    distance(word, known) <= if known.len() > 6 { 2 } else { 1 }
-}
-
-fn parse_expect(value: &str) -> Result<Expect, String> {
-    let (count, reason) = match value.split_once(',') {
-        Some((count, rest)) => (count.trim(), Some(rest.trim())),
-        None => (value, None),
-    };
-    let rows = match count {
-        "one" => ExpectedRows::Exactly(1),
-        "none" => ExpectedRows::Exactly(0),
-        "some" => ExpectedRows::Some,
-        number => match number.parse() {
-            Ok(number) => ExpectedRows::Exactly(number),
-            Err(_) => return Err(did_you_mean(count, ["one", "some", "none"], "names no row count")).map_err(|hint| hint_for(count, hint)),
-        },
-    };
-    let reason = match reason {
-        None => default_reason(rows),
-        Some(rest) => {
-            let quoted = rest.strip_prefix("else").map(str::trim).and_then(|rest| rest.strip_prefix('"')?.strip_suffix('"'));
-            match quoted.filter(|reason| !reason.trim().is_empty()) {
-                Some(reason) => reason.to_owned(),
-                None => return Err("gives no reason after the comma".to_owned()),
+            for finding in findings {
+                prop_assert!(text.get(finding.span.offset..finding.span.end()).is_some(), "{finding:?}");
             }
         }
-    };
-    Ok(Expect { rows, reason })
-}
-
-fn hint_for(count: &str, hint: String) -> String {
-    if hint.starts_with("did you mean") { format!("names no row count; {hint}") } else { format!("names no row count: `{count}`") }
-}
-
-fn default_reason(rows: ExpectedRows) -> String {
-    match rows {
-        ExpectedRows::Some => "expected at least one row, found none".to_owned(),
-        ExpectedRows::Exactly(0) => "expected no row, found some".to_owned(),
-        ExpectedRows::Exactly(1) => "expected one row, found another number".to_owned(),
-        ExpectedRows::Exactly(rows) => format!("expected {rows} rows, found another number"),
     }
 }

@@ -1,23 +1,24 @@
 //! Facts about tables and what belongs to them, from PostgreSQL's catalogues.
 
 use rootward_schema::facts::{
-    Action, CheckFact, ColumnFact, Facts, ForeignKeyFact, FunctionFact, RuleFact, TableFact, TableKind, UniqueFact, ViewFact,
+    Action, CheckFact, ColumnFact, Facts, ForeignKeyFact, FunctionFact, RuleFact, TableFact, TableKind, TriggerFact, UniqueFact, ViewFact,
 };
 use rootward_schema::{DeferrableConstraint, Type};
 use tokio_postgres::{Error, Row, Transaction};
 
-/// What was in namespace `public` before.
+/// What was there before.
 pub(crate) struct Existing {
+    /// What namespace `public` held.
     pub names: Vec<String>,
     relations: Vec<u32>,
     functions: Vec<u32>,
 }
 
 pub(crate) async fn existing(transaction: &Transaction<'_>) -> Result<Existing, Error> {
-    let relations = transaction.query("select oid, relname::text from pg_class where relnamespace = 'public'::regnamespace", &[]).await?;
-    let functions = transaction.query("select oid, proname::text from pg_proc where pronamespace = 'public'::regnamespace", &[]).await?;
+    let relations = transaction.query("select oid, relname::text, relnamespace = 'public'::regnamespace from pg_class", &[]).await?;
+    let functions = transaction.query("select oid, proname::text, pronamespace = 'public'::regnamespace from pg_proc", &[]).await?;
     Ok(Existing {
-        names: relations.iter().chain(&functions).map(|row| row.get(1)).collect(),
+        names: relations.iter().chain(&functions).filter(|row| row.get(2)).map(|row| row.get(1)).collect(),
         relations: relations.iter().map(|row| row.get(0)).collect(),
         functions: functions.iter().map(|row| row.get(0)).collect(),
     })
@@ -47,6 +48,7 @@ pub(crate) async fn read(transaction: &Transaction<'_>, before: &Existing) -> Re
     }
     facts.functions = functions(transaction, before).await?;
     facts.rules = rules(transaction, before).await?;
+    facts.strays = strays(transaction, before).await?;
     Ok(facts)
 }
 
@@ -112,10 +114,10 @@ async fn unique_indexes(transaction: &Transaction<'_>, oid: u32) -> Result<Vec<U
     Ok(rows.iter().map(|row| UniqueFact { name: row.get(0), columns: row.get(1) }).collect())
 }
 
-async fn triggers(transaction: &Transaction<'_>, oid: u32) -> Result<Vec<String>, Error> {
+async fn triggers(transaction: &Transaction<'_>, oid: u32) -> Result<Vec<TriggerFact>, Error> {
     let rows =
-        transaction.query("select tgname::text from pg_trigger where tgrelid = $1 and not tgisinternal order by tgname", &[&oid]).await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+        transaction.query("select tgname::text, proname::text from pg_trigger join pg_proc on pg_proc.oid = tgfoid where tgrelid = $1 and not tgisinternal order by tgname", &[&oid]).await?;
+    Ok(rows.iter().map(|row| TriggerFact { name: row.get(0), function: row.get(1) }).collect())
 }
 
 async fn constraints(transaction: &Transaction<'_>, oid: u32, table: &mut TableFact) -> Result<(), Error> {
@@ -197,4 +199,20 @@ async fn rules(transaction: &Transaction<'_>, before: &Existing) -> Result<Vec<R
         )
         .await?;
     Ok(rows.iter().map(|row| RuleFact { name: row.get(0), table: row.get(1) }).collect())
+}
+
+/// What was created outside namespace `public`; a table's own toast and the row type of a composite are no strays.
+async fn strays(transaction: &Transaction<'_>, before: &Existing) -> Result<Vec<(String, String)>, Error> {
+    let rows = transaction
+        .query(
+            "select nspname::text, relname::text from pg_class join pg_namespace on pg_namespace.oid = relnamespace
+             where nspname not in ('public', 'pg_toast') and relkind in ('r', 'p', 'f', 'v', 'm', 'S') and pg_class.oid <> all ($1)
+             union
+             select nspname::text, proname::text from pg_proc join pg_namespace on pg_namespace.oid = pronamespace
+             where nspname <> 'public' and pg_proc.oid <> all ($2)
+             order by 1, 2",
+            &[&before.relations, &before.functions],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }

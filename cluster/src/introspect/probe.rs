@@ -4,8 +4,9 @@
 //! update one column is refused exactly by the statements that update it. `EXPLAIN` checks rights and runs nothing.
 
 use rootward_schema::facts::{Access, Facts, StatementFact};
+use serde_json::Value;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Error, Transaction};
+use tokio_postgres::{Error, SimpleQueryMessage, Transaction};
 
 /// The role that asks, if it could be made; it never outlives the transaction.
 pub(crate) struct Probe {
@@ -32,7 +33,7 @@ impl Probe {
         }
         if let Err(error) = transaction.batch_execute(&sql).await {
             // A broken connection shows itself at the next statement.
-            tracing::warn!(%error, "no probe role: an UPDATE of a root key is not found by the check");
+            tracing::warn!(%error, "no probe role: the check doesn't find an UPDATE of a root key");
             transaction.batch_execute("rollback to savepoint rootward_probe").await?;
             return Ok(Probe { role: None });
         }
@@ -41,6 +42,9 @@ impl Probe {
 
     /// How the prepared statement `name` uses a table; none if it doesn't.
     pub async fn access(&self, transaction: &Transaction<'_>, name: &str, parameters: usize, table: &str) -> Result<Option<Access>, Error> {
+        if self.role.is_none() {
+            return Ok(planned_access(&plan(transaction, name, parameters).await?, table));
+        }
         for (rights, access) in [("insert, update, delete", Access::Writes), ("all", Access::Reads)] {
             if self.is_refused_without(transaction, name, parameters, &format!("{rights} on public.{}", quote(table))).await? {
                 return Ok(Some(access));
@@ -73,13 +77,48 @@ impl Probe {
     /// Whether the role is refused the statement once a right is taken from it.
     async fn is_refused_without(&self, transaction: &Transaction<'_>, name: &str, parameters: usize, right: &str) -> Result<bool, Error> {
         let Some(role) = &self.role else { return Ok(false) };
-        let arguments = if parameters == 0 { String::new() } else { format!("({})", vec!["null"; parameters].join(", ")) };
-        let sql = format!("savepoint rootward_right; revoke {right} from {role}; set local role {role}; explain execute {name}{arguments}");
+        let execute = execute(name, parameters);
+        let sql = format!("savepoint rootward_right; revoke {right} from {role}; set local role {role}; explain {execute}");
         let explained = transaction.simple_query(&sql).await;
         transaction.batch_execute("rollback to savepoint rootward_right").await?;
         // Any other error, such as a division by a NULL that was folded, tells nothing about rights.
         Ok(explained.is_err_and(|error| error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE)))
     }
+}
+
+fn execute(name: &str, parameters: usize) -> String {
+    let arguments = if parameters == 0 { String::new() } else { format!("({})", vec!["null"; parameters].join(", ")) };
+    format!("execute {name}{arguments}")
+}
+
+/// The plan of a prepared statement; nothing if it cannot be planned.
+async fn plan(transaction: &Transaction<'_>, name: &str, parameters: usize) -> Result<Value, Error> {
+    let sql = format!("savepoint rootward_plan; explain (format json) {}", execute(name, parameters));
+    let explained = transaction.simple_query(&sql).await;
+    transaction.batch_execute("rollback to savepoint rootward_plan").await?;
+    let Ok(messages) = explained else { return Ok(Value::Null) };
+    let text = messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    Ok(text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or(Value::Null))
+}
+
+/// How a plan uses a table. It is second best to rights: the planner leaves out what it proves to be useless.
+fn planned_access(plan: &Value, table: &str) -> Option<Access> {
+    let own = match plan {
+        Value::Object(node) if node.get("Relation Name").and_then(Value::as_str) == Some(table) => {
+            let is_write = node.get("Node Type").and_then(Value::as_str) == Some("ModifyTable");
+            Some(if is_write { Access::Writes } else { Access::Reads })
+        }
+        _ => None,
+    };
+    let inner = match plan {
+        Value::Object(node) => node.values().filter_map(|value| planned_access(value, table)).max(),
+        Value::Array(values) => values.iter().filter_map(|value| planned_access(value, table)).max(),
+        _ => None,
+    };
+    own.max(inner)
 }
 
 fn quote(name: &str) -> String {

@@ -187,9 +187,9 @@ fn check_order(chain: &ChainSource, transactions: &[Compiled], findings: &mut Ve
             .help("move it before the pivot, or let it wait for a person: `on_failure = \"park\"`"),
         );
     }
-    for (at, step) in chain.steps.iter().enumerate().take(pivot) {
+    for (at, step) in chain.steps.iter().enumerate().take(pivot.saturating_add(1)) {
         let writes = find(transactions, &step.call.value).is_some_and(|called| called.is_whole && called.writes);
-        let refused = chain.steps.iter().take(pivot + 1).skip(at + 1).find(|later| can_fail(later));
+        let refused = chain.steps.iter().take(pivot.saturating_add(1)).skip(at + 1).find(|later| can_fail(later));
         // The elements of one step are done one by one, so an earlier one may have to be undone for a later one.
         let refused = refused.or((step.for_each.is_some() && can_fail(step)).then_some(step));
         if let (Some(later), true, true) = (refused, writes, step.compensate.is_none()) {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::check::locate;
-use crate::check::trees::Trees;
+use crate::check::trees::{Home, Trees};
 use crate::codes;
 use crate::facts::{Access, Facts, FunctionFact};
 use crate::finding::Finding;
@@ -11,6 +11,7 @@ use crate::source::Source;
 use crate::sql::{self, Token};
 
 pub(crate) fn check(source: &Source, facts: &Facts, trees: &Trees, findings: &mut Vec<Finding>) {
+    triggers(source, facts, trees, findings);
     for function in &facts.functions {
         let place = locate::object(source, &function.name);
         if function.is_security_definer {
@@ -41,6 +42,30 @@ pub(crate) fn check(source: &Source, facts: &Facts, trees: &Trees, findings: &mu
                 )
                 .help("write one function for each tree, and join them in a chain"),
             );
+        }
+    }
+}
+
+/// A trigger of a tree stays inside it, and leaves reference data alone.
+fn triggers(source: &Source, facts: &Facts, trees: &Trees, findings: &mut Vec<Finding>) {
+    for table in &facts.tables {
+        let Some(member) = trees.member(&table.name) else { continue };
+        for trigger in &table.triggers {
+            let place = locate::object(source, &trigger.name);
+            for (touched, access) in touched(facts, &trigger.function) {
+                let what = format!("trigger `{}` of `{}`", trigger.name, table.name);
+                match trees.home(&touched) {
+                    Some(Home::Tree(other)) if other.entity != member.entity => findings.push(
+                        Finding::error(codes::OTHER_TREE, &place, format!("{what} touches table `{touched}` of `{}`", other.entity))
+                            .help("do it in a transaction of its own, and join the two in a chain"),
+                    ),
+                    Some(Home::Reference) if access != Access::Reads => findings.push(
+                        Finding::error(codes::WRITES_REFERENCE, &place, format!("{what} writes reference table `{touched}`"))
+                            .help("write it in a transaction with `-- reference: write`"),
+                    ),
+                    _ => {}
+                }
+            }
         }
     }
 }

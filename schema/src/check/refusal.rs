@@ -34,6 +34,10 @@ fn can_refuse_write(facts: &Facts, statement: &StatementSource, fact: &Statement
     !table.triggers.is_empty()
         || (has_word("insert") || has_word("merge")) && can_refuse_insert(statement, table, has_word("conflict"))
         || (has_word("delete") || has_word("merge")) && can_refuse_delete(facts, table)
+        // Nobody could tell which columns are updated: it may be any of them.
+        || (has_word("update") || has_word("merge"))
+            && fact.updated_columns.is_empty()
+            && table.columns.iter().any(|column| can_refuse_update(table, &column.name))
         || fact.updated_columns.iter().any(|(name, column)| *name == table.name && can_refuse_update(table, column))
 }
 

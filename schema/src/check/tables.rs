@@ -32,6 +32,12 @@ pub(crate) fn check(source: &Source, facts: &Facts, findings: &mut Vec<Finding>)
             );
         }
     }
+    for (namespace, name) in &facts.strays {
+        findings.push(
+            Finding::error(codes::STRAY, &locate::object(source, name), format!("`{name}` is created in namespace `{namespace}`"))
+                .help(format!("leave `{namespace}.` out; everything lives in namespace `public`")),
+        );
+    }
     for rule in &facts.rules {
         findings.push(
             Finding::error(

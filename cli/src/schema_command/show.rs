@@ -1,0 +1,125 @@
+//! The compiled schema as a text.
+
+use std::fmt::Write;
+
+use rootward_schema::{
+    Chain, Column, Expression, Invariant, OnFailure, ReferenceTable, RootEntity, Schema, Step, Target, Transaction, TreeTable,
+};
+use serde_json::{Value, json};
+
+/// The trees, the reference tables, the transactions, the chains and the invariants.
+pub fn show_text(schema: &Schema) -> String {
+    let mut out = format!("schema {}, version {}, {} partitions\n", schema.name, schema.version, schema.partitions);
+    for root in schema.roots.values() {
+        show_root(&mut out, root);
+    }
+    show_section(&mut out, "reference", &schema.reference, show_reference);
+    show_section(&mut out, "transactions", schema.transactions.values(), show_transaction);
+    show_section(&mut out, "chains", schema.chains.values(), show_chain);
+    show_section(&mut out, "invariants", &schema.invariants, show_invariant);
+    out
+}
+
+/// The compiled schema for programs, without the text of its table files.
+pub fn show_json(schema: &Schema) -> Value {
+    let mut value = json!(schema);
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("table_files".to_owned(), json!(schema.table_files.iter().map(|file| &file.path).collect::<Vec<_>>()));
+    }
+    value
+}
+
+fn show_section<'a, T: 'a>(out: &mut String, title: &str, items: impl IntoIterator<Item = &'a T>, show: impl Fn(&T) -> String) {
+    let lines: Vec<String> = items.into_iter().map(show).collect();
+    if !lines.is_empty() {
+        let _ = writeln!(out, "\n{title}\n{}", lines.join("\n"));
+    }
+}
+
+fn show_root(out: &mut String, root: &RootEntity) {
+    let _ = writeln!(out, "\nroot {}, key {}.{} {}", root.name, root.table, root.key_column, root.key_type.name());
+    for table in root.tables.iter().filter(|table| table.parent.is_none()) {
+        show_table(out, root, table, 1);
+    }
+}
+
+/// A table and those under it. A tree of foreign keys has no circle, since each parent stands before its children.
+fn show_table(out: &mut String, root: &RootEntity, table: &TreeTable, depth: usize) {
+    let key: Vec<String> =
+        table.primary_key.iter().map(|column| if *column == table.key_column { format!("*{column}") } else { column.clone() }).collect();
+    let rest: Vec<&str> =
+        table.columns.iter().filter(|column| !table.primary_key.contains(&column.name)).map(|column| column.name.as_str()).collect();
+    let rest = if rest.is_empty() { String::new() } else { format!("  {}", rest.join(", ")) };
+    let _ = writeln!(out, "{}{} ({}){rest}", "  ".repeat(depth), table.name, key.join(", "));
+    for child in root.tables.iter().filter(|child| child.parent.as_ref() == Some(&table.name) && child.name != table.name) {
+        show_table(out, root, child, depth + 1);
+    }
+}
+
+fn show_reference(table: &ReferenceTable) -> String {
+    let note = if table.is_referred_to { "  trees refer to it: rows are retired, never deleted" } else { "" };
+    format!("  {} ({}){note}", table.name, table.primary_key.join(", "))
+}
+
+fn columns(columns: &[Column]) -> String {
+    let shown: Vec<String> = columns.iter().map(|column| format!("{} {}", column.name, column.r#type.name())).collect();
+    shown.join(", ")
+}
+
+fn show_transaction(transaction: &Transaction) -> String {
+    let target = match &transaction.target {
+        Target::Root { entity, parameter } => format!("at {entity} :{parameter}"),
+        Target::Reference => "writes reference data".to_owned(),
+    };
+    let answer = if transaction.columns.is_empty() { String::new() } else { format!(" -> {}", columns(&transaction.columns)) };
+    let refusal = if transaction.can_refuse { "" } else { ", cannot be refused" };
+    let Transaction { name, file, line, .. } = transaction;
+    format!("  {name}({}){answer}\n      {target}{refusal}  {file}:{line}", columns(&transaction.parameters))
+}
+
+fn show_chain(chain: &Chain) -> String {
+    let steps: Vec<String> = chain.steps.iter().enumerate().map(|(at, step)| show_step(at + 1, step)).collect();
+    format!("  {}({})\n{}", chain.name, columns(&chain.parameters), steps.join("\n"))
+}
+
+fn show_step(number: usize, step: &Step) -> String {
+    let mut line = format!("    {number} {}", step.name);
+    if let Some(list) = &step.for_each {
+        let _ = write!(line, " for each of {}", expression(list));
+    }
+    let _ = write!(line, ": {}({}) at {} {}", step.call, arguments(&step.args), step.entity, expression(&step.root_key));
+    if let Some(compensation) = &step.compensate {
+        let _ = write!(line, ", undone by {}({})", compensation.call, arguments(&compensation.args));
+    }
+    if step.is_pivot {
+        line.push_str(", the pivot");
+    }
+    if step.on_failure == OnFailure::Park {
+        line.push_str(", parks when refused");
+    }
+    line
+}
+
+fn arguments<'a>(args: impl IntoIterator<Item = (&'a String, &'a Expression)>) -> String {
+    let shown: Vec<String> = args.into_iter().map(|(name, value)| format!("{name} = {}", expression(value))).collect();
+    shown.join(", ")
+}
+
+fn expression(expression: &Expression) -> String {
+    match expression {
+        Expression::Literal(text) => format!("'{text}'"),
+        Expression::Parameter(name) => format!("${name}"),
+        Expression::Element(None) => "$element".to_owned(),
+        Expression::Element(Some(field)) => format!("$element.{field}"),
+        Expression::StepResult { step, column } => format!("$steps.{step}.{column}"),
+    }
+}
+
+fn show_invariant(invariant: &Invariant) -> String {
+    let what = match (&invariant.sum, &invariant.equals, &invariant.none) {
+        (_, _, Some(_)) => "no row on any peer",
+        (_, Some(_), _) => "two sums over all peers are equal",
+        _ => "the sum over all peers is 0",
+    };
+    format!("  {}: {what}", invariant.name)
+}
