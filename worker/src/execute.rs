@@ -164,6 +164,9 @@ fn check_age(limits: &Limits, request: &Request) -> FaultResult<()> {
 
 fn plan_effect(limits: &Limits, schema: &Schema, request: &Request) -> FaultResult<(Vec<Planned>, Fingerprint)> {
     let execute = &request.execute;
+    if execute.is_look_up {
+        return Ok((Vec::new(), Fingerprint::of_chain(&execute.transaction, &execute.chain_fingerprint)));
+    }
     if execute.transaction.is_empty() {
         return plan_ad_hoc(limits, execute);
     }

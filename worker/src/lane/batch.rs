@@ -176,7 +176,9 @@ impl Batch<'_> {
             self.roll_back().await?;
             check_standing(error)?;
             let place = positions.unit_at(results.len()).unwrap_or(0);
-            return Ok(Attempt::Refused(place, self.judge(place, &positions, results.len(), error)));
+            let own = &results[positions.results_of(place).start.min(results.len())..];
+            let fault = self.context.missed_expectation(self.units[place], own);
+            return Ok(Attempt::Refused(place, fault.unwrap_or_else(|| self.judge(place, &positions, results.len(), error))));
         }
         let mut answers = Vec::with_capacity(self.units.len());
         for (place, unit) in self.units.iter().enumerate() {
@@ -231,7 +233,8 @@ impl Batch<'_> {
                 match &ran.error {
                     Some(error) => {
                         let call = Positions::new(&calls, Vec::new()).call_at(results.len());
-                        Err(refusal::judge(unit, self.context.statement_at(unit, call), error))
+                        let judged = || refusal::judge(unit, self.context.statement_at(unit, call), error);
+                        Err(self.context.missed_expectation(unit, results).unwrap_or_else(judged))
                     }
                     None => self.context.answer_of(unit, results),
                 }
@@ -421,20 +424,26 @@ impl LaneContext {
         unit.effect.get(call.checked_sub(usize::from(unit.context.is_some()))?)
     }
 
+    /// The refusal of the first statement whose row count is not what it expects, if its result is among these. It comes
+    /// before the error of a later statement, which was on its way already.
+    fn missed_expectation(&self, unit: &Unit, results: &[StatementResult]) -> Option<Fault> {
+        let mut results = results.iter().skip(usize::from(unit.context.is_some()));
+        unit.effect.iter().find_map(|planned| {
+            let result = results.by_ref().nth(planned.call.result_count() - 1)?;
+            let expect = planned.expect.as_ref().filter(|expect| !expect.rows.is_met_by(result.row_count))?;
+            Some(refusal::missed(unit, planned, &expect.reason, result.row_count))
+        })
+    }
+
     /// The answer that the results of [`LaneContext::calls_of`] make.
     fn answer_of(&self, unit: &Unit, results: &[StatementResult]) -> Answer {
+        if let Some(fault) = self.missed_expectation(unit, results) {
+            return Err(fault);
+        }
         let mut results = results.iter().skip(usize::from(unit.context.is_some()));
         let mut last = StatementResult::default();
         for planned in &unit.effect {
-            let mut result = results.next().cloned().unwrap_or_default();
-            if planned.call.result_count() == 2 {
-                result = results.next().cloned().unwrap_or_default();
-            }
-            if let Some(expect) = &planned.expect
-                && !expect.rows.is_met_by(result.row_count)
-            {
-                return Err(refusal::missed(unit, planned, &expect.reason, result.row_count));
-            }
+            let result = results.by_ref().nth(planned.call.result_count() - 1).cloned().unwrap_or_default();
             if !result.columns.is_empty() {
                 last = result;
             } else if last.columns.is_empty() {

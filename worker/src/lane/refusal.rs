@@ -24,7 +24,10 @@ pub(super) fn judge(unit: &Unit, statement: Option<&Planned>, error: &ServerErro
         ),
         state if is_transient(state) => Fault::retry("RW3105", format!("`{label}` on {at} was not executed: {message}"), "send it again"),
         state if is_refusal(state) => Fault::refused("RW3101", format!("`{label}` on {at} was refused: {message}"), help(error, &place)),
-        _ => Fault::internal(format!("`{label}` on {at} failed in PostgreSQL: {message}")),
+        state => {
+            tracing::error!(transaction = %label, sqlstate = state, message, "PostgreSQL failed in a lane");
+            Fault::internal(format!("`{label}` on {at} failed in PostgreSQL: {message}"))
+        }
     };
     fault.with_postgres(&error.sqlstate, error.detail.as_deref(), error.hint.as_deref())
 }

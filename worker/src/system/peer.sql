@@ -15,6 +15,10 @@ begin
   if not exists (select from pg_roles where rolname = 'rootward_lane') then
     create role rootward_lane login noinherit connection limit 256;
   end if;
+  -- What is refused to a lane's SQL is an answer to whoever asked, not news for the server's log; the worker itself logs
+  -- what is no refusal. The limit on temporary files keeps one root's sort from filling the disk.
+  alter role rootward_lane set log_min_messages = 'fatal';
+  alter role rootward_lane set temp_file_limit = '1GB';
 exception when duplicate_object or unique_violation then
   null; -- another peer of the same cluster made them at the same moment
 end $$;
