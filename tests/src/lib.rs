@@ -11,6 +11,8 @@ mod scenario;
 mod schemas;
 mod wait;
 
+pub use rootward_worker::PEER_SQL;
+
 pub use client::{Client, Ended, arguments, cents_of, number_of, send_to_worker, text_of};
 pub use cluster::{Cluster, Shape};
 pub use invariants::{Violation, check_bank, check_effects, check_everything, check_money};
