@@ -40,7 +40,14 @@ pub enum CompileError {
 /// # Errors
 /// [`CompileError`]; with all findings if the files are wrong.
 pub async fn compile_folder(folder: &Path, rootward_exe: &Path, database: Option<&str>) -> Result<Compiled, CompileError> {
-    let source = Source::read(folder);
+    compile_source(Source::read(folder), rootward_exe, database).await
+}
+
+/// The same for files that have been read already.
+///
+/// # Errors
+/// As [`compile_folder`].
+pub async fn compile_source(source: Source, rootward_exe: &Path, database: Option<&str>) -> Result<Compiled, CompileError> {
     let facts = match database {
         Some(database) => facts_from(database, &source).await?,
         None => {

@@ -19,7 +19,7 @@ mod topology;
 
 pub use apply::{ApplyError, LossyChange};
 pub use binaries::{Binaries, NotFound, Version};
-pub use compile::{CompileError, Compiled, compile_folder};
+pub use compile::{CompileError, Compiled, compile_folder, compile_source};
 pub use deploy::{DeployError, Deployed, deploy};
 pub use embedded::{EmbeddedCluster, EmbeddedError, EmbeddedOptions};
 pub use introspect::{IntrospectError, introspect};

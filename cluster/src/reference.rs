@@ -30,6 +30,7 @@ pub(crate) async fn publish(hub: &Client, schema: &Schema) -> Result<(), Error> 
 /// The slot is made first, by a statement of its own: CREATE SUBSCRIPTION waits for itself where hub and peer are databases
 /// of one PostgreSQL cluster. On an empty hub there is nothing to copy, which saves a worker for each table.
 pub(crate) async fn subscribe(hub: &Client, peer: &Client, id: &str, replication: &str) -> Result<(), Error> {
+    let connection = replication.replace('\'', "''");
     if peer
         .query_opt(
             "select from pg_subscription s join pg_database d on d.oid = s.subdbid where d.datname = current_database() and subname = $1",
@@ -38,6 +39,11 @@ pub(crate) async fn subscribe(hub: &Client, peer: &Client, id: &str, replication
         .await?
         .is_some()
     {
+        // The hub may have moved: an embedded one has another port after a restart.
+        let current: String = peer.query_one("select subconninfo from pg_subscription where subname = $1 and subdbid = (select oid from pg_database where datname = current_database())", &[&NAME]).await?.try_get(0)?;
+        if current != replication {
+            peer.batch_execute(&format!("alter subscription {NAME} connection '{connection}'")).await?;
+        }
         return peer.batch_execute(&format!("alter subscription {NAME} refresh publication")).await;
     }
     let is_empty: bool = hub.query_one("select version = 0 from rootward.reference_version", &[]).await?.try_get(0)?;
@@ -52,7 +58,6 @@ pub(crate) async fn subscribe(hub: &Client, peer: &Client, id: &str, replication
     if is_empty {
         peer.batch_execute("insert into rootward.reference_version values (true, 0) on conflict do nothing").await?;
     }
-    let connection = replication.replace('\'', "''");
     let sql = format!(
         "create subscription {NAME} connection '{connection}' publication {NAME} with (create_slot = false, slot_name = '{slot}', copy_data = {})",
         !is_empty

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use prost::Message as _;
 use rootward_proto::{
     Fault, FaultResult,
     v1::{self, RetryClass, reply, worker_client::WorkerClient},
@@ -19,6 +20,8 @@ use tonic::transport::{Channel, Endpoint};
 const QUEUE: usize = 8192;
 /// How many go out in one message.
 const MAX_COALESCED: usize = 512;
+/// How many bytes go out in one message, unless one request alone is larger.
+const MAX_COALESCED_BYTES: usize = 16 << 20;
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The largest message that is taken.
@@ -154,8 +157,13 @@ async fn run_stream(
     loop {
         tokio::select! {
             taken = receiver.recv_many(&mut batch, MAX_COALESCED) => {
-                if taken == 0 || outbox.send(message(&mut batch, &in_flight, next_correlation)).await.is_err() {
+                if taken == 0 {
                     break;
+                }
+                while !batch.is_empty() {
+                    if outbox.send(message(&mut batch, &in_flight, next_correlation)).await.is_err() {
+                        return fail_all(&in_flight, address, "it was closed");
+                    }
                 }
             }
             received = incoming.message() => match received {
@@ -169,10 +177,17 @@ async fn run_stream(
     fail_all(&in_flight, address, "it was closed");
 }
 
+/// A message of what waits, as much of it as fits.
 fn message(batch: &mut Vec<Pending>, in_flight: &InFlight, next_correlation: &mut u64) -> v1::ExchangeRequest {
+    let mut bytes = 0;
+    let fitting = batch.iter().take_while(|pending| {
+        bytes += pending.execute.encoded_len();
+        bytes <= MAX_COALESCED_BYTES
+    });
+    let count = fitting.count().max(1);
     let mut answers = lock(in_flight);
     let envelopes = batch
-        .drain(..)
+        .drain(..count)
         .map(|pending| {
             *next_correlation += 1;
             answers.insert(*next_correlation, pending.answer);

@@ -13,6 +13,9 @@ use tonic::transport::Server;
 
 use crate::{Catalog, Config, Routing, follow, link::MAX_MESSAGE_BYTES, service::RouterService};
 
+/// The largest request of a client.
+const MAX_REQUEST_BYTES: usize = 8 << 20;
+
 /// Why a router ended.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -85,7 +88,7 @@ impl Router {
         tasks.spawn(report_health(reporter, known, shutdown.clone()));
         let reflection =
             || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(rootward_proto::DESCRIPTORS);
-        let server = RootwardServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let server = RootwardServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
         let drained = shutdown.clone();
         let serving = Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(5)))

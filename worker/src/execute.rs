@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The partition of reference data.
-const REFERENCE_PARTITION: i32 = -1;
+pub(crate) const REFERENCE_PARTITION: i32 = -1;
 /// The longest that anybody may wait, whatever the message says.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
@@ -254,7 +254,6 @@ fn plan_ad_hoc(limits: &Limits, execute: &v1::Execute) -> FaultResult<(Vec<Plann
 }
 
 fn answer(home: &ChainHome, request: &Request, done: Done, lane: u32) -> v1::CallResponse {
-    let reference_version = done.after.last().filter(|_| request.partition == REFERENCE_PARTITION).and_then(|result| result.scalar());
     v1::CallResponse {
         request_id: request.request_id.to_string(),
         entity: request.execute.entity.clone(),
@@ -263,7 +262,6 @@ fn answer(home: &ChainHome, request: &Request, done: Done, lane: u32) -> v1::Cal
         peer: home.peer.clone(),
         lane,
         worker_us: u64::try_from(request.received.elapsed().as_micros()).unwrap_or(u64::MAX),
-        reference_version: reference_version.and_then(|text| text.parse().ok()).unwrap_or(done.response.reference_version),
         ..done.response
     }
 }

@@ -261,6 +261,10 @@ impl Terms {
                 if let Err(error) = term::keep_copy(client, &catalog).await {
                     tracing::debug!(%error, "the copy of the catalog was not kept");
                 }
+                match term::read_ownership(client).await {
+                    Ok(owned) => serving.set_owned(owned),
+                    Err(error) => tracing::debug!(%error, "the ownership was not read"),
+                }
                 if catalog.schema.version > serving.schema.version && self.has_newer_schema(client, serving).await {
                     tracing::info!(version = catalog.schema.version, "a new schema is in force: a new term begins");
                     serving.stop.cancel();

@@ -3,6 +3,7 @@
 use std::{pin::Pin, sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use futures_util::{Stream, StreamExt as _};
+use prost::Message as _;
 use rootward_proto::{
     Fault, FaultResult,
     v1::{self, reply, worker_server},
@@ -22,6 +23,8 @@ use crate::{
 
 /// How many answers go out in one message.
 const MAX_COALESCED: usize = 512;
+/// How many bytes go out in one message, unless one answer alone is larger.
+const MAX_COALESCED_BYTES: usize = 16 << 20;
 /// How many requests may be under way in this process; more are refused at once.
 const MAX_IN_FLIGHT: usize = 16_384;
 /// The most chains that one list returns.
@@ -105,8 +108,10 @@ impl worker_server::Worker for WorkerService {
         self.tasks.spawn(async move {
             let mut replies = Vec::new();
             while answered.recv_many(&mut replies, MAX_COALESCED).await > 0 {
-                if outbox.send(Ok(v1::ExchangeResponse { replies: std::mem::take(&mut replies) })).await.is_err() {
-                    return;
+                while !replies.is_empty() {
+                    if outbox.send(Ok(message(&mut replies))).await.is_err() {
+                        return;
+                    }
                 }
             }
         });
@@ -180,6 +185,17 @@ impl worker_server::Worker for WorkerService {
         })?;
         Ok(Response::new(counted))
     }
+}
+
+/// A message of what is answered, as much of it as fits.
+fn message(replies: &mut Vec<v1::Reply>) -> v1::ExchangeResponse {
+    let mut bytes = 0;
+    let fitting = replies.iter().take_while(|reply| {
+        bytes += reply.encoded_len();
+        bytes <= MAX_COALESCED_BYTES
+    });
+    let count = fitting.count().max(1);
+    v1::ExchangeResponse { replies: replies.drain(..count).collect() }
 }
 
 fn chain_id(text: &str) -> FaultResult<Uuid> {

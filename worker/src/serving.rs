@@ -1,6 +1,9 @@
 //! One term of serving a peer: its lanes, the partitions that it owns, the schema that it knows.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use rootward_proto::{Fault, FaultResult, v1::RetryClass};
 use rootward_schema::{Schema, Text};
@@ -15,7 +18,7 @@ pub(crate) struct Serving {
     pub postgres_version: String,
     pub lanes: Vec<LaneHandle>,
     /// The epoch of each partition that this peer owns.
-    pub owned: HashMap<i32, i64>,
+    pub owned: RwLock<HashMap<i32, i64>>,
     pub secret: Text,
     pub schema: Arc<Schema>,
     /// Cancelled when a lane's connection is lost or another worker takes over.
@@ -25,12 +28,17 @@ pub(crate) struct Serving {
 }
 
 impl Serving {
+    /// Takes the partitions that the peer owns now. What a lane runs is checked by the database all the same.
+    pub(crate) fn set_owned(&self, owned: HashMap<i32, i64>) {
+        *self.owned.write().unwrap_or_else(PoisonError::into_inner) = owned;
+    }
+
     /// The lane and the epoch of a partition.
     ///
     /// # Errors
     /// RW2005 if this peer doesn't own it; nothing was executed.
     pub(crate) fn lane_of(&self, partition: i32) -> FaultResult<(&LaneHandle, i64)> {
-        let epoch = self.owned.get(&partition).copied();
+        let epoch = self.owned.read().unwrap_or_else(PoisonError::into_inner).get(&partition).copied();
         let lane = usize::try_from(partition).unwrap_or(0) % self.lanes.len().max(1);
         match (epoch, self.lanes.get(lane)) {
             (Some(epoch), Some(lane)) => Ok((lane, epoch)),

@@ -1,6 +1,10 @@
 //! One term: this worker takes the peer over, serves it, and lets go when anything about its standing is in doubt.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, RwLock},
+    time::Duration,
+};
 
 use rand::Rng as _;
 use rootward_router::Catalog;
@@ -96,9 +100,7 @@ pub(crate) async fn take_over(
     rand::rng().fill_bytes(&mut secret);
     let (term, copy) = raise_term(&mut client, config, &Sha256::digest(secret)).await?;
     end_older_backends(&client).await?;
-    let rows = client.query("/* read_ownership */ select partition, epoch from rootward.ownership where state = 'owned'", &[]).await?;
-    let owned: HashMap<i32, i64> =
-        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, tokio_postgres::Error>>()?;
+    let owned = RwLock::new(read_ownership(&client).await?);
     let sql = "/* read_schema */ select definition from rootward.schema_version order by version desc limit 1";
     let row = client.query_opt(sql, &[]).await?.ok_or(TermError::NoSchema)?;
     let schema: Arc<Schema> = Arc::new(serde_json::from_value(row.try_get(0)?)?);
@@ -162,6 +164,12 @@ async fn end_older_backends(client: &Client) -> Result<(), TermError> {
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// The partitions that the peer owns by its own table, with their epochs.
+pub(crate) async fn read_ownership(client: &Client) -> Result<HashMap<i32, i64>, tokio_postgres::Error> {
+    let sql = "/* read_ownership */ select partition, epoch from rootward.ownership where state = 'owned'";
+    client.query(sql, &[]).await?.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }
 
 async fn open_lanes(

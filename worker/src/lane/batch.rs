@@ -14,6 +14,7 @@ use super::{
     unit::{Answer, Done, Unit},
 };
 use crate::{
+    execute::REFERENCE_PARTITION,
     fail_point,
     pg::{Call, Connection, ConnectionLost, Pipeline, ServerError, StatementResult},
 };
@@ -440,6 +441,9 @@ impl LaneContext {
         if let Some(fault) = self.missed_expectation(unit, results) {
             return Err(fault);
         }
+        if results.iter().any(|result| result.is_too_large) {
+            return Err(refusal::too_large(unit));
+        }
         let mut results = results.iter().skip(usize::from(unit.context.is_some()));
         let mut last = StatementResult::default();
         for planned in &unit.effect {
@@ -450,7 +454,12 @@ impl LaneContext {
                 last.row_count = result.row_count;
             }
         }
-        let after = results.skip(self.constraint_calls().len()).cloned().collect();
-        Ok(Done { response: response_of(&last), after })
+        let after: Vec<StatementResult> = results.skip(self.constraint_calls().len()).cloned().collect();
+        let mut response = response_of(&last);
+        if unit.partition == REFERENCE_PARTITION {
+            response.reference_version =
+                after.last().and_then(StatementResult::scalar).and_then(|text| text.parse().ok()).unwrap_or_default();
+        }
+        Ok(Done { response, after })
     }
 }

@@ -3,7 +3,7 @@
 use rootward_proto::Fault;
 
 use super::unit::{Planned, Unit};
-use crate::pg::ServerError;
+use crate::pg::{MAX_RESULT_BYTES, ServerError};
 
 /// A refusal of the unit, judged by the SQLSTATE.
 pub(super) fn judge(unit: &Unit, statement: Option<&Planned>, error: &ServerError) -> Fault {
@@ -40,6 +40,15 @@ pub(super) fn missed(unit: &Unit, planned: &Planned, reason: &str, rows: u64) ->
         format!("the statement met {rows} rows; see {}", planned.location),
     )
     .with_postgres("P0001", None, None)
+}
+
+/// A refusal because the answer would not fit into memory or a message.
+pub(super) fn too_large(unit: &Unit) -> Fault {
+    Fault::refused(
+        "RW3108",
+        format!("the answer of `{}` on {} is larger than {} MiB", unit.label, root_of(unit), MAX_RESULT_BYTES >> 20),
+        "nothing was executed; ask for less, for example with LIMIT",
+    )
 }
 
 fn root_of(unit: &Unit) -> String {

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 
 use super::{
     connect::{Stream, text_of},
-    pipeline::{Call, Expected, How, Pipeline, Ran, ServerError, StatementResult},
+    pipeline::{Call, Expected, How, MAX_RESULT_BYTES, Pipeline, Ran, ServerError, StatementResult},
 };
 
 /// An open connection to PostgreSQL.
@@ -124,10 +124,18 @@ async fn read_results(reader: &mut ReadHalf<Box<dyn Stream>>, inbox: &mut BytesM
     let mut results = Vec::with_capacity(expected.len());
     let mut error = None;
     let mut current = StatementResult::default();
+    let mut bytes = 0;
     loop {
         match read_message(reader, inbox).await? {
             Message::RowDescription(body) => current.columns = columns_of(&body)?,
             Message::DataRow(body) => {
+                bytes += body.buffer().len();
+                if bytes > MAX_RESULT_BYTES {
+                    // The rest is read and dropped: the stream must stay in step.
+                    current.is_too_large = true;
+                    current.rows = Vec::new();
+                    continue;
+                }
                 let mut row = Vec::new();
                 let mut ranges = body.ranges();
                 while let Some(range) = ranges.next()? {
@@ -136,6 +144,7 @@ async fn read_results(reader: &mut ReadHalf<Box<dyn Stream>>, inbox: &mut BytesM
                 current.rows.push(row);
             }
             Message::CommandComplete(body) => {
+                bytes = 0;
                 let mut done = std::mem::take(&mut current);
                 done.tag = body.tag()?.to_owned();
                 done.row_count = done.tag.rsplit(' ').next().and_then(|count| count.parse().ok()).unwrap_or(0);

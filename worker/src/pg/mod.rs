@@ -9,4 +9,4 @@ mod pipeline;
 
 pub(crate) use connect::{ConnectError, connect, tls};
 pub(crate) use connection::{Connection, ConnectionLost};
-pub(crate) use pipeline::{Call, Pipeline, ServerError, StatementResult};
+pub(crate) use pipeline::{Call, MAX_RESULT_BYTES, Pipeline, ServerError, StatementResult};

@@ -157,7 +157,12 @@ pub(crate) struct StatementResult {
     pub row_count: u64,
     /// The command tag, such as `UPDATE 1`.
     pub tag: String,
+    /// Whether rows were left out because there were more bytes than [`MAX_RESULT_BYTES`].
+    pub is_too_large: bool,
 }
+
+/// The most bytes of rows that one statement may return.
+pub(crate) const MAX_RESULT_BYTES: usize = 8 << 20;
 
 impl StatementResult {
     /// The first column of the first row.
