@@ -48,7 +48,8 @@ async fn open_accounts(stage: &mut Stage) -> anyhow::Result<()> {
     load::for_each(ACCOUNTS, OPENING_CLIENTS, move |number| {
         let (client, tally) = (client.clone(), counted.clone());
         async move {
-            let arguments = [("account_id", (number + 1).to_string()), ("owner", format!("owner {}", number + 1)), ("amount", "1000".to_owned())];
+            let arguments =
+                [("account_id", (number + 1).to_string()), ("owner", format!("owner {}", number + 1)), ("amount", "1000".to_owned())];
             load::run_call(&client, &tally, "open_account", load::values(&arguments)).await;
         }
     })
@@ -175,6 +176,8 @@ async fn park_and_replay(stage: &mut Stage) -> anyhow::Result<()> {
     stage.type_and_check(&["chain", "list", "--status", "parked"], 0, "account is frozen").await?;
     stage.type_and_check(&["call", "unfreeze", &frozen], 0, "").await?;
     stage.type_and_check(&["chain", "replay", "--status", "parked", "--error", "%frozen%", "--dry-run"], 0, "1").await?;
-    stage.type_and_check(&["chain", "replay", "--status", "parked", "--error", "%frozen%", "--reason", "unfrozen", "--yes"], 0, "1").await?;
+    stage
+        .type_and_check(&["chain", "replay", "--status", "parked", "--error", "%frozen%", "--reason", "unfrozen", "--yes"], 0, "1")
+        .await?;
     wait_for_chains(stage).await
 }

@@ -107,8 +107,10 @@ fn line(product: u64, quantity: u64, price: &str) -> String {
 async fn three_orders(stage: &mut Stage) -> anyhow::Result<()> {
     stage.heading("three orders at once, each a chain: reserve at the product, order at the customer, confirm at the product");
     let orders = [(1, line(2, 1, "100.00")), (2, line(1, 2, "100.00")), (1, line(1, 1, "150.00"))];
-    let inputs: Vec<(String, String)> = orders.iter().map(|(customer, line)| (format!("customer_id={customer}"), format!("lines=[{line}]"))).collect();
-    let args: Vec<[&str; 5]> = inputs.iter().map(|(customer, lines)| ["chain", "start", "place_order", customer.as_str(), lines.as_str()]).collect();
+    let inputs: Vec<(String, String)> =
+        orders.iter().map(|(customer, line)| (format!("customer_id={customer}"), format!("lines=[{line}]"))).collect();
+    let args: Vec<[&str; 5]> =
+        inputs.iter().map(|(customer, lines)| ["chain", "start", "place_order", customer.as_str(), lines.as_str()]).collect();
     let shown: &Stage = stage;
     let typed = futures_util::future::try_join_all(args.iter().map(|args| shown.type_in(args))).await?;
     for typed in typed {

@@ -102,7 +102,8 @@ impl Stage {
 
     /// Runs a command without printing anything.
     pub(crate) async fn run(&self, args: &[&str]) -> anyhow::Result<Typed> {
-        let output = tokio::process::Command::new(&self.exe).args(args).env("ROOTWARD_ROUTER", self.router()).kill_on_drop(true).output().await?;
+        let output =
+            tokio::process::Command::new(&self.exe).args(args).env("ROOTWARD_ROUTER", self.router()).kill_on_drop(true).output().await?;
         let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         Ok(Typed { code: output.status.code().unwrap_or(-1), text })
     }
