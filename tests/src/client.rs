@@ -165,7 +165,11 @@ impl Client {
     /// # Errors
     /// The fault.
     pub async fn verify(&self) -> Ended<v1::VerifyResponse> {
-        self.raw().verify(request(v1::VerifyRequest {})).await.map(tonic::Response::into_inner).map_err(|status| Fault::from_status(&status))
+        self.raw()
+            .verify(request(v1::VerifyRequest {}))
+            .await
+            .map(tonic::Response::into_inner)
+            .map_err(|status| Fault::from_status(&status))
     }
 
     /// The peers with the status that their workers give.

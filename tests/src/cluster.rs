@@ -126,9 +126,8 @@ impl Cluster {
 
     /// Fresh numbers of roots that live on a peer; with a lane, if one is wanted (there are two).
     pub fn roots_on(&self, entity: &str, peer: &str, lane: Option<i32>, count: usize) -> Vec<i64> {
-        let is_there = |root: &i64| {
-            self.owner_of(entity, *root) == peer && lane.is_none_or(|lane| self.partition_of(entity, *root) % 2 == lane)
-        };
+        let is_there =
+            |root: &i64| self.owner_of(entity, *root) == peer && lane.is_none_or(|lane| self.partition_of(entity, *root) % 2 == lane);
         std::iter::repeat_with(|| NEXT_ROOT.fetch_add(1, Ordering::Relaxed)).filter(is_there).take(count).collect()
     }
 

@@ -4,12 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use uuid::Uuid;
 
-use crate::{
-    cluster::Cluster,
-    logs::check_logs,
-    reader::Reader,
-    wait::eventually,
-};
+use crate::{cluster::Cluster, logs::check_logs, reader::Reader, wait::eventually};
 
 /// A promise that was not kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,7 +79,8 @@ pub async fn check_money(reader: &Reader) -> Result<(), Violation> {
     if balances != outside || transfers != 0 {
         return Err(Violation::new("money", format!("balances {balances}, paid in {outside}, transfers {transfers}")));
     }
-    let drifted = "select count(*) from account a where balance <> (select coalesce(sum(amount), 0) from entry e where e.account_id = a.account_id)";
+    let drifted =
+        "select count(*) from account a where balance <> (select coalesce(sum(amount), 0) from entry e where e.account_id = a.account_id)";
     match sum(drifted).await? {
         0 => Ok(()),
         count => Err(Violation::new("balance", format!("{count} balances are not the sum of their entries"))),
