@@ -1,5 +1,6 @@
 //! The integration tests, in one program: each works on real PostgreSQL servers that it starts itself.
 
+mod connections;
 mod controls;
 mod embedded;
 mod kill_points;
