@@ -111,7 +111,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Partition(partition) => peer::partitions(&context, partition).await,
         Command::Status => peer::status(&context).await,
         Command::Verify => verify::run(&context).await,
-        Command::Error(error) => command::error::run(&error),
+        Command::Error(error) => command::error::run(&error, cli.output),
         Command::Completions(completions) => command::completions::run(&completions),
     })
 }
