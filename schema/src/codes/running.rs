@@ -39,6 +39,11 @@ pub(super) const RUNNING: &[Code] = &[
         "Give one with `--router` or in the environment variable ROOTWARD_ROUTER, such as `http://127.0.0.1:7400`; several are separated by commas, and the next one is tried when one does not answer.",
     ),
     code(
+        "RW1107",
+        "a router or worker could not start",
+        "Its settings could be read, but not used: the address of `listen` is taken or not this machine's, the file of certificates can't be read, or `report_file` can't be written. The message names what it was. Nothing was changed; set it right and start the process again.",
+    ),
+    code(
         "RW2001",
         "there is no such transaction",
         "Clients call transactions by the names that the schema's files declare with `-- name:`. Nothing was executed. The help line proposes the nearest name; `rootward schema show DIR` lists all of them. If the name is new, `rootward schema apply` has not brought it to the cluster yet.",
@@ -187,6 +192,11 @@ pub(super) const RUNNING: &[Code] = &[
         "RW5008",
         "something that must hold does not",
         "`rootward verify` counted on every peer and found rows where they do not belong, an invariant that is not met, a chain with a missing or doubled step, reference tables that differ, or a peer that did not answer. Each failed check lists up to ten examples. `verify` counts each peer at a moment of its own: run it again while nothing is under way before you conclude anything.",
+    ),
+    code(
+        "RW5009",
+        "no router can be reached",
+        "No connection to any of the named routers could be made, so nothing was sent and nothing was executed. Is the router running, and is the address right? Give it with `--router` or in the environment variable ROOTWARD_ROUTER; `rootward dev` prints the address of the cluster that it starts.",
     ),
     code(
         "RW9001",
