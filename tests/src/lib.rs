@@ -1,1 +1,27 @@
-//! x
+//! What the integration tests and the battery share: clusters of real processes, a client, a reader that trusts nobody,
+//! and the invariants that hold after everything.
+
+mod client;
+mod cluster;
+mod invariants;
+mod kill;
+mod logs;
+mod reader;
+mod scenario;
+mod schemas;
+mod wait;
+
+pub use rootward_worker::PEER_SQL;
+
+pub use client::{Client, Ended, arguments, cents_of, number_of, send_to_worker, text_of};
+pub use cluster::{Cluster, Shape};
+pub use invariants::{Violation, check_bank, check_effects, check_everything, check_money};
+pub use kill::{KILL_POINTS, Pause, Victim};
+pub use logs::check_logs;
+pub use reader::{Outcome, Reader};
+pub use scenario::{
+    a_root_is_not_seen_from_another, a_worker_of_an_older_term_writes_nothing, a_worker_without_the_partition_writes_nothing,
+    one_id_has_one_effect,
+};
+pub use schemas::{compile, compile_example};
+pub use wait::{LIMIT, eventually, until};

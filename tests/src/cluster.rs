@@ -1,0 +1,185 @@
+//! Clusters for tests, and roots on wanted places in them.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::atomic::{AtomicI64, Ordering},
+};
+
+use anyhow::{Context as _, Result};
+use rootward_cluster::{Compiled, EmbeddedCluster, EmbeddedOptions};
+use rootward_proto::v1;
+use rootward_schema::{Schema, partition_of};
+use uuid::Uuid;
+
+use crate::{client::Client, reader::Reader, schemas, wait::until};
+
+/// Numbers of roots; no two tests of a process get the same ones.
+static NEXT_ROOT: AtomicI64 = AtomicI64::new(1_000);
+
+/// What a cluster is to look like.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    /// How many peers beside the hub.
+    pub peers: u32,
+    /// All databases in one server, for tests that kill no server.
+    pub is_one_server: bool,
+    /// More lines for the workers' settings.
+    pub worker_settings: &'static str,
+    /// More lines for the router's settings.
+    pub router_settings: &'static str,
+}
+
+impl Shape {
+    /// For tests that kill nothing: one server for all.
+    pub fn shared() -> Shape {
+        Shape { peers: 3, is_one_server: true, worker_settings: "", router_settings: "" }
+    }
+
+    /// For destructive tests: a server for each peer.
+    pub fn own(peers: u32) -> Shape {
+        Shape { peers, is_one_server: false, worker_settings: "", router_settings: "" }
+    }
+}
+
+/// A running cluster.
+pub struct Cluster {
+    /// The processes.
+    pub embedded: EmbeddedCluster,
+    /// The schema that it was started with.
+    pub schema: Schema,
+    /// By partition: the owner's id at the start.
+    owners: Vec<String>,
+}
+
+impl Cluster {
+    /// Starts a cluster.
+    ///
+    /// # Errors
+    /// Whatever keeps it from serving.
+    pub async fn start(exe: &Path, compiled: &Compiled, shape: Shape) -> Result<Cluster> {
+        let mut options = EmbeddedOptions::new(exe);
+        options.peers = shape.peers;
+        options.is_one_server = shape.is_one_server;
+        options.worker_settings.push_str(shape.worker_settings);
+        options.router_settings.push_str(shape.router_settings);
+        // The tests kill processes, not machines: what the kernel has, a killed server's successor finds.
+        options.server_settings.push(("fsync".to_owned(), "off".to_owned()));
+        let embedded = EmbeddedCluster::start(options, compiled).await?;
+        let map = Client::new(embedded.router_address())?.raw().list_partitions(v1::ListPartitionsRequest {}).await?.into_inner();
+        let owner = |at: &u32| usize::try_from(*at).ok().and_then(|at| map.peers.get(at)).cloned().context("a partition without an owner");
+        let owners = map.owners.iter().map(owner).collect::<Result<_>>()?;
+        Ok(Cluster { embedded, schema: compiled.schema.clone(), owners })
+    }
+
+    /// The bank with its currency on every peer.
+    ///
+    /// # Errors
+    /// Whatever keeps it from serving.
+    pub async fn bank(exe: &Path, shape: Shape) -> Result<Cluster> {
+        let cluster = Cluster::start(exe, &schemas::compile_example(exe, "bank").await?, shape).await?;
+        let client = cluster.client()?;
+        client.settle("add_currency", &[("code", "EUR"), ("name", "euro"), ("minor_digits", "2")], Uuid::now_v7()).await?;
+        cluster.wait_for_reference("select count(*) from currency", 1).await?;
+        Ok(cluster)
+    }
+
+    /// The shop with a catalogue of products 1 to `products` and two warehouses on every peer.
+    ///
+    /// # Errors
+    /// Whatever keeps it from serving.
+    pub async fn shop(exe: &Path, shape: Shape) -> Result<Cluster> {
+        let cluster = Cluster::start(exe, &schemas::compile_example(exe, "shop").await?, shape).await?;
+        let client = cluster.client()?;
+        for warehouse in ["main", "second"] {
+            client.settle("add_warehouse", &[("warehouse", warehouse)], Uuid::now_v7()).await?;
+        }
+        cluster.wait_for_reference("select count(*) from warehouse", 2).await?;
+        Ok(cluster)
+    }
+
+    /// A client of the router. Connections belong to the runtime of the test, so each test makes its own.
+    ///
+    /// # Errors
+    /// If the router's address is no address.
+    pub fn client(&self) -> Result<Client> {
+        Client::new(self.embedded.router_address())
+    }
+
+    /// The independent reader.
+    pub fn reader(&self) -> Reader {
+        let ids = self.embedded.topology().nodes().map(|(id, _)| id.to_owned());
+        Reader::new(ids.map(|id| (id.clone(), self.embedded.database(&id))).collect::<BTreeMap<_, _>>())
+    }
+
+    /// The partition of a root.
+    pub fn partition_of(&self, entity: &str, root: i64) -> i32 {
+        let key_type = &self.schema.roots[entity].key_type;
+        let partition = partition_of(key_type, &root.to_string(), self.schema.partitions).expect("a number is a key");
+        i32::try_from(partition).expect("few partitions")
+    }
+
+    /// The peer that owned a root at the start.
+    pub fn owner_of(&self, entity: &str, root: i64) -> &str {
+        &self.owners[usize::try_from(self.partition_of(entity, root)).expect("not negative")]
+    }
+
+    /// Fresh numbers of roots that live on a peer; with a lane, if one is wanted (there are two).
+    pub fn roots_on(&self, entity: &str, peer: &str, lane: Option<i32>, count: usize) -> Vec<i64> {
+        let is_there =
+            |root: &i64| self.owner_of(entity, *root) == peer && lane.is_none_or(|lane| self.partition_of(entity, *root) % 2 == lane);
+        std::iter::repeat_with(|| NEXT_ROOT.fetch_add(1, Ordering::Relaxed)).filter(is_there).take(count).collect()
+    }
+
+    /// Opens fresh accounts on a peer, each with this many euros.
+    ///
+    /// # Errors
+    /// If one can't be opened.
+    pub async fn open_accounts(&self, client: &Client, peer: &str, count: usize, euros: i64) -> Result<Vec<i64>> {
+        let accounts = self.roots_on("account", peer, None, count);
+        for account in &accounts {
+            self.open_account(client, *account, euros).await?;
+        }
+        Ok(accounts)
+    }
+
+    /// Opens one account.
+    ///
+    /// # Errors
+    /// If it can't be opened.
+    pub async fn open_account(&self, client: &Client, account: i64, euros: i64) -> Result<()> {
+        let (account, euros) = (account.to_string(), euros.to_string());
+        client.settle("open_account", &[("account_id", &account), ("owner", "test"), ("amount", &euros)], Uuid::now_v7()).await?;
+        Ok(())
+    }
+
+    /// Waits until a count on every peer's copy of the reference data is this or more.
+    ///
+    /// # Errors
+    /// If it isn't in time.
+    pub async fn wait_for_reference(&self, count: &str, wanted: i64) -> Result<()> {
+        let reader = self.reader();
+        until(count, async || {
+            for peer in reader.peers() {
+                let rows = reader.rows(peer, count, &[]).await.ok()?;
+                rows.first().filter(|row| row.get::<_, i64>(0) >= wanted)?;
+            }
+            Some(())
+        })
+        .await
+    }
+
+    /// Waits until a peer's worker serves again, in a newer term than `after_term`.
+    ///
+    /// # Errors
+    /// If it doesn't in time.
+    pub async fn wait_until_serving(&self, peer: &str, after_term: i64) -> Result<v1::PeerStatus> {
+        let client = self.client()?;
+        until(&format!("{peer} serves in a term after {after_term}"), async || {
+            let peers = client.peers().await.ok()?;
+            let status = peers.into_iter().find(|other| other.id == peer)?.status?;
+            (status.state == "serving" && status.term > after_term).then_some(status)
+        })
+        .await
+    }
+}
