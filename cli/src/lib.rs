@@ -101,8 +101,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Dev(dev) => command::dev::run(dev).await?,
         Command::Demo(demo) => command::demo::run(demo).await?,
         Command::Schema(schema) => command::schema::run(schema, cli.output).await?,
-        Command::Router(process) => command::process::router(process).await?,
-        Command::Worker(process) => command::process::worker(process).await?,
+        Command::Router(process) => command::process::router(process).await,
+        Command::Worker(process) => command::process::worker(process).await,
         Command::Call(call) => command::call::run(&context, call).await,
         Command::Query(query) => command::query::run(&context, query).await,
         Command::Explain(explain) => command::explain::run(&context, explain).await,
@@ -111,7 +111,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Partition(partition) => peer::partitions(&context, partition).await,
         Command::Status => peer::status(&context).await,
         Command::Verify => verify::run(&context).await,
-        Command::Error(error) => command::error::run(&error),
+        Command::Error(error) => command::error::run(&error, cli.output),
         Command::Completions(completions) => command::completions::run(&completions),
     })
 }

@@ -27,6 +27,8 @@ pub(crate) struct Context {
 
 /// How a command ended, for the shell.
 pub(crate) mod exit {
+    /// The command line, a file of settings or a schema is wrong.
+    pub(crate) const USAGE: u8 = 2;
     /// There is no such thing, or a filter matched nothing.
     pub(crate) const NOT_FOUND: u8 = 3;
     /// Refused by a rule or by the business logic.

@@ -1,12 +1,12 @@
 //! `rootward router` and `rootward worker`: the processes of real deployments, each configured by one TOML file.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{error::Error, path::PathBuf, process::ExitCode};
 
-use anyhow::Context as _;
 use clap::Args;
 use rootward_router::Router;
 use rootward_worker::Worker;
 
+use super::exit;
 use crate::{output, signals};
 
 /// The settings of a process.
@@ -18,40 +18,73 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    fn read(&self) -> anyhow::Result<String> {
-        std::fs::read_to_string(&self.config).with_context(|| format!("can't read {}", self.config.display()))
+    fn read(&self) -> Result<String, ExitCode> {
+        std::fs::read_to_string(&self.config).map_err(|error| self.refuse(&error, "give the file's path with --config"))
     }
 
-    fn refuse(&self, error: &dyn std::fmt::Display) -> ExitCode {
-        output::print_error(&format!("error[RW1101]: {}: {error}\n  help: docs/samples has a complete file", self.config.display()));
-        ExitCode::from(2)
+    fn refuse(&self, why: &dyn std::fmt::Display, help: &str) -> ExitCode {
+        output::print_error(&format!("error[RW1101]: {}: {why}\n  help: {help}", self.config.display()));
+        ExitCode::from(exit::USAGE)
     }
 }
 
 /// Serves until SIGTERM or Ctrl-C, then drains.
-pub(crate) async fn router(process: Process) -> anyhow::Result<ExitCode> {
+pub(crate) async fn router(process: Process) -> ExitCode {
     log();
-    let config = match rootward_router::parse_config(&process.read()?) {
-        Ok(config) => config,
-        Err(error) => return Ok(process.refuse(&error)),
+    let text = match process.read() {
+        Ok(text) => text,
+        Err(code) => return code,
     };
-    let router = Router::build(config).await?;
+    let config = match rootward_router::parse_config(&text) {
+        Ok(config) => config,
+        Err(error) => return process.refuse(&error, &error.help()),
+    };
+    let router = match Router::build(config).await {
+        Ok(router) => router,
+        Err(error) => return cannot_start(&error),
+    };
     tracing::info!(address = %router.address(), "router listens");
-    router.run(signals::shutdown()).await?;
-    Ok(ExitCode::SUCCESS)
+    ended(router.run(signals::shutdown()).await)
 }
 
 /// Serves until SIGTERM or Ctrl-C, then drains.
-pub(crate) async fn worker(process: Process) -> anyhow::Result<ExitCode> {
+pub(crate) async fn worker(process: Process) -> ExitCode {
     log();
-    let config = match rootward_worker::parse_config(&process.read()?) {
-        Ok(config) => config,
-        Err(error) => return Ok(process.refuse(&error)),
+    let text = match process.read() {
+        Ok(text) => text,
+        Err(code) => return code,
     };
-    let worker = Worker::build(config).await?;
+    let config = match rootward_worker::parse_config(&text) {
+        Ok(config) => config,
+        Err(error) => return process.refuse(&error, &error.help()),
+    };
+    let worker = match Worker::build(config).await {
+        Ok(worker) => worker,
+        Err(error) => return cannot_start(&error),
+    };
     tracing::info!(address = worker.address(), "worker listens");
-    worker.run(signals::shutdown()).await?;
-    Ok(ExitCode::SUCCESS)
+    ended(worker.run(signals::shutdown()).await)
+}
+
+fn cannot_start(error: &dyn Error) -> ExitCode {
+    output::print_error(&format!("error[RW1107]: {}\n  help: change the setting, or what it names, and start again", chain_of(error)));
+    ExitCode::from(exit::USAGE)
+}
+
+fn ended<E: Error>(result: Result<(), E>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::print_error(&format!("error[RW9001]: {}", chain_of(&error)));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The message and those of its causes.
+fn chain_of(error: &dyn Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Logs to stderr; `ROOTWARD_LOG` says what, such as `rootward_worker=debug`.

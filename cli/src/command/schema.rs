@@ -123,10 +123,7 @@ async fn apply(compiled: &Compiled, cluster: &Path) -> anyhow::Result<ExitCode> 
     let topology = match parse_topology(&text) {
         Ok(topology) => topology,
         Err(error) => {
-            output::print_error(&format!(
-                "error[RW1102]: {}: {error}\n  help: docs/samples/cluster.toml is a complete example",
-                cluster.display()
-            ));
+            output::print_error(&format!("error[RW1102]: {}: {error}\n  help: {}", cluster.display(), error.help()));
             return Ok(ExitCode::from(2));
         }
     };
