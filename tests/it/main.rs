@@ -1,12 +1,10 @@
 //! The integration tests, in one program: each works on real PostgreSQL servers that it starts itself.
 
 mod connections;
-mod chains;
 mod controls;
 mod embedded;
 mod escapes;
 mod kill_points;
-mod refusals;
 mod request_ids;
 mod schema_fixtures;
 mod shared;
