@@ -2,6 +2,7 @@
 
 mod connections;
 mod controls;
+mod docs;
 mod embedded;
 mod escapes;
 mod kill_points;
