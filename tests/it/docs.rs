@@ -28,8 +28,12 @@ struct Dev {
 
 impl Dev {
     fn start() -> Dev {
+        Dev::start_with(&[])
+    }
+
+    fn start_with(more: &[&str]) -> Dev {
         let mut command = Command::new(exe());
-        command.args(["dev", "--schema", "schema/examples/bank", "--listen", "127.0.0.1:0"]).current_dir(top());
+        command.args(["dev", "--schema", "schema/examples/bank", "--listen", "127.0.0.1:0"]).args(more).current_dir(top());
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
         let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
         let mut said = Vec::new();
@@ -64,12 +68,13 @@ impl Dev {
         lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).filter(|line| line.contains(&folder)).collect()
     }
 
-    async fn end(mut self, signal: Signal) {
+    /// Ends it and waits until no process is left, and no folder unless it is to be kept.
+    async fn end(mut self, signal: Signal, is_kept: bool) {
         assert!(self.folder.exists() && !self.processes().is_empty(), "the cluster is up");
         kill(Pid::from_raw(self.child.id().try_into().expect("a small number")), signal).expect("it runs");
         self.child.wait().expect("it ends");
         let what = format!("nothing is left after {signal}");
-        let is_gone = async || (!self.folder.exists() && self.processes().is_empty()).then_some(());
+        let is_gone = async || (self.folder.exists() == is_kept && self.processes().is_empty()).then_some(());
         until(&what, is_gone).await.unwrap_or_else(|error| panic!("{error}: {:?}", self.processes()));
     }
 }
@@ -134,12 +139,38 @@ async fn what_readme_and_help_tell_people_to_type_works() {
         // Accounts and chains of the examples may not be there; but each is understood, and no fault of ours.
         assert!(code != 1 && code != 2, "rootward {}: {output:?}", example.join(" "));
     }
-    dev.end(Signal::SIGINT).await;
+    dev.end(Signal::SIGINT, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kill_9_of_dev_leaves_no_process_and_no_folder() {
-    Dev::start().end(Signal::SIGKILL).await;
+    Dev::start().end(Signal::SIGKILL, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_are_kept_over_restarts_however_dev_ended() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    let data = ["--data", data.to_str().expect("a path of text")];
+    let type_in = |dev: &Dev, line: &str| dev.type_in(&words(line));
+    let dev = Dev::start_with(&data);
+    assert!(type_in(&dev, "call add_currency code=EUR name=Euro minor_digits=2").status.success());
+    let open = "call open_account account_id=1 owner=Ada amount=100 --request-id 01a1fe2f-0000-7000-8000-000000000001";
+    until("the currency is on every peer", async || type_in(&dev, open).status.success().then_some(())).await.expect("it arrives");
+    dev.end(Signal::SIGKILL, true).await;
+    for amount in ["130.00", "160.00"] {
+        let dev = Dev::start_with(&data);
+        assert!(type_in(&dev, "call deposit account_id=1 amount=30").status.success());
+        let balance = type_in(&dev, "call balance account_id=1");
+        assert!(String::from_utf8_lossy(&balance.stdout).contains(amount), "{balance:?}");
+        let rename = type_in(&dev, &format!("call rename_currency code=EUR 'name=Euro {amount}'"));
+        assert!(rename.status.success(), "{rename:?}");
+        let follows = async || {
+            String::from_utf8_lossy(&type_in(&dev, "call balance account_id=1").stdout).contains(&format!("Euro {amount}")).then_some(())
+        };
+        until("replication goes on after the restart", follows).await.expect("it follows");
+        dev.end(Signal::SIGINT, true).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

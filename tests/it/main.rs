@@ -6,6 +6,7 @@ mod docs;
 mod embedded;
 mod escapes;
 mod kill_points;
+mod manners;
 mod request_ids;
 mod schema_fixtures;
 mod shared;
