@@ -47,7 +47,7 @@ pub const HUB: &str = "hub";
 #[derive(Debug, thiserror::Error)]
 pub enum TopologyError {
     /// TOML says what and where.
-    #[error("{0}")]
+    #[error("{}", .0.to_string().trim_end())]
     Toml(#[from] toml::de::Error),
     /// No database to put partitions on.
     #[error("no peer is named: add a [peer.p1] with its `database`")]
@@ -58,6 +58,17 @@ pub enum TopologyError {
     /// Peers could not copy reference data.
     #[error("[hub] has no `replication`: the connection string by which peers copy reference data")]
     NoReplication,
+}
+
+impl TopologyError {
+    /// What to do next.
+    pub fn help(&self) -> String {
+        let near = match self {
+            TopologyError::Toml(error) => rootward_schema::nearest_setting(error.message()),
+            TopologyError::NoPeer | TopologyError::PeerCalledHub | TopologyError::NoReplication => None,
+        };
+        near.map_or_else(|| "docs/samples/cluster.toml is a complete example".to_owned(), |near| format!("did you mean `{near}`?"))
+    }
 }
 
 /// Reads the text of a file.
@@ -82,5 +93,25 @@ impl Topology {
     /// All nodes with their ids, the hub first.
     pub fn nodes(&self) -> impl Iterator<Item = (&str, &Node)> {
         std::iter::once((HUB, &self.hub)).chain(self.peer.iter().map(|(id, node)| (id.as_str(), node)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAMPLE: &str = include_str!("../../docs/samples/cluster.toml");
+
+    #[test]
+    fn the_sample_is_right() {
+        let sample = parse_topology(SAMPLE).expect("the sample is right");
+        assert_eq!(sample.nodes().map(|(id, _)| id).collect::<Vec<_>>(), ["hub", "p1", "p2"]);
+    }
+
+    #[test]
+    fn an_unknown_setting_is_refused_with_the_right_name() {
+        let error = parse_topology(&SAMPLE.replace("capacity", "capacty")).expect_err("misspelt");
+        assert_eq!(error.help(), "did you mean `capacity`?");
+        assert!(parse_topology("name = \"bank\"").expect_err("no hub").help().contains("docs/samples/cluster.toml"));
     }
 }

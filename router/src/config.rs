@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 
+use rootward_schema::nearest_setting;
 use serde::Deserialize;
+use tonic::codegen::http::Uri;
 
 /// What `rootward router --config FILE` reads.
 #[derive(Debug, Clone, Deserialize)]
@@ -42,11 +44,22 @@ fn default_grace_ms() -> u64 {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// TOML says what and where.
-    #[error("{0}")]
+    #[error("{}", .0.to_string().trim_end())]
     Toml(#[from] toml::de::Error),
     /// A setting that can't work.
     #[error("{0}")]
     Setting(String),
+}
+
+impl ConfigError {
+    /// What to do next.
+    pub fn help(&self) -> String {
+        let near = match self {
+            ConfigError::Toml(error) => nearest_setting(error.message()),
+            ConfigError::Setting(_) => None,
+        };
+        near.map_or_else(|| "docs/samples/router.toml is a complete file".to_owned(), |near| format!("did you mean `{near}`?"))
+    }
 }
 
 /// Reads the settings from the text of a file.
@@ -58,8 +71,67 @@ pub fn parse_config(text: &str) -> Result<Config, ConfigError> {
     if config.workers.is_empty() {
         return Err(ConfigError::Setting("`workers` is empty: name at least one worker's address".to_owned()));
     }
+    if let Some(wrong) = config.workers.iter().find(|address| !is_address(address)) {
+        return Err(ConfigError::Setting(format!("`workers`: `{wrong}` is no address: write http://HOST:PORT")));
+    }
+    if config.default_deadline_ms == 0 {
+        return Err(ConfigError::Setting("`default_deadline_ms` is 0: no request could be answered in time".to_owned()));
+    }
     if config.max_in_flight == 0 {
         return Err(ConfigError::Setting("`max_in_flight` is 0: the router could not accept anything".to_owned()));
     }
     Ok(config)
+}
+
+/// Whether `text` is an address that a process can connect to: `http://HOST:PORT` and nothing more.
+pub fn is_address(text: &str) -> bool {
+    text.parse::<Uri>().is_ok_and(|uri| {
+        uri.scheme_str() == Some("http") && uri.port().is_some() && !uri.host().unwrap_or("").is_empty() && matches!(uri.path(), "" | "/")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAMPLE: &str = include_str!("../../docs/samples/router.toml");
+
+    #[test]
+    fn the_sample_is_right_and_shows_the_defaults() {
+        let sample = parse_config(SAMPLE).expect("the sample is right");
+        let least = parse_config("listen = \"0.0.0.0:7400\"\nworkers = [\"http://10.0.0.11:7411\"]").expect("enough");
+        assert_eq!(
+            (sample.default_deadline_ms, sample.max_in_flight, sample.grace_ms),
+            (least.default_deadline_ms, least.max_in_flight, least.grace_ms)
+        );
+    }
+
+    #[test]
+    fn an_unknown_setting_is_refused_with_the_right_name() {
+        let error = parse_config(&SAMPLE.replace("max_in_flight", "max_inflight")).expect_err("misspelt");
+        assert!(error.to_string().contains("unknown field `max_inflight`"), "{error}");
+        assert_eq!(error.help(), "did you mean `max_in_flight`?");
+        assert!(parse_config("listen = 7").expect_err("no address").help().contains("docs/samples/router.toml"));
+    }
+
+    #[test]
+    fn settings_that_cannot_work_are_refused_by_name() {
+        for (from, to, name) in [
+            ("workers = [\"http://10.0.0.11:7411\", \"http://10.0.0.12:7411\"]", "workers = []", "`workers`"),
+            ("http://10.0.0.12:7411", "10.0.0.12:7411", "`workers`"),
+            ("max_in_flight = 4096", "max_in_flight = 0", "`max_in_flight`"),
+            ("default_deadline_ms = 10000", "default_deadline_ms = 0", "`default_deadline_ms`"),
+        ] {
+            let error = parse_config(&SAMPLE.replace(from, to)).expect_err(to).to_string();
+            assert!(error.contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn addresses_have_a_scheme_and_a_port() {
+        assert!(is_address("http://10.0.0.1:7411") && is_address("http://[::1]:7411/") && is_address("http://worker.p1:80"));
+        for wrong in ["", "10.0.0.1:7411", "http://10.0.0.1", "https://a:1", "http://a:1/path", "http://:1", "a b"] {
+            assert!(!is_address(wrong), "{wrong}");
+        }
+    }
 }

@@ -15,7 +15,7 @@ mod service;
 mod verify;
 
 pub use catalog::{Catalog, CatalogPeer, Owner};
-pub use config::{Config, ConfigError, parse_config};
+pub use config::{Config, ConfigError, is_address, parse_config};
 pub use link::Link;
 pub use request::{canonical_arguments, check_arguments, resolve_root};
 pub use routing::{Routing, Sent};

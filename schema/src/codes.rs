@@ -2,6 +2,8 @@
 //!
 //! A number is never used twice, not even after its check is gone.
 
+mod running;
+
 /// One entry of the catalogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Code {
@@ -13,15 +15,20 @@ pub struct Code {
     pub explanation: &'static str,
 }
 
-/// The entry of a code.
+/// The entry of a code; letters may be small.
 pub fn find(code: &str) -> Option<&'static Code> {
-    CATALOGUE.iter().find(|entry| entry.code.eq_ignore_ascii_case(code))
+    all().find(|entry| entry.code.eq_ignore_ascii_case(code))
+}
+
+/// All codes in order: those of schema files, then those of everything else.
+pub fn all() -> impl Iterator<Item = &'static Code> {
+    CATALOGUE.iter().chain(running::RUNNING)
 }
 
 macro_rules! catalogue {
     ($($name:ident = $code:literal, $title:literal, $explanation:literal;)*) => {
         $(#[doc = $title] pub const $name: &str = $code;)*
-        /// All codes, in order.
+        /// The codes of schema files, in order.
         pub const CATALOGUE: &[Code] = &[$(Code { code: $code, title: $title, explanation: $explanation }),*];
     };
 }
@@ -145,7 +152,8 @@ mod tests {
 
     #[test]
     fn codes_are_unique_and_in_order() {
-        assert!(CATALOGUE.windows(2).all(|pair| pair[0].code < pair[1].code));
+        let codes: Vec<&str> = all().map(|entry| entry.code).collect();
+        assert!(codes.windows(2).all(|pair| pair[0] < pair[1]), "{codes:?}");
         assert_eq!(find("rw1004").map(|entry| entry.code), Some(TWO_ROOTS));
     }
 }

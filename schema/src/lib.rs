@@ -35,7 +35,7 @@ pub use definition::{
 };
 pub use finding::{Finding, Located, Place, Severity, Span, line_and_column, render};
 pub use manifest::{InvariantSource, Manifest, RootSource};
-pub use nearest::nearest;
+pub use nearest::{nearest, nearest_setting};
 pub use placement::{BadKey, partition_of, sql_partition_expression};
 pub use ring::{Capacity, NoCapacity, assign, reassign};
 pub use source::{Source, TableStatement};

@@ -11,6 +11,14 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .map(|(_, candidate)| candidate)
 }
 
+/// The setting that was probably meant, where serde's message says that a field is unknown and which ones are known.
+pub fn nearest_setting(message: &str) -> Option<&str> {
+    let (_, rest) = message.split_once("unknown field `")?;
+    let (given, known) = rest.split_once('`')?;
+    // What stands between backquotes: every second part.
+    nearest(given, known.split('`').skip(1).step_by(2))
+}
+
 /// A help line: the nearest name if there is one, else everything that is allowed.
 pub(crate) fn did_you_mean<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str> + Clone, otherwise: &str) -> String {
     match nearest(name, candidates.clone()) {
@@ -55,5 +63,15 @@ mod tests {
         assert_eq!(nearest("colour", ["table", "params"]), None);
         assert_eq!(distance("ab", "ba"), 1);
         assert_eq!(distance("", "abc"), 3);
+    }
+
+    #[test]
+    fn a_misspelt_setting_finds_its_neighbour_in_the_message() {
+        let message = "unknown field `lane`, expected one of `peer`, `lanes`, `queue`";
+        assert_eq!(nearest_setting(message), Some("lanes"));
+        assert_eq!(nearest_setting("unknown field `lanes`, expected `lane`"), Some("lane"));
+        for other in ["unknown field `colour`, expected one of `peer`, `queue`", "unknown field `", "missing field `peer`", ""] {
+            assert_eq!(nearest_setting(other), None, "{other}");
+        }
     }
 }

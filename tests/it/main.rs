@@ -2,10 +2,13 @@
 
 mod catalog;
 mod chains;
+mod connections;
 mod controls;
+mod docs;
 mod embedded;
 mod escapes;
 mod kill_points;
+mod manners;
 mod overload;
 mod reference;
 mod refusals;

@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use rootward_router::is_address;
+use rootward_schema::nearest_setting;
 use serde::Deserialize;
 
 /// What `rootward worker --config FILE` reads.
@@ -71,7 +73,7 @@ fn default_grace_ms() -> u64 {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// TOML says what and where.
-    #[error("{0}")]
+    #[error("{}", .0.to_string().trim_end())]
     Toml(#[from] toml::de::Error),
     /// A connection string that PostgreSQL's rules don't allow.
     #[error("`{0}` is no connection string: {1}")]
@@ -79,6 +81,17 @@ pub enum ConfigError {
     /// A setting that can't work.
     #[error("{0}")]
     Setting(String),
+}
+
+impl ConfigError {
+    /// What to do next.
+    pub fn help(&self) -> String {
+        let near = match self {
+            ConfigError::Toml(error) => nearest_setting(error.message()),
+            ConfigError::ConnectionString(..) | ConfigError::Setting(_) => None,
+        };
+        near.map_or_else(|| "docs/samples/worker.toml is a complete file".to_owned(), |near| format!("did you mean `{near}`?"))
+    }
 }
 
 /// Reads the settings from the text of a file.
@@ -90,6 +103,9 @@ pub fn parse_config(text: &str) -> Result<Config, ConfigError> {
     for (name, text) in [("database", &config.database), ("lane_database", &config.lane_database), ("hub_database", &config.hub_database)] {
         text.parse::<tokio_postgres::Config>().map_err(|error| ConfigError::ConnectionString(name, error))?;
     }
+    if let Some(wrong) = config.advertise.as_ref().filter(|address| !is_address(address)) {
+        return Err(ConfigError::Setting(format!("`advertise` is `{wrong}`: write http://HOST:PORT")));
+    }
     if config.lanes == 0 || config.lanes > 64 {
         return Err(ConfigError::Setting(format!("`lanes` is {}: it is between 1 and 64", config.lanes)));
     }
@@ -97,4 +113,55 @@ pub fn parse_config(text: &str) -> Result<Config, ConfigError> {
         return Err(ConfigError::Setting(format!("`queue` is {}: it is between 1 and 1000000", config.queue)));
     }
     Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAMPLE: &str = include_str!("../../docs/samples/worker.toml");
+
+    #[test]
+    fn the_sample_is_right_and_shows_the_defaults() {
+        let sample = parse_config(SAMPLE).expect("the sample is right");
+        let needed = ["peer", "listen", "database", "lane_database", "hub_database"];
+        let least: String = SAMPLE
+            .lines()
+            .filter(|line| needed.iter().any(|name| line.split_once(" = ").is_some_and(|(setting, _)| setting == *name)))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let least = parse_config(&least).expect("enough");
+        let settings = |config: &Config| {
+            let times = (config.statement_timeout_ms, config.retention_hours, config.grace_ms);
+            (config.lanes, config.queue, config.allow_ad_hoc_sql, times)
+        };
+        assert_eq!(settings(&sample), settings(&least));
+    }
+
+    #[test]
+    fn the_sample_finds_the_primary_among_several_hosts_over_tls() {
+        let sample = parse_config(SAMPLE).expect("the sample is right");
+        for text in [&sample.database, &sample.lane_database] {
+            let database: tokio_postgres::Config = text.parse().expect("a connection string");
+            assert_eq!(database.get_hosts().len(), 2);
+            assert_eq!(database.get_target_session_attrs(), tokio_postgres::config::TargetSessionAttrs::ReadWrite);
+            assert_eq!(database.get_ssl_mode(), tokio_postgres::config::SslMode::Require);
+        }
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_by_name() {
+        for (from, to, name, help) in [
+            ("lanes = 2", "lane = 2", "unknown field `lane`", "did you mean `lanes`?"),
+            ("\nlane_database =", "\nlane_databse =", "unknown field `lane_databse`", "did you mean `lane_database`?"),
+            ("lanes = 2", "lanes = 65", "`lanes` is 65", "docs/samples/worker.toml"),
+            ("queue = 2048", "queue = 0", "`queue` is 0", "docs/samples/worker.toml"),
+            ("http://10.0.0.11:7411", "10.0.0.11:7411", "`advertise`", "docs/samples/worker.toml"),
+            ("sslmode=require", "sslmode=sometimes", "`database` is no connection string", "docs/samples/worker.toml"),
+        ] {
+            let error = parse_config(&SAMPLE.replacen(from, to, 1)).expect_err(to);
+            assert!(error.to_string().contains(name), "{error}");
+            assert!(error.help().contains(help), "{}", error.help());
+        }
+    }
 }

@@ -41,9 +41,18 @@ pub(crate) async fn run(dev: Dev) -> anyhow::Result<ExitCode> {
         () = stop.cancelled() => return Ok(ExitCode::from(130)),
     };
     let mut lines = vec![
-        format!("rootward {} dev   schema `{}` version {}   not for production", env!("CARGO_PKG_VERSION"), compiled.schema.name, compiled.schema.version),
+        format!(
+            "rootward {} dev   schema `{}` version {}   not for production",
+            env!("CARGO_PKG_VERSION"),
+            compiled.schema.name,
+            compiled.schema.version
+        ),
         format!("  grpc   {}", cluster.router_address()),
-        format!("  data   {}{}", cluster.folder().display(), if dev.data.is_some() { "" } else { " (gone at the end; keep it with --data)" }),
+        format!(
+            "  data   {}{}",
+            cluster.folder().display(),
+            if dev.data.is_some() { "" } else { " (gone at the end; keep it with --data)" }
+        ),
     ];
     for (id, node) in cluster.topology().nodes() {
         lines.push(format!("  {id:<6} worker {}   psql \"{}\"", cluster.worker_address(id).unwrap_or_default(), node.database));

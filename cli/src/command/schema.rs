@@ -92,7 +92,12 @@ async fn check(folder: &Folder, format: Format) -> anyhow::Result<ExitCode> {
                 let schema = &compiled.schema;
                 output::print(&format!(
                     "schema `{}` version {} is right: {} root entities, {} reference tables, {} transactions, {} chains",
-                    schema.name, schema.version, schema.roots.len(), schema.reference.len(), schema.transactions.len(), schema.chains.len()
+                    schema.name,
+                    schema.version,
+                    schema.roots.len(),
+                    schema.reference.len(),
+                    schema.transactions.len(),
+                    schema.chains.len()
                 ));
             }
             Ok(ExitCode::SUCCESS)
@@ -118,7 +123,7 @@ async fn apply(compiled: &Compiled, cluster: &Path) -> anyhow::Result<ExitCode> 
     let topology = match parse_topology(&text) {
         Ok(topology) => topology,
         Err(error) => {
-            output::print_error(&format!("error[RW1102]: {}: {error}\n  help: docs/samples/cluster.toml is a complete example", cluster.display()));
+            output::print_error(&format!("error[RW1102]: {}: {error}\n  help: {}", cluster.display(), error.help()));
             return Ok(ExitCode::from(2));
         }
     };

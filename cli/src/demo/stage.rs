@@ -10,6 +10,9 @@ use rootward_cluster::{Compiled, EmbeddedCluster};
 
 use super::Story;
 
+/// What a router or worker may hold after a demo.
+const MEMORY_LIMIT_MB: u64 = 60;
+
 /// A cluster with an audience.
 pub(crate) struct Stage {
     exe: PathBuf,
@@ -102,9 +105,24 @@ impl Stage {
 
     /// Runs a command without printing anything.
     pub(crate) async fn run(&self, args: &[&str]) -> anyhow::Result<Typed> {
-        let output = tokio::process::Command::new(&self.exe).args(args).env("ROOTWARD_ROUTER", self.router()).kill_on_drop(true).output().await?;
+        let output =
+            tokio::process::Command::new(&self.exe).args(args).env("ROOTWARD_ROUTER", self.router()).kill_on_drop(true).output().await?;
         let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         Ok(Typed { code: output.status.code().unwrap_or(-1), text })
+    }
+
+    /// Router and workers stay small; the kernel says how large they are.
+    pub(crate) async fn memory(&mut self) -> anyhow::Result<()> {
+        self.type_and_check(&["status"], 0, "serving").await?;
+        let nodes: Vec<String> = self.cluster.topology().nodes().map(|(id, _)| id.to_owned()).collect();
+        let workers = nodes.iter().filter_map(|id| Some((format!("worker of {id}"), self.cluster.worker_pid(id)?)));
+        let processes: Vec<(String, u32)> = workers.chain(self.cluster.router_pid().map(|pid| ("router".to_owned(), pid))).collect();
+        let sizes: Vec<String> = processes.iter().map(|(name, pid)| format!("{name} {} MB", resident_mb(*pid))).collect();
+        self.say(&format!("   memory: {}", sizes.join(", ")));
+        for (name, pid) in processes {
+            self.check(resident_mb(pid) < MEMORY_LIMIT_MB, format!("{name} holds less than {MEMORY_LIMIT_MB} MB"));
+        }
+        Ok(())
     }
 
     /// Kills a peer's worker and its PostgreSQL with -9.
@@ -125,6 +143,12 @@ impl Stage {
         self.cluster.wait_until_serving(&[id.to_owned()]).await?;
         Ok(postgres_is_up.elapsed())
     }
+}
+
+/// The resident memory of a process in megabytes; 0 where there is no /proc.
+fn resident_mb(pid: u32) -> u64 {
+    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096 / 1_000_000
 }
 
 fn shell_word(word: &str) -> String {

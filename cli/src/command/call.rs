@@ -1,0 +1,136 @@
+//! `rootward call`: one declared transaction.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use rootward_client::{Fault, v1};
+use serde_json::{Value as Json, json};
+use uuid::Uuid;
+
+use super::{Context, arguments, fail};
+use crate::output;
+
+/// Call a declared transaction at the owner of its root.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  rootward call withdraw account_id=1007 amount=250")]
+pub(crate) struct Call {
+    /// The transaction's name, from the schema.
+    transaction: String,
+    /// Its arguments: name=value; name:=null is NULL, name:=JSON is JSON.
+    #[arg(value_name = "NAME=VALUE")]
+    arguments: Vec<String>,
+    /// The id under which the outcome is stored; send it again with the same id if you didn't get the answer.
+    #[arg(long, value_name = "UUID")]
+    request_id: Option<Uuid>,
+}
+
+/// Sends it and prints the answer.
+pub(crate) async fn run(context: &Context, call: Call) -> ExitCode {
+    let sent = async {
+        let request = context.client.call(&call.transaction, arguments(&call.arguments)?);
+        let request = match call.request_id {
+            Some(id) => request.with_request_id(id),
+            None => request,
+        };
+        request.send().await
+    };
+    answer(context, sent.await)
+}
+
+/// Prints the answer of a call or a query.
+pub(super) fn answer(context: &Context, answer: Result<v1::CallResponse, Fault>) -> ExitCode {
+    match answer {
+        Ok(response) if context.format.is_json() => output::print(&json_of(&response).to_string()),
+        Ok(response) => output::print(&text_of(&response)),
+        Err(fault) => return fail(&fault, context.format),
+    }
+    ExitCode::SUCCESS
+}
+
+fn text_of(response: &v1::CallResponse) -> String {
+    let mut place = vec![];
+    if response.partition < 0 {
+        place.push(format!("reference data version {}", response.reference_version));
+    } else {
+        place.push(format!("{} {}", response.entity, response.root_key));
+        place.push(format!("partition {}", response.partition));
+    }
+    place.push(format!("peer {}", response.peer));
+    if response.from_stored_outcome {
+        place.push("answered from the stored outcome; nothing was done twice".to_owned());
+    } else {
+        place.push(format!("lane {}", response.lane));
+        place.push(output::duration(response.worker_us));
+        place.push(format!("request {}", response.request_id));
+    }
+    let place = place.join("  ");
+    match response.rows.as_slice() {
+        [row] if response.columns.len() <= 6 => format!("{}     {place}", row_text(&response.columns, row)),
+        [] if response.columns.is_empty() => format!("{}     {place}", rows(response.row_count)),
+        many => {
+            let headings: Vec<&str> = response.columns.iter().map(|column| column.name.as_str()).collect();
+            let cells: Vec<Vec<String>> = many.iter().map(|row| row.values.iter().map(output::value_text).collect()).collect();
+            format!("{}\n{}     {place}", output::table(&headings, &cells), rows(response.row_count))
+        }
+    }
+}
+
+fn rows(count: u64) -> String {
+    if count == 1 { "1 row".to_owned() } else { format!("{count} rows") }
+}
+
+fn row_text(columns: &[v1::Column], row: &v1::Row) -> String {
+    let cells = columns.iter().zip(&row.values).map(|(column, value)| format!("{} {}", column.name, output::value_text(value)));
+    cells.collect::<Vec<_>>().join("  ")
+}
+
+/// The answer for programs. The form is a promise: fields are added, never renamed.
+fn json_of(response: &v1::CallResponse) -> Json {
+    let row = |row: &v1::Row| -> Json {
+        response.columns.iter().zip(&row.values).map(|(column, value)| (column.name.clone(), output::value_json(value))).collect()
+    };
+    json!({
+        "columns": response.columns.iter().map(|column| json!({"name": column.name, "type": column.r#type})).collect::<Vec<_>>(),
+        "rows": response.rows.iter().map(row).collect::<Vec<_>>(),
+        "row_count": response.row_count, "request_id": response.request_id, "entity": response.entity, "root_key": response.root_key,
+        "partition": response.partition, "peer": response.peer, "lane": response.lane,
+        "from_stored_outcome": response.from_stored_outcome, "worker_us": response.worker_us,
+        "reference_version": response.reference_version,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use rootward_client::v1::value::Kind;
+
+    use super::*;
+
+    fn response() -> v1::CallResponse {
+        v1::CallResponse {
+            columns: vec![v1::Column { name: "balance".into(), r#type: "numeric".into() }],
+            rows: vec![v1::Row { values: vec![v1::Value { kind: Some(Kind::Decimal("750.00".into())) }] }],
+            row_count: 1,
+            request_id: "0193".into(),
+            entity: "account".into(),
+            root_key: "1007".into(),
+            partition: 417,
+            peer: "p2".into(),
+            lane: 1,
+            worker_us: 1800,
+            ..v1::CallResponse::default()
+        }
+    }
+
+    #[test]
+    fn one_row_is_one_line() {
+        assert_eq!(text_of(&response()), "balance 750.00     account 1007  partition 417  peer p2  lane 1  1.8 ms  request 0193");
+        let stored = v1::CallResponse { from_stored_outcome: true, ..response() };
+        assert!(text_of(&stored).ends_with("answered from the stored outcome; nothing was done twice"));
+    }
+
+    #[test]
+    fn the_answer_for_programs_keeps_its_form() {
+        let wanted = r#"{"columns":[{"name":"balance","type":"numeric"}],"entity":"account","from_stored_outcome":false,"lane":1,"partition":417,"peer":"p2","reference_version":0,"request_id":"0193","root_key":"1007","row_count":1,"rows":[{"balance":"750.00"}],"worker_us":1800}"#;
+        assert_eq!(json_of(&response()).to_string(), wanted);
+    }
+}

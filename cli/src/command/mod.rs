@@ -1,0 +1,113 @@
+//! One file for each command.
+
+use std::process::ExitCode;
+
+use rootward_client::{Arguments, Client, Fault, v1::RetryClass};
+
+use crate::output::{self, Format};
+
+pub(crate) mod call;
+pub(crate) mod chain;
+pub(crate) mod completions;
+pub(crate) mod demo;
+pub(crate) mod dev;
+pub(crate) mod error;
+pub(crate) mod explain;
+pub(crate) mod peer;
+pub(crate) mod process;
+pub(crate) mod query;
+pub(crate) mod schema;
+pub(crate) mod verify;
+
+/// What every command that talks to a router needs.
+pub(crate) struct Context {
+    pub client: Client,
+    pub format: Format,
+}
+
+/// How a command ended, for the shell.
+pub(crate) mod exit {
+    /// The command line, a file of settings or a schema is wrong.
+    pub(crate) const USAGE: u8 = 2;
+    /// There is no such thing, or a filter matched nothing.
+    pub(crate) const NOT_FOUND: u8 = 3;
+    /// Refused by a rule or by the business logic.
+    pub(crate) const REFUSED: u8 = 4;
+    /// Unavailable or timed out: safe to run again.
+    pub(crate) const UNAVAILABLE: u8 = 5;
+    /// A part of the peers did not answer.
+    pub(crate) const PARTIAL: u8 = 6;
+}
+
+/// Prints a failure and gives its exit code. Programs get it as JSON, on stdout like any answer.
+pub(crate) fn fail(fault: &Fault, format: Format) -> ExitCode {
+    if format.is_json() {
+        output::print(&output::fault_json(fault).to_string());
+    } else {
+        output::print_error(&output::fault_text(fault));
+    }
+    ExitCode::from(code_of(fault))
+}
+
+fn code_of(fault: &Fault) -> u8 {
+    match (fault.retry_class(), fault.code()) {
+        // Names and types that are wrong on the command line.
+        (RetryClass::Refused, "RW2001" | "RW2002" | "RW2003" | "RW4004" | "RW1106") => 2,
+        (RetryClass::Refused, _) => exit::REFUSED,
+        (RetryClass::NotFound, _) => exit::NOT_FOUND,
+        (RetryClass::Retry | RetryClass::Reroute | RetryClass::OutcomeUnknown, _) => exit::UNAVAILABLE,
+        (RetryClass::Internal | RetryClass::Unspecified, _) => 1,
+    }
+}
+
+/// `name=value`, `name:=null` for NULL, `name:=JSON` for JSON.
+pub(crate) fn arguments(words: &[String]) -> Result<Arguments, Fault> {
+    words.iter().try_fold(Arguments::new(), |arguments, word| {
+        if let Some((name, json)) = word.split_once(":=").filter(|(name, _)| !name.contains('=')) {
+            return match json.trim() {
+                "null" => Ok(arguments.with_null(name)),
+                _ if serde_json::from_str::<serde_json::Value>(json).is_ok() => Ok(arguments.with(name, json)),
+                _ => Err(Fault::refused("RW2002", format!("`{json}` of argument `{name}` is no JSON"), "give text as name=text")),
+            };
+        }
+        match word.split_once('=') {
+            Some((name, text)) if !name.is_empty() => Ok(arguments.with(name, text)),
+            _ => Err(Fault::refused("RW2002", format!("`{word}` is no argument"), "arguments are written name=value, such as amount=250")),
+        }
+    })
+}
+
+/// `ENTITY=KEY`.
+pub(crate) fn root(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((entity, key)) if !entity.is_empty() => Ok((entity.to_owned(), key.to_owned())),
+        _ => Err("a root is written ENTITY=KEY, such as account=1007".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(words: &[&str]) -> Result<Arguments, Fault> {
+        arguments(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn arguments_are_text_null_or_json() {
+        let wanted = Arguments::new().with("a", "b=c").with_null("n").with("j", "[1]").with("empty", "");
+        assert_eq!(parsed(&["a=b=c", "n:=null", "j:=[1]", "empty="]).expect("well formed"), wanted);
+        for wrong in ["a", "=b", "a:={"] {
+            assert_eq!(parsed(&[wrong]).expect_err(wrong).code(), "RW2002");
+        }
+    }
+
+    #[test]
+    fn exit_codes_say_what_to_do() {
+        assert_eq!(code_of(&Fault::refused("RW3101", "", "")), exit::REFUSED);
+        assert_eq!(code_of(&Fault::refused("RW2002", "", "")), 2);
+        assert_eq!(code_of(&Fault::retry("RW5002", "", "")), exit::UNAVAILABLE);
+        assert_eq!(code_of(&Fault::new("RW4001", RetryClass::NotFound, "", "")), exit::NOT_FOUND);
+        assert_eq!(code_of(&Fault::internal("")), 1);
+    }
+}

@@ -1,0 +1,194 @@
+//! `rootward peer list`, `rootward partition list` and `rootward status`.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use rootward_client::{Fault, v1};
+use serde_json::json;
+
+use super::{Context, exit, fail};
+use crate::output;
+
+/// The peers of the cluster.
+#[derive(Debug, Args)]
+pub(crate) struct Peer {
+    #[command(subcommand)]
+    verb: PeerVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum PeerVerb {
+    /// List the peers and how they are.
+    #[command(after_help = "Example:\n  rootward peer list -o json")]
+    List,
+}
+
+/// The partitions of the hash space.
+#[derive(Debug, Args)]
+pub(crate) struct Partition {
+    #[command(subcommand)]
+    verb: PartitionVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum PartitionVerb {
+    /// List which peer owns which partitions.
+    #[command(after_help = "Example:\n  rootward partition list --peer p1")]
+    List {
+        /// Only this peer's.
+        #[arg(long, value_name = "ID")]
+        peer: Option<String>,
+    },
+}
+
+/// Runs the verb.
+pub(crate) async fn peers(context: &Context, peer: Peer) -> ExitCode {
+    let PeerVerb::List = peer.verb;
+    match context.client.peers().await {
+        Ok(response) => list(context, &response),
+        Err(fault) => fail(&fault, context.format),
+    }
+}
+
+fn list(context: &Context, response: &v1::ListPeersResponse) -> ExitCode {
+    if context.format.is_json() {
+        output::print_list(
+            context.format,
+            "peers",
+            response.peers.iter().map(peer_json).collect(),
+            json!({"map_version": response.map_version}),
+        );
+    } else {
+        let headings =
+            ["PEER", "STATE", "PARTITIONS", "TERM", "COMMITTED", "REFUSED", "QUEUED", "CHAINS", "REFERENCE", "SCHEMA", "MEMORY", "WORKER"];
+        let rows: Vec<Vec<String>> = response.peers.iter().map(peer_row).collect();
+        output::print(&format!("{}\nmap version {}", output::table(&headings, &rows), response.map_version));
+    }
+    let is_whole = response.peers.iter().all(|peer| peer.status.as_ref().is_some_and(|status| status.state == "serving"));
+    if is_whole { ExitCode::SUCCESS } else { ExitCode::from(exit::PARTIAL) }
+}
+
+fn peer_row(peer: &v1::Peer) -> Vec<String> {
+    let id = if peer.is_hub { format!("{} (catalog)", peer.id) } else { peer.id.clone() };
+    let Some(status) = &peer.status else {
+        let mut row = vec![id, "no answer".to_owned(), peer.partitions.to_string()];
+        row.extend(std::iter::repeat_n("-".to_owned(), 8));
+        row.push(peer.worker_address.clone());
+        return row;
+    };
+    vec![
+        id,
+        status.state.clone(),
+        peer.partitions.to_string(),
+        status.term.to_string(),
+        status.committed.to_string(),
+        status.refused.to_string(),
+        status.queued.to_string(),
+        status.open_chains.to_string(),
+        status.reference_version.to_string(),
+        status.schema_version.to_string(),
+        format!("{} MB", status.resident_bytes / 1_000_000),
+        peer.worker_address.clone(),
+    ]
+}
+
+fn peer_json(peer: &v1::Peer) -> serde_json::Value {
+    let status = peer.status.as_ref().map(|status| {
+        json!({
+            "state": status.state, "term": status.term, "lanes": status.lanes, "committed": status.committed, "refused": status.refused,
+            "batches": status.batches, "queued": status.queued, "open_chains": status.open_chains,
+            "reference_version": status.reference_version, "schema_version": status.schema_version, "map_version": status.map_version,
+            "postgres_version": status.postgres_version, "resident_bytes": status.resident_bytes,
+        })
+    });
+    json!({
+        "id": peer.id, "worker_address": peer.worker_address, "capacity": peer.capacity, "region": peer.region, "state": peer.state,
+        "is_hub": peer.is_hub, "partitions": peer.partitions, "status": status,
+    })
+}
+
+/// Runs the verb.
+pub(crate) async fn partitions(context: &Context, partition: Partition) -> ExitCode {
+    let PartitionVerb::List { peer } = partition.verb;
+    let response = match context.client.partitions().await {
+        Ok(response) => response,
+        Err(fault) => return fail(&fault, context.format),
+    };
+    if let Some(id) = peer.as_ref().filter(|id| !response.peers.contains(id)) {
+        let fault = Fault::new(
+            "RW5007",
+            v1::RetryClass::NotFound,
+            format!("there is no peer `{id}`"),
+            format!("there are {}", response.peers.join(", ")),
+        );
+        return fail(&fault, context.format);
+    }
+    let owned: Vec<(String, Vec<usize>)> = response
+        .peers
+        .iter()
+        .enumerate()
+        .filter(|(_, id)| peer.as_ref().is_none_or(|wanted| wanted == *id))
+        .map(|(place, id)| {
+            let is_owner = |owner: &u32| usize::try_from(*owner).is_ok_and(|owner| owner == place);
+            (id.clone(), response.owners.iter().enumerate().filter(|(_, owner)| is_owner(owner)).map(|(partition, _)| partition).collect())
+        })
+        .collect();
+    if context.format.is_json() {
+        let items = owned.iter().map(|(id, partitions)| json!({"peer": id, "partitions": partitions})).collect();
+        output::print_list(context.format, "peers", items, json!({"map_version": response.map_version}));
+    } else {
+        let rows: Vec<Vec<String>> = owned
+            .iter()
+            .filter(|(_, list)| !list.is_empty())
+            .map(|(id, list)| vec![id.clone(), list.len().to_string(), ranges(list)])
+            .collect();
+        output::print(&format!("{}\nmap version {}", output::table(&["PEER", "COUNT", "PARTITIONS"], &rows), response.map_version));
+    }
+    ExitCode::SUCCESS
+}
+
+/// `0-3,7,9-10`.
+fn ranges(sorted: &[usize]) -> String {
+    let mut parts: Vec<(usize, usize)> = Vec::new();
+    for number in sorted {
+        match parts.last_mut() {
+            Some((_, end)) if *end + 1 == *number => *end = *number,
+            _ => parts.push((*number, *number)),
+        }
+    }
+    parts.iter().map(|(start, end)| if start == end { start.to_string() } else { format!("{start}-{end}") }).collect::<Vec<_>>().join(",")
+}
+
+/// The cluster at a glance.
+pub(crate) async fn status(context: &Context) -> ExitCode {
+    let asked = async {
+        let peers = context.client.peers().await?;
+        let schema = context.client.schema().await?;
+        let open = v1::ChainFilter { statuses: vec!["parked".to_owned(), "stuck".to_owned()], ..v1::ChainFilter::default() };
+        let chains = context.client.list_chains(open, 1).await?;
+        Ok::<_, Fault>((peers, schema, chains))
+    };
+    match asked.await {
+        Ok((peers, schema, chains)) => {
+            if !context.format.is_json() {
+                output::print(&format!(
+                    "schema `{}` version {}   {} chains running, {} wait for a person",
+                    schema.name, schema.version, chains.running, chains.matched
+                ));
+            }
+            list(context, &peers)
+        }
+        Err(fault) => fail(&fault, context.format),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_are_listed_as_ranges() {
+        assert_eq!(ranges(&[0, 1, 2, 3, 7, 9, 10]), "0-3,7,9-10");
+        assert_eq!(ranges(&[]), "");
+    }
+}

@@ -1,0 +1,74 @@
+//! When a request is sent again: always with the same id, inside its deadline, and never so often that retries become the
+//! load. The budget follows gRPC's retry throttling (gRFC A6): every success earns a part of a retry under overload.
+
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use rand::RngExt as _;
+use rootward_proto::{Fault, v1::RetryClass};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// What a retry under overload costs; an answered request earns 1, so that retries add at most a tenth.
+const COST: u32 = 10;
+const MOST: u32 = 100;
+
+/// Retries that may still be made under overload; shared by all requests of a client.
+#[derive(Debug)]
+pub(crate) struct Budget(AtomicU32);
+
+impl Default for Budget {
+    fn default() -> Budget {
+        Budget(AtomicU32::new(MOST))
+    }
+}
+
+impl Budget {
+    pub(crate) fn earn(&self) {
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| (left < MOST).then_some(left + 1));
+    }
+
+    fn spend(&self) -> bool {
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(COST)).is_ok()
+    }
+
+    /// Whether a request that failed like this may be sent again.
+    pub(crate) fn allows(&self, fault: &Fault) -> bool {
+        match fault.retry_class() {
+            RetryClass::Retry if fault.code() == "RW3001" => self.spend(),
+            RetryClass::Retry | RetryClass::Reroute | RetryClass::OutcomeUnknown => true,
+            _ => false,
+        }
+    }
+}
+
+/// The pause before try number `tries` (from 1), with jitter.
+pub(crate) fn pause(tries: u32) -> Duration {
+    let doubled = FIRST_PAUSE.saturating_mul(1_u32.checked_shl(tries.saturating_sub(1)).unwrap_or(u32::MAX));
+    doubled.min(LONGEST_PAUSE).mul_f64(rand::rng().random_range(0.5..1.5))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retries_under_overload_run_out_and_are_earned_again() {
+        let budget = Budget::default();
+        let full = Fault::retry("RW3001", "full", "");
+        let made = (0..1000).filter(|_| budget.allows(&full)).count();
+        assert_eq!(made, 10);
+        (0..10).for_each(|_| budget.earn());
+        assert!(budget.allows(&full) && !budget.allows(&full));
+        assert!(budget.allows(&Fault::retry("RW5002", "away", "")), "a peer that is away is no overload");
+        assert!(!budget.allows(&Fault::refused("RW3101", "refused", "")));
+    }
+
+    #[test]
+    fn pauses_grow_to_a_limit() {
+        assert!(pause(1) < Duration::from_millis(40));
+        assert!(pause(40) <= LONGEST_PAUSE.mul_f64(1.5));
+    }
+}

@@ -1,0 +1,206 @@
+//! Codes of everything but schema files: settings, routing, execution, chains, the cluster, our own faults.
+
+use super::Code;
+
+const fn code(code: &'static str, title: &'static str, explanation: &'static str) -> Code {
+    Code { code, title, explanation }
+}
+
+/// In order of their numbers.
+pub(super) const RUNNING: &[Code] = &[
+    code(
+        "RW1101",
+        "a router's or worker's file of settings is wrong",
+        "The process did not start, and nothing was changed. The message names the setting and the line. Unknown settings are refused, never ignored, since a misspelt one would silently have no effect. `docs/samples/router.toml` and `docs/samples/worker.toml` are complete files with every setting explained.",
+    ),
+    code(
+        "RW1102",
+        "the file of the cluster's databases is wrong",
+        "`schema apply` did nothing. The file names the hub's database and at least one peer's, and the hub's `replication`, the connection string by which peers copy the reference tables. `docs/samples/cluster.toml` is a complete example.",
+    ),
+    code(
+        "RW1103",
+        "the new schema version would lose data",
+        "A table or column is in the database and no longer in the schema files. `schema apply` never drops anything, because a mistake in a file must not cost data. Put it back into the files, or move the data elsewhere and drop it yourself on the hub and every peer, then apply again.",
+    ),
+    code(
+        "RW1104",
+        "the schema changed without a new version",
+        "Routers and workers tell schemas apart by `version` in rootward.toml, so a changed schema needs a higher one, and an older one is never applied over a newer one. Raise `version` by one with every change, then apply again.",
+    ),
+    code(
+        "RW1105",
+        "the number of partitions differs from the cluster's",
+        "The number of partitions decides which partition each root key belongs to, so it is fixed when a cluster is set up. Put the old number back into rootward.toml. Another number needs a new cluster, and the data loaded into it.",
+    ),
+    code(
+        "RW1106",
+        "an address of a router is wrong or missing",
+        "Give one with `--router` or in the environment variable ROOTWARD_ROUTER, such as `http://127.0.0.1:7400`; several are separated by commas, and the next one is tried when one does not answer.",
+    ),
+    code(
+        "RW1107",
+        "a router or worker could not start",
+        "Its settings could be read, but not used: the address of `listen` is taken or not this machine's, the file of certificates can't be read, or `report_file` can't be written. The message names what it was. Nothing was changed; set it right and start the process again.",
+    ),
+    code(
+        "RW2001",
+        "there is no such transaction",
+        "Clients call transactions by the names that the schema's files declare with `-- name:`. Nothing was executed. The help line proposes the nearest name; `rootward schema show DIR` lists all of them. If the name is new, `rootward schema apply` has not brought it to the cluster yet.",
+    ),
+    code(
+        "RW2002",
+        "an argument is missing, unknown or of the wrong type",
+        "Nothing was executed. The help line shows the declared parameters with their types. On the command line an argument is written `name=value`, NULL is `name:=null`, and JSON is `name:='[…]'`; ids of requests and chains are UUIDs.",
+    ),
+    code(
+        "RW2003",
+        "the root is unknown, or its key is not usable",
+        "A transaction runs at one root, which an entity of the schema and a key of the entity's type name. The key must not be NULL, since a root without a key has no place. Nothing was executed. On the command line a root is written `--root ENTITY=KEY`.",
+    ),
+    code(
+        "RW2004",
+        "a transaction reached outside its root",
+        "A transaction sees the rows of one root's tree and the reference tables, and nothing else: the rest may lie in another database, so Rootward refuses it even where it happens to lie in the same one. PostgreSQL itself refused it by its rights and row security; everything the transaction did was rolled back. Use the root's own key, make shared data a reference table, or make a chain of several transactions, one for each root.",
+    ),
+    code(
+        "RW2005",
+        "the partition belongs to another peer",
+        "The sender's copy of the map was old. Nothing was executed, and the router finds the owner and sends the request there by itself. If you see it for longer than a few seconds, compare `rootward partition list` with `rootward peer list`: the owner may not be serving.",
+    ),
+    code(
+        "RW2006",
+        "the schema version is another one",
+        "The request was routed by one version of the schema and arrived at a worker that knows another one. Nothing was executed, and it is sent again by itself. It passes when `rootward schema apply` has reached every peer; run it again if it was interrupted, `rootward status` shows each peer's version.",
+    ),
+    code(
+        "RW2007",
+        "ad-hoc SQL is switched off",
+        "`rootward query` runs SQL that no file declares. It holds its lane while it runs, so workers refuse it unless `allow_ad_hoc_sql = true` stands in their file of settings. Declare the statement as a transaction in the schema, or switch it on where people explore.",
+    ),
+    code(
+        "RW3001",
+        "something is full",
+        "A queue of the router or of a lane, or a limit on requests under way, is reached. Nothing was executed: work beyond what can be done is refused at once, so that the rest stays fast. Send it again a little later, and less at once; a client that repeats at once makes it worse. `rootward peer list` shows which peer's queue is long. If it lasts, the peer's PostgreSQL is too slow for the load.",
+    ),
+    code(
+        "RW3101",
+        "the transaction was refused",
+        "An `-- expect:` was not met, or PostgreSQL refused a statement: a constraint, a RAISE, a value that does not fit. Everything the transaction did was rolled back. The message has the reason, the help line the file and line. The refusal is stored: the same request id gets it again, so after repairing the cause send a new request.",
+    ),
+    code(
+        "RW3102",
+        "whether the transaction was executed is unknown",
+        "A connection broke after the request was sent and before its answer came, and the deadline is over. It took effect once or not at all. Send it again with the same request id, which the help line names: it takes effect once, and you get its answer. A new id would be a new request, and might do it twice.",
+    ),
+    code(
+        "RW3103",
+        "the deadline was over before the transaction began",
+        "It waited in a queue until its time was up. Nothing was executed. Allow more time (`--timeout`, or the deadline of the call), or send less at once; `rootward peer list` shows which peer's queue is long.",
+    ),
+    code(
+        "RW3104",
+        "a statement ran into its time limit",
+        "PostgreSQL stopped it after `statement_timeout_ms` of the worker's settings, since a lane runs one transaction at a time and others wait behind it. Everything the transaction did was rolled back. Look for a missing index with EXPLAIN, touch fewer rows at once, or raise the limit.",
+    ),
+    code(
+        "RW3105",
+        "PostgreSQL did not execute the transaction",
+        "A serialization failure, a deadlock, a lack of resources or an operator's intervention: it passes by itself. Nothing was executed and it may be sent again at once. If it lasts, the SQLSTATE says what PostgreSQL lacks: class 53 is memory, disk or connections.",
+    ),
+    code(
+        "RW3106",
+        "the request id was used for another request",
+        "An id stands for one request, with its transaction and arguments, at its root. This id was used there before with others, so its stored answer is not an answer to this one. Nothing was executed. Make a new id for each new request, and repeat a request unchanged.",
+    ),
+    code(
+        "RW3107",
+        "the request is older than outcomes are kept",
+        "A repeated request is recognized by its stored outcome. This one was issued longer ago than `retention_hours` of the worker's settings, so nobody could tell whether it was executed before, and it is refused. Look at the data to see whether it took effect; if not, send it with a new id. A client whose clock is hours behind gets this too.",
+    ),
+    code(
+        "RW3108",
+        "the answer is too large",
+        "An answer is held in memory and kept as the outcome of its request, so it has a limit. Everything the transaction did was rolled back. Ask for less: fewer columns, LIMIT, or pages by key.",
+    ),
+    code(
+        "RW4001",
+        "there is no such chain",
+        "All peers were asked and none has a chain of this id. `rootward chain list` shows what there is. A chain whose first step was refused was never made: its refusal was the answer to its start.",
+    ),
+    code(
+        "RW4002",
+        "a chain does not reach its end",
+        "It was recovered again and again and its worker ended each time before it got further, so that it was parked: one chain must not keep a peer from serving. Look into the worker's log for what ends it, repair that, then `rootward chain replay ID`.",
+    ),
+    code(
+        "RW4003",
+        "the chain's state does not allow this",
+        "Parked and stuck chains are replayed; parked ones that have not passed their pivot are compensated. The message says what state it is in and since when. `rootward chain show ID` shows its steps.",
+    ),
+    code(
+        "RW4004",
+        "the chain is unknown, or its input does not fit",
+        "Nothing was executed. Chains and their parameters are declared in rootward.toml under `[chain.NAME]`; a list is given as JSON, such as `lines:='[{\"product\": 1}]'`, and has at least one element. An id of a chain is a UUID.",
+    ),
+    code(
+        "RW4005",
+        "a step was called off before it came",
+        "The chain went another way, so a mark at the step's root refuses the step for ever, should it still arrive. This is how a late message does no harm; there is nothing to do. `rootward chain show ID` shows where the chain went.",
+    ),
+    code(
+        "RW4006",
+        "a step cannot be made from the chain's definition",
+        "A chain keeps the definition that it began with. The transaction that its next step calls, or a result that the step refers to, is no longer there, so the chain is parked. Bring the definition back with a new version of the schema, then `rootward chain replay ID`.",
+    ),
+    code(
+        "RW5001",
+        "PostgreSQL's server programs were not found",
+        "`dev`, `demo`, `schema check` and the tests start PostgreSQL servers of their own, and need `initdb`, `postgres` and `pg_ctl` of version 15 or newer. Install them (`apt install postgresql` on Debian), or name their directory in the environment variable ROOTWARD_PG_BIN.",
+    ),
+    code(
+        "RW5002",
+        "a peer does not answer",
+        "Its worker cannot be reached, or is not serving its database at the moment: it starts, ends, waits as a standby, or its PostgreSQL is away. Nothing was executed; other peers go on. `rootward peer list` shows which one it is. Chains wait for the peer and go on by themselves when it is back.",
+    ),
+    code(
+        "RW5003",
+        "the answer did not come",
+        "The connection broke, or the time was over, after the request was sent. It took effect once or not at all. Send it again with the same request id: it takes effect once, and you get its answer.",
+    ),
+    code(
+        "RW5004",
+        "the catalog is not known yet",
+        "This router or worker has not heard of peers, map and schema so far, so it cannot know where a root lies. Nothing was executed. It passes when one worker of the `workers` setting answers. If it lasts: is any worker up, can the hub's database be reached, and was `rootward schema apply` run?",
+    ),
+    code(
+        "RW5005",
+        "another worker has taken the peer over",
+        "A peer is served by one worker at a time; a newer one took it over, and the database refuses the older one's writes. Nothing was executed, and the router finds the new worker by itself. If it goes back and forth, two workers with the same `peer` run and one of them keeps losing its connection.",
+    ),
+    code(
+        "RW5006",
+        "a database refused its set-up, or cannot be reached",
+        "`schema apply` stopped at the database that the message names. What was done stays, and each database is changed whole or not at all; the same command goes on from there. Set-up needs a superuser's connection string in the file of databases, and `wal_level = logical` on the hub.",
+    ),
+    code(
+        "RW5007",
+        "there is no such peer",
+        "`rootward peer list` shows the peers of the catalog. A peer that was added to the file of databases is known after `rootward schema apply`.",
+    ),
+    code(
+        "RW5008",
+        "something that must hold does not",
+        "`rootward verify` counted on every peer and found rows where they do not belong, an invariant that is not met, a chain with a missing or doubled step, reference tables that differ, or a peer that did not answer. Each failed check lists up to ten examples. `verify` counts each peer at a moment of its own: run it again while nothing is under way before you conclude anything.",
+    ),
+    code(
+        "RW5009",
+        "no router can be reached",
+        "No connection to any of the named routers could be made, so nothing was sent and nothing was executed. Is the router running, and is the address right? Give it with `--router` or in the environment variable ROOTWARD_ROUTER; `rootward dev` prints the address of the cluster that it starts.",
+    ),
+    code(
+        "RW9001",
+        "a fault of Rootward",
+        "Something happened that must not happen. Please report it with the message, the version, and the log of the router and of the worker around that time. Whether a transaction took effect is told by sending it again with the same request id.",
+    ),
+];
