@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tests::{Cluster, Shape, check_bank, until};
+use tests::{Cluster, Pause, Shape, check_bank, until};
 use uuid::Uuid;
 
 use crate::shared::{exe, own_bank};
@@ -62,5 +62,54 @@ async fn a_call_whose_deadline_passed_in_the_queue_never_takes_effect() {
         assert!(reader.outcomes(id).await.expect("read").is_empty(), "{id}");
     }
     assert_eq!(reader.balance(accounts[1]).await.expect("read"), Some(10_100));
+    check_bank(&bank).await.expect("every promise is kept");
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_does_not_cancel_its_transaction() {
+    let mut bank = Cluster::bank(exe(), Shape { peers: 1, ..Shape::shared() }).await.expect("a bank starts");
+    let client = bank.client().expect("a client");
+    let account = bank.open_accounts(&client, "p1", 1, 100).await.expect("opened")[0];
+    let key = account.to_string();
+    let (id, given) = (Uuid::now_v7(), [("account_id", key.as_str()), ("amount", "1")]);
+    let pause = Pause::new().expect("a folder");
+    bank.restart_worker("p1", &[("ROOTWARD_FAIL_POINT", &pause.at("after_effect", "deposit"))]).await.expect("armed");
+    // Whichever comes first: the transaction is in the middle of its work, and its client is gone.
+    tokio::select! {
+        ended = client.call("deposit", &given, id) => panic!("it can't have ended: {ended:?}"),
+        reached = pause.reached() => reached.expect("under way"),
+    }
+    pause.release().expect("released");
+    let reader = bank.reader();
+    let done = until("it takes effect", async || reader.outcomes(id).await.ok().filter(|rows| !rows.is_empty())).await.expect("done");
+    assert_eq!((done.len(), done[0].kind.as_str()), (1, "done"));
+    assert!(client.settle("deposit", &given, id).await.expect("stored").from_stored_outcome);
+    assert_eq!(reader.balance(account).await.expect("read"), Some(10_100));
+    check_bank(&bank).await.expect("every promise is kept");
+}
+
+#[tokio::test]
+async fn a_batch_that_waits_too_long_for_a_change_of_owner_is_sent_again_and_its_lane_goes_on() {
+    let shape = Shape { peers: 1, worker_settings: "statement_timeout_ms = 300\n", ..Shape::shared() };
+    let bank = Cluster::bank(exe(), shape).await.expect("a bank starts");
+    let client = bank.client().expect("a client");
+    let account = bank.open_accounts(&client, "p1", 1, 100).await.expect("opened")[0];
+    let key = account.to_string();
+    let given = [("account_id", key.as_str()), ("amount", "1")];
+    let (mover, connection) = tokio_postgres::connect(&bank.embedded.database("p1"), tokio_postgres::NoTls).await.expect("connected");
+    tokio::spawn(connection);
+    let lock = format!("begin; select pg_advisory_xact_lock(20825, {})", bank.partition_of("account", account));
+    mover.batch_execute(&lock).await.expect("locked");
+    let term = bank.wait_until_serving("p1", 0).await.expect("it serves").term;
+    for _ in 0..2 {
+        let fault = client.call_within(Duration::from_secs(1), "deposit", &given, Uuid::now_v7()).await.expect_err("it is held");
+        assert_ne!(fault.retry_class(), rootward_proto::v1::RetryClass::Refused, "{fault}");
+    }
+    mover.batch_execute("rollback").await.expect("unlocked");
+    let before = bank.reader().balance(account).await.expect("read").expect("it is there");
+    client.settle("deposit", &given, Uuid::now_v7()).await.expect("done");
+    let after = bank.reader().balance(account).await.expect("read").expect("it is there");
+    assert!(after > before);
+    assert_eq!(bank.wait_until_serving("p1", 0).await.expect("it serves").term, term, "the term goes on");
     check_bank(&bank).await.expect("every promise is kept");
 }

@@ -61,10 +61,10 @@ pub(super) async fn run_batch(context: &LaneContext, connection: &mut Connection
                         fill(&mut answers, &open, given);
                         BatchEnd::Answered
                     }
-                    Err(failure) => fail(&mut answers, &open, units, &failure),
+                    Err(failure) => fail(&mut answers, &open, units, &batch.given_up(failure).await),
                 };
             }
-            Err(failure) => break fail(&mut answers, &open, units, &failure),
+            Err(failure) => break fail(&mut answers, &open, units, &batch.given_up(failure).await),
         }
     };
     let answers = answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(Fault::internal("a unit was left without an answer"))));
@@ -126,7 +126,7 @@ impl Failure {
                 "nothing was executed; the router finds the owner by itself",
             ),
             Failure::NotCommitted(why) => {
-                Fault::retry("RW3105", format!("`{}` was not executed: COMMIT was answered with {why}", unit.label), "send it again")
+                Fault::retry("RW3105", format!("`{}` was not executed: its batch came to nothing: {why}", unit.label), "send it again")
             }
         }
     }
@@ -178,7 +178,11 @@ impl Batch<'_> {
         }
         if let Some(error) = &ran.error {
             self.roll_back().await?;
-            let place = positions.unit_at(results.len()).unwrap_or(0);
+            // Nobody's fault among the units: the lock for a change of owner was not to be had in time, for example.
+            let Some(place) = positions.unit_at(results.len()) else {
+                check_standing(error)?;
+                return Err(Failure::NotCommitted(error.message.clone()));
+            };
             if !self.is_users(place, &positions, results.len()) {
                 check_standing(error)?;
             }
@@ -239,6 +243,9 @@ impl Batch<'_> {
                 match &ran.error {
                     Some(error) => {
                         let call = Positions::new(&calls, Vec::new()).call_at(results.len());
+                        if self.context.statement_at(unit, call).is_none() {
+                            check_standing(error)?;
+                        }
                         let judged = || refusal::judge(unit, self.context.statement_at(unit, call), error);
                         Err(self.context.missed_expectation(unit, results).unwrap_or_else(judged))
                     }
@@ -284,7 +291,15 @@ impl Batch<'_> {
         // PostgreSQL answers COMMIT of a failed transaction with ROLLBACK, not with an error.
         match ran.results.last() {
             Some(last) if last.tag == "COMMIT" => Ok(()),
-            last => Err(Failure::NotCommitted(last.map_or_else(|| "nothing".to_owned(), |result| result.tag.clone()))),
+            last => Err(Failure::NotCommitted(format!("COMMIT was answered with {}", last.map_or("nothing", |result| &result.tag)))),
+        }
+    }
+
+    /// Leaves no transaction open behind a failure; a ROLLBACK too many is no error.
+    async fn given_up(&mut self, failure: Failure) -> Failure {
+        match failure {
+            Failure::Lost { .. } => failure,
+            _ => self.roll_back().await.err().unwrap_or(failure),
         }
     }
 

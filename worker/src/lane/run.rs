@@ -145,6 +145,8 @@ pub(crate) fn start_lane(
 }
 
 async fn run_lane(context: LaneContext, mut connection: Connection, mut queues: Queues, counters: Arc<Counters>, stop: CancellationToken) {
+    // However this lane ends, a panic included, the term ends with it: a peer with a dead lane must not go on limping.
+    let _end_of_term = stop.clone().drop_guard();
     let mut left_over: Vec<Unit> = Vec::new();
     let mut lazy_since: Option<Instant> = None;
     let mut lazies: Vec<Unit> = Vec::new();
