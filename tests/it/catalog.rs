@@ -128,6 +128,42 @@ async fn a_new_version_comes_into_force_under_load_and_one_that_loses_data_does_
     check_bank(&bank).await.expect("every promise is kept");
 }
 
+#[tokio::test]
+async fn a_chain_keeps_the_plan_that_it_started_with() {
+    let bank = Cluster::bank(exe(), Shape { peers: 2, ..Shape::shared() }).await.expect("a bank starts");
+    let client = bank.client().expect("a client");
+    let from = bank.open_accounts(&client, "p1", 1, 100).await.expect("opened")[0].to_string();
+    let to = bank.open_accounts(&client, "p2", 1, 0).await.expect("opened")[0].to_string();
+    let input = [("from", from.as_str()), ("to", to.as_str()), ("amount", "1")];
+    let (old, new) = (Uuid::now_v7(), Uuid::now_v7());
+    client.settle("freeze", &[("account_id", &to)], Uuid::now_v7()).await.expect("frozen");
+    assert_eq!(client.run_chain("transfer", &input, old).await.expect("it stops").status, "parked");
+    // In the second version a transfer has a third step.
+    let step =
+        "on_failure = \"park\" },\n  { name = \"thaw\", call = \"unfreeze\", root = { account = \"$from\" }, on_failure = \"park\" },";
+    let second = changed_bank(|name, text| match name {
+        "rootward.toml" => version(text, 2).replace("on_failure = \"park\" },", step),
+        _ => text,
+    })
+    .await;
+    assert_eq!(second.schema.chains["transfer"].steps.len(), 3);
+    deploy(bank.embedded.topology(), &second.source, &second.schema).await.expect("applied");
+    until("version 2 is in force on every peer", async || {
+        let peers = client.peers().await.ok()?;
+        peers.iter().all(|peer| peer.status.as_ref().is_some_and(|status| status.schema_version == 2)).then_some(())
+    })
+    .await
+    .expect("in force");
+    client.settle("unfreeze", &[("account_id", &to)], Uuid::now_v7()).await.expect("unfrozen");
+    assert_eq!(client.run_chain("transfer", &input, new).await.expect("done").status, "completed");
+    client.replay(old).await.expect("it goes on");
+    until("it completes", async || client.chain(old).await.ok().filter(|chain| chain.status == "completed")).await.expect("completed");
+    let reader = bank.reader();
+    assert_eq!(reader.outcomes(old).await.expect("read").len(), 2, "the plan of version 1");
+    assert_eq!(reader.outcomes(new).await.expect("read").len(), 3, "the plan of version 2");
+    check_bank(&bank).await.expect("every promise is kept");
+}
+
 async fn schema_version(client: &tests::Client) -> u32 {
     client.raw().get_schema(rootward_proto::v1::GetSchemaRequest {}).await.expect("a schema").into_inner().version
 }

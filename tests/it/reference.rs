@@ -12,10 +12,13 @@ async fn a_peer_that_was_down_catches_up_and_serves_what_was_written_meanwhile()
     let account = bank.open_accounts(&client, "p2", 1, 10).await.expect("opened")[0].to_string();
     bank.embedded.kill_postgres("p2").await.expect("killed");
     let currency = |code: &'static str| [("code", code), ("name", "money"), ("minor_digits", "2")];
-    let first = client.settle("add_currency", &currency("CHF"), Uuid::now_v7()).await.expect("the hub takes it");
+    let id = Uuid::now_v7();
+    let first = client.settle("add_currency", &currency("CHF"), id).await.expect("the hub takes it");
     let rename = [("code", "EUR"), ("name", "the euro")];
     let second = client.settle("rename_currency", &rename, Uuid::now_v7()).await.expect("and this");
     assert_eq!(second.reference_version, first.reference_version + 1, "each write is a version");
+    let again = client.settle("add_currency", &currency("CHF"), id).await.expect("the same request");
+    assert_eq!((again.from_stored_outcome, again.reference_version), (true, first.reference_version));
     let exists = client.settle("add_currency", &currency("CHF"), Uuid::now_v7()).await.expect_err("refused");
     assert!(exists.message().contains("currency exists already"), "{exists}");
     // The other peer has them long before this one is back.
