@@ -18,3 +18,4 @@ mod schema_fixtures;
 mod shared;
 mod standby;
 mod structure;
+mod verify;
