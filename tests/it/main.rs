@@ -10,6 +10,7 @@ mod escapes;
 mod kill_points;
 mod manners;
 mod overload;
+mod placement;
 mod reference;
 mod refusals;
 mod request_ids;
