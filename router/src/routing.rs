@@ -83,8 +83,9 @@ impl Routing {
             match fault.retry_class() {
                 RetryClass::OutcomeUnknown => unknown = Some(fault.clone()),
                 RetryClass::Reroute => self.refresh.notify_one(),
-                // Under overload the honest refusal goes out at once; more tries would only add to the load.
-                RetryClass::Retry if fault.code() != "RW3001" || unknown.is_some() => {}
+                // Under overload the honest refusal goes out at once; more tries would only add to the load. So would those
+                // of a statement that used up its time.
+                RetryClass::Retry if !matches!(fault.code(), "RW3001" | "RW3104") || unknown.is_some() => {}
                 _ => return Err(fault),
             }
             let wake = Instant::now() + pause.mul_f64(rand::rng().random_range(0.8..1.2));

@@ -1,8 +1,20 @@
 //! The integration tests, in one program: each works on real PostgreSQL servers that it starts itself.
 
+mod catalog;
+mod chains;
+mod connections;
 mod controls;
+mod docs;
 mod embedded;
+mod escapes;
 mod kill_points;
+mod manners;
+mod overload;
+mod reference;
+mod refusals;
 mod request_ids;
+mod routing;
 mod schema_fixtures;
 mod shared;
+mod standby;
+mod structure;

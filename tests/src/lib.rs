@@ -20,7 +20,7 @@ pub use kill::{KILL_POINTS, Pause, Victim};
 pub use logs::check_logs;
 pub use reader::{Outcome, Reader};
 pub use scenario::{
-    a_root_is_not_seen_from_another, a_worker_of_an_older_term_writes_nothing, a_worker_without_the_partition_writes_nothing,
+    a_root_is_not_seen_from_another, a_worker_of_an_older_term_writes_nothing, a_worker_without_the_partition_writes_nothing, deposit,
     one_id_has_one_effect,
 };
 pub use schemas::{compile, compile_example};

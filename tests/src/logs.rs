@@ -8,6 +8,7 @@ use crate::{cluster::Cluster, invariants::Violation};
 const EXPECTED_OF_POSTGRES: &[(&str, &str)] = &[
     ("terminating connection due to administrator command", "a new worker ends the lanes of the one before; a shutdown ends all"),
     ("terminating background worker", "a shutdown ends replication"),
+    ("connection to client lost", "a worker was killed while its PostgreSQL answered"),
     ("the database system is", "somebody asks while the server starts, stops or recovers"),
     ("terminating walreceiver", "a subscription ends with its server"),
     ("could not connect to the publisher", "the hub is down"),

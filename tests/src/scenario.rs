@@ -99,7 +99,7 @@ async fn write_past_the_guard(cluster: &Cluster, account: i64) -> Result<String,
 }
 
 /// A deposit of one euro as a router sends it.
-pub(crate) fn deposit(account: i64, id: Uuid) -> v1::Execute {
+pub fn deposit(account: i64, id: Uuid) -> v1::Execute {
     let argument = |name: &str, text: String| v1::TextArgument { name: name.to_owned(), text: Some(text) };
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     v1::Execute {

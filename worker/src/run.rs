@@ -128,7 +128,7 @@ fn pool(config: &Config) -> Result<Pool, RunError> {
     settings.application_name("rootward system").connect_timeout(Duration::from_secs(3));
     // `Clean` runs DISCARD-like statements on return: `Fast` would hand on open transactions and settings.
     let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Clean };
-    let manager = match pg::tls(config.tls_ca_file.as_deref()).map_err(|error| bad(&error))? {
+    let manager = match pg::tls_for(&settings, config.tls_ca_file.as_deref()).map_err(|error| bad(&error))? {
         Some(tls) => Manager::from_config(settings, tokio_postgres_rustls::MakeRustlsConnect::new(tls), manager_config),
         None => Manager::from_config(settings, tokio_postgres::NoTls, manager_config),
     };

@@ -73,7 +73,7 @@ pub(crate) async fn connect(
             client
         }};
     }
-    let client = match pg::tls(config.tls_ca_file.as_deref())? {
+    let client = match pg::tls_for(&settings, config.tls_ca_file.as_deref())? {
         Some(tls) => serve!(tokio_postgres_rustls::MakeRustlsConnect::new(tls)),
         None => serve!(NoTls),
     };
@@ -181,9 +181,9 @@ async fn open_lanes(
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> Result<Vec<crate::lane::LaneHandle>, TermError> {
-    let tls = pg::tls(config.tls_ca_file.as_deref())?;
     let mut settings: tokio_postgres::Config = config.lane_database.parse()?;
     settings.application_name("rootward lane").options(lane_options(config.statement_timeout_ms));
+    let tls = pg::tls_for(&settings, config.tls_ca_file.as_deref())?;
     let mut connections = Vec::new();
     for _ in 0..config.lanes {
         connections.push(pg::connect(&settings, tls.as_ref()).await?);

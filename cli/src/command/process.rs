@@ -83,8 +83,13 @@ fn ended<E: Error>(result: Result<(), E>) -> ExitCode {
 
 /// The message and those of its causes.
 fn chain_of(error: &dyn Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
 }
 
 /// Logs to stderr; `ROOTWARD_LOG` says what, such as `rootward_worker=debug`.

@@ -19,6 +19,9 @@ use crate::{
     pg::{Call, Connection, ConnectionLost, Pipeline, ServerError, StatementResult},
 };
 
+/// Says everything that a session's defaults would decide else: RESET ALL, which follows, comes too late for them.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE NOT DEFERRABLE";
+
 /// How a batch ended for its lane.
 #[derive(Debug)]
 pub(super) enum BatchEnd {
@@ -159,7 +162,7 @@ impl Batch<'_> {
         }
         let mut pipeline = Pipeline::default();
         // Preparing may need a trip of its own, which must not stand between BEGIN and the rest.
-        plain(&mut pipeline, "BEGIN")?;
+        plain(&mut pipeline, BEGIN)?;
         plain(&mut pipeline, "RESET ALL")?;
         fail_point::hit("before_begin", &self.units[0].label).await;
         if let Some(error) = self.connection.add(&mut pipeline, &calls).await.map_err(before_commit)? {
@@ -175,8 +178,10 @@ impl Batch<'_> {
         }
         if let Some(error) = &ran.error {
             self.roll_back().await?;
-            check_standing(error)?;
             let place = positions.unit_at(results.len()).unwrap_or(0);
+            if !self.is_users(place, &positions, results.len()) {
+                check_standing(error)?;
+            }
             let own = &results[positions.results_of(place).start.min(results.len())..];
             let fault = self.context.missed_expectation(self.units[place], own);
             return Ok(Attempt::Refused(place, fault.unwrap_or_else(|| self.judge(place, &positions, results.len(), error))));
@@ -201,7 +206,7 @@ impl Batch<'_> {
     /// Each unit behind a savepoint; what is refused is taken back, and its refusal recorded in the same commit.
     async fn separately(&mut self, culprit: (usize, Fault)) -> Result<Vec<Answer>, Failure> {
         let mut pipeline = Pipeline::default();
-        plain(&mut pipeline, "BEGIN")?;
+        plain(&mut pipeline, BEGIN)?;
         plain(&mut pipeline, "RESET ALL")?;
         self.connection.add(&mut pipeline, &self.opening()[..1]).await.map_err(before_commit)?;
         if let Some(error) = self.connection.run(pipeline).await.map_err(before_commit)?.error {
@@ -318,11 +323,18 @@ impl Batch<'_> {
         refusal::judge(unit, self.context.statement_at(unit, call), error)
     }
 
+    /// Whether a result belongs to a statement of the users'. Their SQL can raise any SQLSTATE, and call our functions
+    /// with a wrong secret: that says nothing about the worker's standing.
+    fn is_users(&self, place: usize, positions: &Positions, result: usize) -> bool {
+        let call = positions.call_at(result).checked_sub(positions.effects[place].start);
+        call.is_some_and(|call| self.context.statement_at(self.units[place], call).is_some())
+    }
+
     /// A statement that PostgreSQL doesn't take: nothing of the batch has run. Answers what is stored, else finds out whose
     /// it is by preparing each unit's alone.
     async fn refused_at_preparation(&mut self, error: &ServerError) -> Result<Attempt, Failure> {
         let mut pipeline = Pipeline::default();
-        plain(&mut pipeline, "BEGIN")?;
+        plain(&mut pipeline, BEGIN)?;
         self.connection.add(&mut pipeline, &self.opening()).await.map_err(before_commit)?;
         let ran = self.connection.run(pipeline).await.map_err(before_commit)?;
         self.roll_back().await?;
@@ -393,6 +405,8 @@ fn check_standing(error: &ServerError) -> Result<(), Failure> {
         "RW001" => Err(Failure::TermOver),
         "RW002" => Err(Failure::WrongOwner),
         "RW003" => Err(Failure::NotCommitted(error.message.clone())),
+        // Somebody's SQL has deallocated our statements: this session is of no use any more.
+        "26000" => Err(before_commit(std::io::Error::other(error.message.clone()).into())),
         _ => Ok(()),
     }
 }
@@ -415,7 +429,7 @@ impl LaneContext {
         calls.extend(unit.context.as_ref().map(|context| self.enter(context)));
         calls.extend(unit.effect.iter().map(|planned| planned.call.clone()));
         // A constraint that waits for COMMIT would fail there for the whole batch.
-        calls.extend(self.constraint_calls().iter().cloned());
+        calls.extend(self.closing_calls().iter().cloned());
         calls.extend(unit.after.iter().cloned());
         calls
     }
@@ -454,7 +468,7 @@ impl LaneContext {
                 last.row_count = result.row_count;
             }
         }
-        let after: Vec<StatementResult> = results.skip(self.constraint_calls().len()).cloned().collect();
+        let after: Vec<StatementResult> = results.skip(self.closing_calls().len()).cloned().collect();
         let mut response = response_of(&last);
         if unit.partition == REFERENCE_PARTITION {
             response.reference_version =

@@ -25,7 +25,7 @@ pub(crate) struct LaneContext {
     number: u32,
     secret: Text,
     term: Text,
-    constraints: Vec<Call>,
+    closing: Vec<Call>,
 }
 
 impl LaneContext {
@@ -34,7 +34,7 @@ impl LaneContext {
             number,
             secret: Some(format!("\\x{}", hex::encode(secret))),
             term: Some(term.to_string()),
-            constraints: constraint_calls(deferrable),
+            closing: closing_calls(deferrable),
         }
     }
 
@@ -90,22 +90,26 @@ impl LaneContext {
         )
     }
 
-    pub(super) fn constraint_calls(&self) -> &[Call] {
-        &self.constraints
+    /// What ends each unit.
+    pub(super) fn closing_calls(&self) -> &[Call] {
+        &self.closing
     }
 }
 
-/// Makes every constraint that can wait immediate, which checks it now, and then again what the schema says, for the next unit.
-fn constraint_calls(deferrable: &[DeferrableConstraint]) -> Vec<Call> {
-    if deferrable.is_empty() {
-        return Vec::new();
-    }
+/// Makes every constraint that can wait immediate, which checks it now, and then again what the schema says. After that,
+/// settings that a function of the users' changed become the session's own again: the next unit must not meet them, nor
+/// COMMIT, which `synchronous_commit = off` would make a promise that PostgreSQL doesn't keep.
+fn closing_calls(deferrable: &[DeferrableConstraint]) -> Vec<Call> {
+    let mut calls = Vec::new();
     let names = |rows: Vec<&DeferrableConstraint>| rows.iter().map(|row| quoted(&row.name)).collect::<Vec<_>>().join(", ");
-    let mut calls = vec![Call::prepared(format!("set constraints {} immediate", names(deferrable.iter().collect())), Vec::new())];
+    if !deferrable.is_empty() {
+        calls.push(Call::prepared(format!("set constraints {} immediate", names(deferrable.iter().collect())), Vec::new()));
+    }
     let deferred: Vec<_> = deferrable.iter().filter(|row| row.is_initially_deferred).collect();
     if !deferred.is_empty() {
         calls.push(Call::prepared(format!("set constraints {} deferred", names(deferred)), Vec::new()));
     }
+    calls.push(Call::prepared("reset all", Vec::new()));
     calls
 }
 

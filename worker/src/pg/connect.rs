@@ -43,7 +43,7 @@ pub(crate) enum ConnectError {
 }
 
 /// TLS that trusts the certificates of `ca_file`; none if there is no such file to trust.
-pub(crate) fn tls(ca_file: Option<&Path>) -> Result<Option<rustls::ClientConfig>, ConnectError> {
+fn tls(ca_file: Option<&Path>) -> Result<Option<rustls::ClientConfig>, ConnectError> {
     use rustls::pki_types::{CertificateDer, pem::PemObject as _};
     let Some(path) = ca_file else { return Ok(None) };
     let unreadable = |why: String| ConnectError::Configuration(format!("`tls_ca_file` {}: {why}", path.display()));
@@ -59,6 +59,12 @@ pub(crate) fn tls(ca_file: Option<&Path>) -> Result<Option<rustls::ClientConfig>
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(Some(config))
+}
+
+/// TLS for connections to the hosts of `config`. Over a Unix socket there is nothing to encrypt, and no name to verify.
+pub(crate) fn tls_for(config: &Config, ca_file: Option<&Path>) -> Result<Option<rustls::ClientConfig>, ConnectError> {
+    let is_local = config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_)));
+    if is_local { Ok(None) } else { tls(ca_file) }
 }
 
 /// Opens a connection to the first host of `config` that takes it.

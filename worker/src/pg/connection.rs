@@ -65,6 +65,8 @@ impl Connection {
     async fn prepare(&mut self, call: &Call) -> Result<Result<(), ServerError>, ConnectionLost> {
         let name = format!("rootward_{}", self.prepared.len());
         let mut outbox = BytesMut::new();
+        // SQL's PREPARE shares the names, so somebody's may be there. Closing one that isn't is no error.
+        frontend::close(b'S', &name, &mut outbox)?;
         frontend::parse(&name, &call.sql, call.types.iter().copied(), &mut outbox)?;
         frontend::describe(b'S', &name, &mut outbox)?;
         frontend::sync(&mut outbox);

@@ -7,6 +7,6 @@ mod connect;
 mod connection;
 mod pipeline;
 
-pub(crate) use connect::{ConnectError, connect, tls};
+pub(crate) use connect::{ConnectError, connect, tls_for};
 pub(crate) use connection::{Connection, ConnectionLost};
 pub(crate) use pipeline::{Call, MAX_RESULT_BYTES, Pipeline, ServerError, StatementResult};

@@ -1,0 +1,220 @@
+//! Chains: every step exactly once, whoever is killed; refused ones go back; parked ones wait for a person.
+
+use rootward_proto::v1;
+use tests::{Client, Cluster, KILL_POINTS, check_bank, check_everything, until};
+use uuid::Uuid;
+
+use crate::{
+    kill_points::restart_worker,
+    shared::{bank, exe, own_bank, shop},
+};
+
+fn transfer<'a>(from: &'a str, to: &'a str, amount: &'a str) -> [(&'a str, &'a str); 3] {
+    [("from", from), ("to", to), ("amount", amount)]
+}
+
+#[tokio::test]
+async fn a_transfer_completes_once_whichever_worker_is_killed_wherever() {
+    let mut bank = own_bank(2).await;
+    let client = bank.client().expect("a client");
+    let from = bank.open_accounts(&client, "p1", 1, 1000).await.expect("opened")[0];
+    let to = bank.open_accounts(&client, "p2", 1, 0).await.expect("opened")[0];
+    let mut moved = 0;
+    for (peer, transaction) in [("p1", "transfer_out"), ("p2", "transfer_in")] {
+        for point in KILL_POINTS {
+            let id = Uuid::now_v7();
+            let (from_key, to_key) = (from.to_string(), to.to_string());
+            let input = transfer(&from_key, &to_key, "1");
+            run_while_killing(&mut bank, &client, peer, &format!("{point}/{transaction}=kill"), "transfer", &input, id).await;
+            moved += 100;
+            let reader = bank.reader();
+            assert_eq!(reader.balance(from).await.expect("read"), Some(100_000 - moved), "{point}/{transaction}");
+            assert_eq!(reader.balance(to).await.expect("read"), Some(moved), "{point}/{transaction}");
+            let kinds: Vec<String> = reader.outcomes(id).await.expect("read").into_iter().map(|row| row.kind).collect();
+            assert_eq!(kinds, ["done", "done"], "{point}/{transaction}");
+        }
+    }
+    check_bank(&bank).await.expect("every promise is kept");
+}
+
+/// Runs a chain on a peer whose worker kills itself at a point, brings the worker back, and waits for the end.
+async fn run_while_killing(cluster: &mut Cluster, client: &Client, peer: &str, armed: &str, chain: &str, input: &[(&str, &str)], id: Uuid) {
+    restart_worker(cluster, peer, &[("ROOTWARD_FAIL_POINT", armed)]).await;
+    let kill = async {
+        cluster.embedded.wait_for_worker_end(peer).await;
+        cluster.embedded.start_worker(peer, &[]).await.expect("a worker again");
+    };
+    let (ended, ()) = tokio::join!(client.run_chain(chain, input, id), kill);
+    let ended = ended.unwrap_or_else(|fault| panic!("{armed}: {fault}"));
+    assert_eq!(ended.status, "completed", "{armed}: {ended:?}");
+}
+
+/// A catalogue of two products with ten pieces each, all on `peer`, and a customer there.
+async fn stocked(shop: &Cluster, client: &Client, peers: [&str; 2]) -> (Vec<i64>, i64) {
+    let mut products = shop.roots_on("product", peers[0], None, 2);
+    products.extend(shop.roots_on("product", peers[1], None, 1));
+    let customer = shop.roots_on("customer", peers[1], None, 1)[0];
+    for product in &products {
+        let key = product.to_string();
+        client
+            .settle("add_catalogue_item", &[("product_id", &key), ("name", "thing"), ("price", "5")], Uuid::now_v7())
+            .await
+            .expect("listed");
+    }
+    for product in &products {
+        let key = product.to_string();
+        shop.wait_for_reference(&format!("select count(*) from catalogue where product_id = {key}"), 1).await.expect("copied");
+        client.settle("add_product", &[("product_id", &key)], Uuid::now_v7()).await.expect("added");
+        let stock = [("product_id", key.as_str()), ("warehouse", "main"), ("quantity", "10")];
+        client.settle("add_stock", &stock, Uuid::now_v7()).await.expect("stocked");
+    }
+    client.settle("add_customer", &[("customer_id", &customer.to_string()), ("name", "buyer")], Uuid::now_v7()).await.expect("added");
+    (products, customer)
+}
+
+fn lines(products: &[i64], quantities: &[i64]) -> String {
+    let line = |(product, quantity): (&i64, &i64)| format!(r#"{{"product_id": {product}, "quantity": {quantity}, "unit_price": 5.00}}"#);
+    format!("[{}]", products.iter().zip(quantities).map(line).collect::<Vec<_>>().join(", "))
+}
+
+/// On the shelf and reserved, by product.
+async fn shelves(shop: &Cluster, products: &[i64]) -> Vec<(i32, i32)> {
+    let mut found = Vec::new();
+    for product in products {
+        let sql = "select on_hand, reserved from stock where product_id = $1";
+        let rows = shop.reader().all(sql, &[product]).await.expect("read");
+        found.extend(rows.iter().map(|(_, row)| (row.get(0), row.get(1))));
+    }
+    found
+}
+
+#[tokio::test]
+async fn an_order_of_three_lines_completes_once_wherever_its_home_is_killed() {
+    let mut shop = Cluster::shop(exe(), tests::Shape::own(2)).await.expect("a shop starts");
+    let client = shop.client().expect("a client");
+    let (products, customer) = stocked(&shop, &client, ["p1", "p2"]).await;
+    let (customer_key, lines) = (customer.to_string(), lines(&products, &[1, 1, 1]));
+    let input = [("customer_id", customer_key.as_str()), ("lines", lines.as_str())];
+    let mut orders = 0;
+    for point in KILL_POINTS {
+        for (peer, transaction) in [("p1", "reserve"), ("p2", "create_order"), ("p1", "confirm")] {
+            // Each point meets each step over the points, not every pair: the battery has the whole matrix.
+            let is_chosen =
+                KILL_POINTS.iter().position(|other| *other == point).is_some_and(|at| at % 2 == 0) == (transaction != "create_order");
+            if !is_chosen {
+                continue;
+            }
+            let id = Uuid::now_v7();
+            run_while_killing(&mut shop, &client, peer, &format!("{point}/{transaction}=kill"), "place_order", &input, id).await;
+            orders += 1;
+            assert_eq!(shelves(&shop, &products).await, vec![(10 - orders, 0); 3], "{point}/{transaction}");
+            let made = shop.reader().all("select count(*) from order_line where order_id = $1", &[&id]).await.expect("read");
+            assert_eq!(made.iter().map(|(_, row)| row.get::<_, i64>(0)).sum::<i64>(), 3, "{point}/{transaction}");
+        }
+    }
+    check_everything(&shop).await.expect("every promise is kept");
+}
+
+#[tokio::test]
+async fn an_order_that_cannot_be_filled_releases_what_it_reserved() {
+    let shop = shop().await;
+    let client = shop.client().expect("a client");
+    let (products, customer) = stocked(shop, &client, ["p1", "p2"]).await;
+    let customer = customer.to_string();
+    // The second line, then the third one, is out of stock; the first one was reserved by then.
+    for quantities in [[2, 11, 2], [2, 2, 11]] {
+        let id = Uuid::now_v7();
+        let lines = lines(&products, &quantities);
+        let input = [("customer_id", customer.as_str()), ("lines", lines.as_str())];
+        let ended = client.run_chain("place_order", &input, id).await.expect("it ends");
+        assert_eq!(ended.status, "compensated", "{ended:?}");
+        assert!(ended.failure.as_ref().is_some_and(|failure| failure.message.contains("out of stock")), "the buyer is told: {ended:?}");
+        assert_eq!(shelves(shop, &products).await, vec![(10, 0); 3]);
+        let again = client.run_chain("place_order", &input, id).await.expect("the same end");
+        assert_eq!(again.status, "compensated");
+        let outcomes = shop.reader().outcomes(id).await.expect("read");
+        let count = |kind: &str, direction: &str| outcomes.iter().filter(|row| row.kind == kind && row.direction == direction).count();
+        assert_eq!((count("failed", "do"), count("done", "do"), count("done", "undo")), (1, 2, 2), "{outcomes:?}");
+    }
+    let unknown = format!(r#"[{{"product_id": {}, "quantity": 1, "unit_price": 5.00}}]"#, 990_000_001_i64);
+    let input = [("customer_id", customer.as_str()), ("lines", unknown.as_str())];
+    let fault = client.run_chain("place_order", &input, Uuid::now_v7()).await.expect_err("refused at its first step");
+    assert!(fault.message().contains("unknown product"), "{fault}");
+    check_everything(shop).await.expect("every promise is kept");
+}
+
+#[tokio::test]
+async fn a_first_step_that_refuses_leaves_its_refusal_and_no_chain() {
+    let bank = bank().await;
+    let client = bank.client().expect("a client");
+    let accounts = bank.open_accounts(&client, "p1", 2, 1).await.expect("opened");
+    let (from, to, id) = (accounts[0].to_string(), accounts[1].to_string(), Uuid::now_v7());
+    for stored in [false, true] {
+        let fault = client.start_chain("transfer", &transfer(&from, &to, "5"), id).await.expect_err("one euro is there");
+        assert_eq!((fault.code(), fault.as_wire().from_stored_outcome), ("RW3101", stored), "{fault}");
+    }
+    assert!(bank.reader().chain_statuses(id).await.expect("read").is_empty());
+    assert_eq!(bank.reader().balance(accounts[0]).await.expect("read"), Some(100));
+}
+
+#[tokio::test]
+async fn a_chains_id_with_other_input_is_refused_and_with_the_same_answered() {
+    let bank = bank().await;
+    let client = bank.client().expect("a client");
+    let from = bank.open_accounts(&client, "p1", 1, 100).await.expect("opened")[0];
+    let to = bank.open_accounts(&client, "p3", 1, 0).await.expect("opened")[0];
+    let (from_key, to_key, id) = (from.to_string(), to.to_string(), Uuid::now_v7());
+    let first = client.run_chain("transfer", &transfer(&from_key, &to_key, "5"), id).await.expect("done");
+    assert_eq!(first.status, "completed");
+    let again = client.start_chain("transfer", &transfer(&from_key, &to_key, "5.00"), id).await.expect("the same chain");
+    assert!(again.from_stored_outcome);
+    assert_eq!(again.chain.map(|chain| chain.status).as_deref(), Some("completed"));
+    let fault = client.start_chain("transfer", &transfer(&from_key, &to_key, "6"), id).await.expect_err("another chain");
+    assert_eq!(fault.code(), "RW3106", "{fault}");
+    assert_eq!(bank.reader().balance(to).await.expect("read"), Some(500));
+    // Copies at the same moment converge as well.
+    let id = Uuid::now_v7();
+    let input = transfer(&from_key, &to_key, "1");
+    let copies = futures_util::future::join_all((0..10).map(|_| client.run_chain("transfer", &input, id)));
+    assert!(copies.await.into_iter().all(|ended| ended.expect("done").status == "completed"));
+    assert_eq!(bank.reader().balance(to).await.expect("read"), Some(600));
+}
+
+#[tokio::test]
+async fn a_parked_chain_waits_for_a_person_who_replays_or_compensates_it() {
+    let bank = Cluster::bank(exe(), tests::Shape { peers: 2, ..tests::Shape::shared() }).await.expect("a bank starts");
+    let client = bank.client().expect("a client");
+    let from = bank.open_accounts(&client, "p1", 1, 100).await.expect("opened")[0];
+    let to = bank.open_accounts(&client, "p2", 1, 0).await.expect("opened")[0];
+    let (from_key, to_key) = (from.to_string(), to.to_string());
+    client.settle("freeze", &[("account_id", &to_key)], Uuid::now_v7()).await.expect("frozen");
+    let (replayed, undone) = (Uuid::now_v7(), Uuid::now_v7());
+    for id in [replayed, undone] {
+        let parked = client.run_chain("transfer", &transfer(&from_key, &to_key, "10"), id).await.expect("it stops");
+        assert_eq!((parked.status.as_str(), parked.step.as_str()), ("parked", "2/2 deposit"), "{parked:?}");
+        assert!(parked.failure.is_some_and(|failure| failure.message.contains("account is frozen")));
+        // A refusal that parks is no outcome: the cause can be repaired.
+        assert_eq!(bank.reader().outcomes(id).await.expect("read").len(), 1);
+    }
+    assert_eq!(bank.reader().balance(from).await.expect("read"), Some(8_000));
+
+    let compensated = client.compensate(undone).await.expect("it goes back");
+    assert_eq!(compensated.status, "compensated", "{compensated:?}");
+    let kinds: Vec<_> =
+        bank.reader().outcomes(undone).await.expect("read").into_iter().map(|row| (row.place.0, row.direction, row.kind)).collect();
+    let expected = [(0, "do", "done"), (0, "undo", "done"), (1, "do", "tombstone")];
+    assert_eq!(kinds, expected.map(|(step, direction, kind)| (step, direction.to_owned(), kind.to_owned())));
+
+    client.settle("unfreeze", &[("account_id", &to_key)], Uuid::now_v7()).await.expect("unfrozen");
+    assert_eq!(client.replay(replayed).await.expect("it goes on").replayed, 1);
+    let completed = until("the replayed chain completes", async || {
+        let chain: v1::Chain = client.chain(replayed).await.ok()?;
+        (chain.status == "completed").then_some(chain)
+    });
+    assert_eq!(completed.await.expect("it completes").events.len(), 1, "what the person did is written down");
+    assert_eq!(client.replay(replayed).await.expect_err("nothing to replay").code(), "RW4003");
+    assert_eq!(client.compensate(replayed).await.expect_err("too late").code(), "RW4003");
+    let reader = bank.reader();
+    assert_eq!((reader.balance(from).await.expect("read"), reader.balance(to).await.expect("read")), (Some(9_000), Some(1_000)));
+    check_bank(&bank).await.expect("every promise is kept");
+}
