@@ -21,7 +21,7 @@ use crate::{
     verify,
 };
 
-/// How long a peer may take to answer a question that all peers are asked.
+/// The longest that a peer may take to answer a question that all peers are asked.
 const ASK_LIMIT: Duration = Duration::from_secs(10);
 /// How long a peer may take to say how it is.
 const STATUS_LIMIT: Duration = Duration::from_secs(1);
@@ -45,6 +45,11 @@ impl RouterService {
         let given = request.metadata().get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(parse_timeout);
         // A little before the caller gives up, so that it hears the honest answer rather than its own timeout.
         Instant::now() + given.map_or(self.default_deadline, |given| given.mul_f64(0.97))
+    }
+
+    /// How long peers may take to answer a question that all are asked: the caller must still hear of the silent ones.
+    fn ask_limit<T>(&self, request: &Request<T>) -> Duration {
+        self.deadline(request).saturating_duration_since(Instant::now()).mul_f64(0.8).min(ASK_LIMIT)
     }
 
     fn admit(&self) -> FaultResult<tokio::sync::OwnedSemaphorePermit> {
@@ -100,13 +105,13 @@ impl RouterService {
         Ok((answered, missing))
     }
 
-    async fn list_chains(&self, request: v1::ListChainsRequest) -> FaultResult<v1::ListChainsResponse> {
+    async fn list_chains(&self, request: v1::ListChainsRequest, ask_limit: Duration) -> FaultResult<v1::ListChainsResponse> {
         let limit = if request.limit == 0 { 100 } else { request.limit };
         let ask = |mut client: WorkerClient<Channel>| {
             let request = request.clone();
             async move { Ok(client.list_peer_chains(request).await?.into_inner()) }
         };
-        let (answered, missing) = self.ask_all(ASK_LIMIT, ask).await?;
+        let (answered, missing) = self.ask_all(ask_limit, ask).await?;
         let mut all = v1::ListChainsResponse { missing_peers: names(&missing), ..v1::ListChainsResponse::default() };
         for (_, part) in answered {
             all.matched += part.matched;
@@ -119,11 +124,11 @@ impl RouterService {
     }
 
     /// A chain's home is known to nobody by its id alone: all peers are asked, and the one that has it answers.
-    async fn at_home<T, F>(&self, id: &str, ask: impl Fn(WorkerClient<Channel>) -> F) -> FaultResult<T>
+    async fn at_home<T, F>(&self, id: &str, ask_limit: Duration, ask: impl Fn(WorkerClient<Channel>) -> F) -> FaultResult<T>
     where
         F: Future<Output = Result<T, Status>>,
     {
-        let (mut answered, missing) = self.ask_all(ASK_LIMIT, ask).await?;
+        let (mut answered, missing) = self.ask_all(ask_limit, ask).await?;
         if let Some((_, chain)) = answered.pop() {
             return Ok(chain);
         }
@@ -141,16 +146,16 @@ impl RouterService {
         Err(Fault::new("RW4001", v1::RetryClass::NotFound, format!("there is no chain {id}"), "see `rootward chain list`"))
     }
 
-    async fn replay(&self, request: v1::ReplayChainsRequest) -> FaultResult<v1::ReplayChainsResponse> {
+    async fn replay(&self, request: v1::ReplayChainsRequest, ask_limit: Duration) -> FaultResult<v1::ReplayChainsResponse> {
         let id = request.filter.as_ref().map(|filter| filter.id.clone()).unwrap_or_default();
         let ask = |mut client: WorkerClient<Channel>| {
             let request = request.clone();
             async move { Ok(client.replay_peer_chains(request).await?.into_inner()) }
         };
         if !id.is_empty() {
-            return self.at_home(&id, ask).await;
+            return self.at_home(&id, ask_limit, ask).await;
         }
-        let (answered, missing) = self.ask_all(ASK_LIMIT, ask).await?;
+        let (answered, missing) = self.ask_all(ask_limit, ask).await?;
         let mut all = v1::ReplayChainsResponse { missing_peers: names(&missing), ..v1::ReplayChainsResponse::default() };
         for (_, part) in answered {
             all.matched += part.matched;
@@ -354,6 +359,9 @@ fn issued_at(given_ms: i64) -> i64 {
 /// The value of a `grpc-timeout` header: up to eight digits and a unit.
 fn parse_timeout(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 {
+        return None;
+    }
     let count: u64 = digits.parse().ok()?;
     match unit {
         "H" => Some(Duration::from_secs(count * 3600)),
@@ -403,32 +411,36 @@ impl rootward_server::Rootward for RouterService {
     }
 
     async fn list_chains(&self, request: Request<v1::ListChainsRequest>) -> Result<Response<v1::ListChainsResponse>, Status> {
-        RouterService::list_chains(self, request.into_inner()).await.map(Response::new).map_err(Fault::into_status)
+        let ask_limit = self.ask_limit(&request);
+        RouterService::list_chains(self, request.into_inner(), ask_limit).await.map(Response::new).map_err(Fault::into_status)
     }
 
     async fn get_chain(&self, request: Request<v1::GetChainRequest>) -> Result<Response<v1::GetChainResponse>, Status> {
+        let ask_limit = self.ask_limit(&request);
         let request = request.into_inner();
         let ask = |mut client: WorkerClient<Channel>| {
             let request = request.clone();
             async move { Ok(client.get_peer_chain(request).await?.into_inner()) }
         };
-        self.at_home(&request.id, ask).await.map(Response::new).map_err(Fault::into_status)
+        self.at_home(&request.id, ask_limit, ask).await.map(Response::new).map_err(Fault::into_status)
     }
 
     async fn replay_chains(&self, request: Request<v1::ReplayChainsRequest>) -> Result<Response<v1::ReplayChainsResponse>, Status> {
-        self.replay(request.into_inner()).await.map(Response::new).map_err(Fault::into_status)
+        let ask_limit = self.ask_limit(&request);
+        self.replay(request.into_inner(), ask_limit).await.map(Response::new).map_err(Fault::into_status)
     }
 
     async fn compensate_chain(
         &self,
         request: Request<v1::CompensateChainRequest>,
     ) -> Result<Response<v1::CompensateChainResponse>, Status> {
+        let ask_limit = self.ask_limit(&request);
         let request = request.into_inner();
         let ask = |mut client: WorkerClient<Channel>| {
             let request = request.clone();
             async move { Ok(client.compensate_peer_chain(request).await?.into_inner()) }
         };
-        self.at_home(&request.id, ask).await.map(Response::new).map_err(Fault::into_status)
+        self.at_home(&request.id, ask_limit, ask).await.map(Response::new).map_err(Fault::into_status)
     }
 
     async fn list_peers(&self, _: Request<v1::ListPeersRequest>) -> Result<Response<v1::ListPeersResponse>, Status> {
@@ -474,6 +486,9 @@ mod tests {
         assert_eq!(parse_timeout("250m"), Some(Duration::from_millis(250)));
         assert_eq!(parse_timeout("5S"), Some(Duration::from_secs(5)));
         assert_eq!(parse_timeout("x"), None);
-        assert_eq!(parse_timeout(""), None);
+        assert_eq!(parse_timeout("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        for wrong in ["", "S", "ö", "999999999H", "18446744073709551615H"] {
+            assert_eq!(parse_timeout(wrong), None, "{wrong}");
+        }
     }
 }
