@@ -1,5 +1,7 @@
 //! The client against a router that answers by a script.
 
+#![allow(clippy::disallowed_methods)] // connections of tests end with the test
+
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex},

@@ -1,5 +1,7 @@
 //! The integration tests, in one program: each works on real PostgreSQL servers that it starts itself.
 
+#![allow(clippy::disallowed_methods)] // connections of tests end with the test
+
 mod catalog;
 mod chains;
 mod connections;
