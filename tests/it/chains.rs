@@ -1,6 +1,6 @@
 //! Chains: every step exactly once, whoever is killed; refused ones go back; parked ones wait for a person.
 
-use rootward_proto::v1;
+use rootward_proto::v1::{self, reply};
 use tests::{Cluster, Ended, KILL_POINTS, Victim, check_bank, check_everything, order_lines, until, while_killing};
 use uuid::Uuid;
 
@@ -172,4 +172,38 @@ async fn a_parked_chain_waits_for_a_person_who_replays_or_compensates_it() {
     let reader = bank.reader();
     assert_eq!((reader.balance(from).await.expect("read"), reader.balance(to).await.expect("read")), (Some(9_000), Some(1_000)));
     check_bank(&bank).await.expect("every promise is kept");
+
+    called_off_steps_stay_so(&bank, to).await;
+}
+
+/// A step that was called off before it came is refused when it comes; one that came before stays done.
+async fn called_off_steps_stay_so(bank: &Cluster, account: i64) {
+    let before = bank.reader().balance(account).await.expect("read").expect("it is there");
+    let address = bank.embedded.worker_address("p2").expect("it listens");
+    let step = |id: Uuid, is_tombstone: bool| v1::Execute {
+        step: 1,
+        chain_fingerprint: vec![7; 32],
+        is_tombstone,
+        transaction: "transfer_in".to_owned(),
+        ..tests::deposit(account, id)
+    };
+    let called_off = Uuid::now_v7();
+    let tombstone = tests::send_to_worker(address, step(called_off, true)).await.expect("answered");
+    assert!(matches!(tombstone, Ok(reply::Result::Executed(response)) if !response.from_stored_outcome));
+    for _ in 0..2 {
+        let late = tests::send_to_worker(address, step(called_off, false)).await.expect("answered").expect_err("it comes too late");
+        assert_eq!((late.code(), late.retry_class()), ("RW4005", v1::RetryClass::Refused), "{late}");
+    }
+    assert_eq!(bank.reader().balance(account).await.expect("read"), Some(before));
+    let done = Uuid::now_v7();
+    tests::send_to_worker(address, step(done, false)).await.expect("answered").expect("done");
+    let tombstone = tests::send_to_worker(address, step(done, true)).await.expect("answered");
+    assert!(
+        matches!(tombstone, Ok(reply::Result::Executed(response)) if response.from_stored_outcome),
+        "the driver learns that it is done"
+    );
+    let other = v1::Execute { chain_fingerprint: vec![8; 32], ..step(done, false) };
+    let fault = tests::send_to_worker(address, other).await.expect("answered").expect_err("another chain under this id");
+    assert_eq!(fault.code(), "RW3106", "{fault}");
+    assert_eq!(bank.reader().balance(account).await.expect("read"), Some(before + 100));
 }

@@ -71,3 +71,51 @@ async fn sabotage(bank: &Cluster, function: &str, sql: &str) {
 async fn restore(bank: &Cluster) {
     bank.reader().run("p1", tests::PEER_SQL).await.expect("restored");
 }
+
+#[tokio::test]
+async fn verify_finds_what_is_missing_doubled_misplaced_or_changed() {
+    let bank = Cluster::bank(exe(), Shape { peers: 2, ..Shape::shared() }).await.expect("a bank starts");
+    let client = bank.client().expect("a client");
+    let from = bank.open_accounts(&client, "p1", 1, 100).await.expect("opened")[0];
+    let to = bank.open_accounts(&client, "p2", 1, 0).await.expect("opened")[0];
+    let (from, to, id) = (from.to_string(), to.to_string(), Uuid::now_v7());
+    let input = [("from", from.as_str()), ("to", to.as_str()), ("amount", "10")];
+    assert_eq!(client.run_chain("transfer", &input, id).await.expect("done").status, "completed");
+    let at_home = async || bank.reader().chain_statuses(id).await.ok().filter(|statuses| statuses == &["completed"]);
+    tests::until("the end is noted at home", at_home).await.expect("noted");
+    tests::check_bank(&bank).await.expect("sound");
+    let misplaced = bank.roots_on("account", "p1", None, 1)[0];
+    // What is done to a peer behind the system's back, how it is taken back, and which check sees it.
+    let forgeries = [
+        (
+            "p2",
+            format!(
+                "create table rootward.kept as select * from rootward.outcome where request_id = '{id}'; \
+                 delete from rootward.outcome where request_id = '{id}'"
+            ),
+            "insert into rootward.outcome select * from rootward.kept; drop table rootward.kept".to_owned(),
+            "chains",
+        ),
+        (
+            "p2",
+            format!("insert into account (account_id, owner) values ({misplaced}, 'stray')"),
+            format!("delete from account where account_id = {misplaced}"),
+            "placement",
+        ),
+        ("p1", "update currency set name = 'forged'".to_owned(), "update currency set name = 'euro'".to_owned(), "reference"),
+        (
+            "p2",
+            format!("update entry set amount = amount + 1 where account_id = {to}"),
+            format!("update entry set amount = amount - 1 where account_id = {to}"),
+            "balance_is_sum_of_entries",
+        ),
+    ];
+    for (peer, forge, restore, seen_by) in forgeries {
+        bank.reader().run(peer, &forge).await.expect("forged");
+        let found = client.verify().await.expect("counted");
+        let red: Vec<&str> = found.checks.iter().filter(|check| !check.is_ok).map(|check| check.name.as_str()).collect();
+        assert!(!found.is_ok && red.contains(&seen_by), "{forge}: {red:?}");
+        bank.reader().run(peer, &restore).await.expect("restored");
+        assert!(client.verify().await.expect("counted").is_ok, "{restore}");
+    }
+}

@@ -7,6 +7,7 @@ mod chains;
 mod connections;
 mod controls;
 mod docs;
+mod durability;
 mod embedded;
 mod escapes;
 mod kill_points;

@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 use rootward_proto::v1;
-use tests::{Cluster, Shape, check_bank, eventually, send_to_worker, until};
+use tests::{Cluster, Pause, Shape, check_bank, eventually, send_to_worker, until};
 use uuid::Uuid;
 
 use crate::shared::{bank, exe, own_bank};
@@ -44,9 +44,7 @@ async fn a_worker_that_wakes_after_its_standby_took_over_writes_nothing() {
     // What is sent to a stopped worker waits in its socket until it wakes.
     let asleep = tokio::spawn(async move { send_to_worker(&first, deposit(account)).await });
     // Its database loses the session that holds the lock, as it does when a machine is cut off.
-    let end = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = 'rootward worker' \
-               and exists (select from pg_locks l where l.pid = pg_stat_activity.pid and locktype = 'advisory' and granted)";
-    assert_eq!(bank.reader().rows("p1", end, &[]).await.expect("ended")[0].get::<_, i64>(0), 1);
+    bank.cut_off_worker("p1").await.expect("cut off");
     let given = [("account_id", &*account.to_string()), ("amount", "1")];
     client.settle("deposit", &given, Uuid::now_v7()).await.expect("the standby does it");
     assert_eq!(bank.wait_until_serving("p1", term).await.expect("it serves").term, term + 1);
@@ -61,6 +59,43 @@ async fn a_worker_that_wakes_after_its_standby_took_over_writes_nothing() {
 
 fn deposit(account: i64) -> v1::Execute {
     tests::deposit(account, Uuid::now_v7())
+}
+
+#[tokio::test]
+async fn two_drivers_of_one_chain_come_to_one_end() {
+    let mut bank = Cluster::bank(exe(), Shape { peers: 2, ..Shape::shared() }).await.expect("a bank starts");
+    let client = bank.client().expect("a client");
+    let from = bank.open_accounts(&client, "p1", 1, 100).await.expect("opened")[0];
+    let to = bank.open_accounts(&client, "p2", 1, 0).await.expect("opened")[0];
+    let (from_key, to_key, id) = (from.to_string(), to.to_string(), Uuid::now_v7());
+    let input = [("from", from_key.as_str()), ("to", &to_key), ("amount", "10")];
+    let pause = Pause::new().expect("a folder");
+    bank.restart_worker("p2", &[("ROOTWARD_FAIL_POINT", &pause.at("before_begin", "transfer_in"))]).await.expect("armed");
+    let standby = bank.embedded.start_standby("p1").await.expect("a standby");
+    until("the second worker waits", async || state_of(&standby).await.filter(|state| state == "standby")).await.expect("standby");
+    let term = bank.wait_until_serving("p1", 0).await.expect("it serves").term;
+    let drive = async {
+        // The first driver has sent the second step, which waits; then its process sleeps, and another one takes the chain.
+        pause.reached().await.expect("the second step is under way");
+        bank.embedded.signal_worker("p1", Signal::SIGSTOP).expect("stopped");
+        bank.cut_off_worker("p1").await.expect("cut off");
+        assert_eq!(bank.wait_until_serving("p1", term).await.expect("the standby serves").term, term + 1);
+        pause.release().expect("released");
+    };
+    let (ended, ()) = tokio::join!(client.run_chain("transfer", &input, id), drive);
+    assert_eq!(ended.expect("it ends").status, "completed");
+    bank.embedded.signal_worker("p1", Signal::SIGCONT).expect("awake");
+    until("the first worker has found itself out", async || {
+        let address = bank.embedded.worker_address("p1")?.to_owned();
+        state_of(&address).await.filter(|state| state == "standby")
+    })
+    .await
+    .expect("it waits as a standby");
+    let reader = bank.reader();
+    assert_eq!((reader.balance(from).await.expect("read"), reader.balance(to).await.expect("read")), (Some(9_000), Some(1_000)));
+    let kinds: Vec<String> = reader.outcomes(id).await.expect("read").into_iter().map(|row| row.kind).collect();
+    assert_eq!(kinds, ["done", "done"]);
+    check_bank(&bank).await.expect("every promise is kept");
 }
 
 #[tokio::test]

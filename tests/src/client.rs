@@ -66,6 +66,22 @@ impl Client {
         self.send(message).await
     }
 
+    /// Calls a declared transaction once and gives up after `limit`.
+    ///
+    /// # Errors
+    /// The fault.
+    pub async fn call_within(&self, limit: Duration, transaction: &str, given: &[(&str, &str)], id: Uuid) -> Ended<v1::CallResponse> {
+        let message = v1::CallRequest {
+            transaction: transaction.to_owned(),
+            arguments: arguments(given),
+            request_id: id.to_string(),
+            issued_at_ms: 0,
+        };
+        let mut request = Request::new(message);
+        request.set_timeout(limit);
+        self.raw().call(request).await.map(tonic::Response::into_inner).map_err(|status| Fault::from_status(&status))
+    }
+
     /// Sends a request that was built by hand, once.
     ///
     /// # Errors

@@ -180,6 +180,18 @@ impl Cluster {
         Ok(self.wait_until_serving(peer, before).await?.term)
     }
 
+    /// Ends the session that holds a peer for its worker, as a cut network would.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub async fn cut_off_worker(&self, peer: &str) -> Result<()> {
+        let sql = "select count(pg_terminate_backend(pid)) from pg_stat_activity a where application_name = 'rootward worker' \
+                   and datname = current_database() and exists (select from pg_locks l where l.pid = a.pid and locktype = 'advisory' and granted)";
+        let ended: i64 = self.reader().rows(peer, sql, &[]).await?[0].get(0);
+        anyhow::ensure!(ended == 1, "{ended} sessions hold {peer}");
+        Ok(())
+    }
+
     /// Kills the backends of a peer's lanes with SIGKILL and waits until they are gone.
     ///
     /// # Errors
