@@ -218,7 +218,7 @@ fn print_plan(context: &Context, planned: &v1::ReplayChainsResponse) {
         output::print("no parked or stuck chain matches");
     } else {
         let table = chains_table(&planned.chains);
-        output::print(&format!("would replay {} chains; 0 effects would be repeated\n{table}", planned.matched));
+        output::print(&format!("would replay {}; 0 effects would be repeated\n{table}", chains(planned.matched)));
     }
     missing(&planned.missing_peers).iter().for_each(|line| output::print_error(line));
 }
@@ -226,10 +226,14 @@ fn print_plan(context: &Context, planned: &v1::ReplayChainsResponse) {
 /// Asks on a terminal; elsewhere nobody can answer, so the answer is no.
 fn is_confirmed(count: u64) -> bool {
     if !std::io::stdin().is_terminal() {
-        output::print_error(&format!("{count} chains match; add --yes to replay them without being asked"));
+        output::print_error(&format!("{} would be replayed; add --yes where nobody can be asked", chains(count)));
         return false;
     }
-    let _ = write!(std::io::stderr(), "replay {count} chains? [y/N] ");
+    let _ = write!(std::io::stderr(), "replay {}? [y/N] ", chains(count));
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
+}
+
+fn chains(count: u64) -> String {
+    if count == 1 { "1 chain".to_owned() } else { format!("{count} chains") }
 }

@@ -9,6 +9,9 @@ use serde_json::json;
 use super::{Context, exit, fail};
 use crate::output;
 
+/// How many characters of ranges are shown in a list of all peers.
+const SHORT: usize = 60;
+
 /// The peers of the cluster.
 #[derive(Debug, Args)]
 pub(crate) struct Peer {
@@ -144,11 +147,22 @@ pub(crate) async fn partitions(context: &Context, partition: Partition) -> ExitC
         let rows: Vec<Vec<String>> = owned
             .iter()
             .filter(|(_, list)| !list.is_empty())
-            .map(|(id, list)| vec![id.clone(), list.len().to_string(), ranges(list)])
+            .map(|(id, list)| {
+                vec![id.clone(), list.len().to_string(), if peer.is_some() { ranges(list) } else { shortened(&ranges(list)) }]
+            })
             .collect();
         output::print(&format!("{}\nmap version {}", output::table(&["PEER", "COUNT", "PARTITIONS"], &rows), response.map_version));
     }
     ExitCode::SUCCESS
+}
+
+/// The first ranges: all of them fill screens, since partitions are spread by hash.
+fn shortened(ranges: &str) -> String {
+    if ranges.len() <= SHORT {
+        return ranges.to_owned();
+    }
+    let kept = ranges.get(..SHORT).and_then(|start| start.rfind(',')).and_then(|at| ranges.get(..at)).unwrap_or_default();
+    format!("{kept}, … (all of them with --peer)")
 }
 
 /// `0-3,7,9-10`.
@@ -204,6 +218,10 @@ mod tests {
     fn partitions_are_listed_as_ranges() {
         assert_eq!(ranges(&[0, 1, 2, 3, 7, 9, 10]), "0-3,7,9-10");
         assert_eq!(ranges(&[]), "");
+        assert_eq!(shortened("0-3,7"), "0-3,7");
+        let many: Vec<usize> = (0..100).map(|number| number * 2).collect();
+        let text = shortened(&ranges(&many));
+        assert!(text.starts_with("0,2,4,") && text.contains(", … (all") && text.chars().count() < 100, "{text}");
     }
 
     fn peers() -> v1::ListPeersResponse {

@@ -21,7 +21,7 @@ pub(crate) async fn run(context: &Context) -> ExitCode {
         output::print(&text_of(&response));
         if !response.is_ok {
             output::print_error(
-                "error[RW5008]: something that must hold does not\n  help: the examples above say what; run it while nothing is under way",
+                "error[RW5008]: something that must hold does not\n  help: chains that run or are parked are between two states; see `rootward error RW5008`",
             );
         }
     }
