@@ -14,10 +14,8 @@ use tonic::{Request, Response, Status, transport::Channel};
 use uuid::Uuid;
 
 use crate::{
-    Catalog, CatalogPeer, Routing,
-    catalog::REFERENCE_PARTITION,
-    link,
-    request::{canonical_arguments, find_transaction, resolve_root},
+    Catalog, CatalogPeer, Routing, explain, link,
+    request::{canonical_arguments, canonical_root, find_transaction, resolve_root},
     verify,
 };
 
@@ -187,58 +185,39 @@ impl RouterService {
         Ok(v1::ListPeersResponse { peers: peers.collect(), map_version: catalog.version })
     }
 
-    fn explain(&self, request: &v1::ExplainRequest) -> FaultResult<v1::ExplainResponse> {
+    async fn explain(&self, request: &v1::ExplainRequest) -> FaultResult<v1::ExplainResponse> {
         let catalog = self.routing.catalog()?;
-        let mut reasons = Vec::new();
-        let (entity, root_key) = if request.transaction.is_empty() {
-            (request.entity.clone(), request.root_key.clone())
+        let found = if !request.sql.is_empty() {
+            explain::of_sql(&catalog.schema, request, &self.describe(&catalog, &request.sql).await?)?
+        } else if request.transaction.is_empty() {
+            explain::Found { entity: request.entity.clone(), root_key: request.root_key.clone(), reasons: Vec::new() }
         } else {
-            let transaction = find_transaction(&catalog.schema, &request.transaction)?;
-            let arguments = canonical_arguments(&transaction.name, &transaction.parameters, &request.arguments)?;
-            reasons.push(format!("`{}` is declared in {}:{}", transaction.name, transaction.file, transaction.line));
-            resolve_root(transaction, &arguments)?
+            explain::of_transaction(&catalog, request)?
         };
-        let root_key = canonical_root(&catalog, &entity, &root_key)?;
-        let owner = catalog.owner_of(&entity, &root_key).ok_or_else(|| Fault::internal("the map has no such partition"))?;
-        if owner.partition == REFERENCE_PARTITION {
-            reasons.push("it writes reference data, whose source is the hub".to_owned());
-        } else {
-            let key_type = catalog.key_type(&entity).map(rootward_schema::Type::name).unwrap_or_default();
-            reasons.push(format!("the root is {entity} {root_key}, a {key_type}"));
-            reasons.push(format!("its extended hash, modulo {} partitions, is {}", catalog.schema.partitions, owner.partition));
-            reasons.push(format!(
-                "partition {} belongs to peer {} since epoch {} (map version {})",
-                owner.partition, owner.peer.id, owner.epoch, catalog.version
-            ));
+        explain::answer(&catalog, found)
+    }
+
+    /// Asks the first peer that answers: every peer has the same tables.
+    async fn describe(&self, catalog: &Catalog, sql: &str) -> FaultResult<v1::DescribeSqlResponse> {
+        let mut last = Fault::retry("RW5002", "no peer can be asked", "see `rootward peer list`");
+        for peer in catalog.live_peers().filter(|peer| !peer.is_hub) {
+            let ask = async {
+                let mut client = link::connect(&peer.worker_address).await.map_err(|why| link::unreachable(&peer.worker_address, &why))?;
+                let answer = client.describe_sql(v1::DescribeSqlRequest { sql: sql.to_owned() }).await;
+                answer.map(Response::into_inner).map_err(|status| Fault::from_status(&status))
+            };
+            match tokio::time::timeout(STATUS_LIMIT, ask).await {
+                Ok(Err(fault)) if fault.retry_class() == v1::RetryClass::Retry => last = fault,
+                Ok(answer) => return answer,
+                Err(_) => {}
+            }
         }
-        Ok(v1::ExplainResponse {
-            entity,
-            root_key,
-            partition: owner.partition,
-            peer: owner.peer.id.clone(),
-            worker_address: owner.peer.worker_address.clone(),
-            epoch: owner.epoch,
-            map_version: catalog.version,
-            reasons,
-        })
+        Err(last)
     }
 }
 
 fn names(missing: &[(CatalogPeer, Fault)]) -> Vec<String> {
     missing.iter().map(|(peer, _)| peer.id.clone()).collect()
-}
-
-fn canonical_root(catalog: &Catalog, entity: &str, root_key: &str) -> FaultResult<String> {
-    if entity.is_empty() {
-        return Ok(String::new());
-    }
-    let key_type = catalog.key_type(entity).ok_or_else(|| {
-        let known = catalog.schema.roots.keys().cloned().collect::<Vec<_>>().join(", ");
-        Fault::refused("RW2003", format!("there is no root entity `{entity}`"), format!("schema `{}` has: {known}", catalog.schema.name))
-    })?;
-    key_type.canonical(root_key).map_err(|error| {
-        Fault::refused("RW2003", format!("root key of {entity}: {error}"), format!("give a {}: --root {entity}=KEY", key_type.name()))
-    })
 }
 
 fn call_message(catalog: &Catalog, request: v1::CallRequest) -> FaultResult<v1::Execute> {
@@ -402,7 +381,7 @@ impl rootward_server::Rootward for RouterService {
     }
 
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
-        RouterService::explain(self, request.get_ref()).map(Response::new).map_err(Fault::into_status)
+        RouterService::explain(self, request.get_ref()).await.map(Response::new).map_err(Fault::into_status)
     }
 
     async fn start_chain(&self, request: Request<v1::StartChainRequest>) -> Result<Response<v1::StartChainResponse>, Status> {

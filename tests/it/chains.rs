@@ -1,13 +1,10 @@
 //! Chains: every step exactly once, whoever is killed; refused ones go back; parked ones wait for a person.
 
 use rootward_proto::v1;
-use tests::{Client, Cluster, KILL_POINTS, check_bank, check_everything, until};
+use tests::{Cluster, Ended, KILL_POINTS, Victim, check_bank, check_everything, order_lines, until, while_killing};
 use uuid::Uuid;
 
-use crate::{
-    kill_points::restart_worker,
-    shared::{bank, exe, own_bank, shop},
-};
+use crate::shared::{bank, exe, own_bank, shop};
 
 fn transfer<'a>(from: &'a str, to: &'a str, amount: &'a str) -> [(&'a str, &'a str); 3] {
     [("from", from), ("to", to), ("amount", amount)]
@@ -25,7 +22,9 @@ async fn a_transfer_completes_once_whichever_worker_is_killed_wherever() {
             let id = Uuid::now_v7();
             let (from_key, to_key) = (from.to_string(), to.to_string());
             let input = transfer(&from_key, &to_key, "1");
-            run_while_killing(&mut bank, &client, peer, &format!("{point}/{transaction}=kill"), "transfer", &input, id).await;
+            let ended =
+                while_killing(&mut bank, (peer, Victim::Worker), (point, transaction), client.run_chain("transfer", &input, id)).await;
+            assert_completed(&format!("{point}/{transaction}"), ended);
             moved += 100;
             let reader = bank.reader();
             assert_eq!(reader.balance(from).await.expect("read"), Some(100_000 - moved), "{point}/{transaction}");
@@ -37,63 +36,17 @@ async fn a_transfer_completes_once_whichever_worker_is_killed_wherever() {
     check_bank(&bank).await.expect("every promise is kept");
 }
 
-/// Runs a chain on a peer whose worker kills itself at a point, brings the worker back, and waits for the end.
-async fn run_while_killing(cluster: &mut Cluster, client: &Client, peer: &str, armed: &str, chain: &str, input: &[(&str, &str)], id: Uuid) {
-    restart_worker(cluster, peer, &[("ROOTWARD_FAIL_POINT", armed)]).await;
-    let kill = async {
-        cluster.embedded.wait_for_worker_end(peer).await;
-        cluster.embedded.start_worker(peer, &[]).await.expect("a worker again");
-    };
-    let (ended, ()) = tokio::join!(client.run_chain(chain, input, id), kill);
-    let ended = ended.unwrap_or_else(|fault| panic!("{armed}: {fault}"));
-    assert_eq!(ended.status, "completed", "{armed}: {ended:?}");
-}
-
-/// A catalogue of two products with ten pieces each, all on `peer`, and a customer there.
-async fn stocked(shop: &Cluster, client: &Client, peers: [&str; 2]) -> (Vec<i64>, i64) {
-    let mut products = shop.roots_on("product", peers[0], None, 2);
-    products.extend(shop.roots_on("product", peers[1], None, 1));
-    let customer = shop.roots_on("customer", peers[1], None, 1)[0];
-    for product in &products {
-        let key = product.to_string();
-        client
-            .settle("add_catalogue_item", &[("product_id", &key), ("name", "thing"), ("price", "5")], Uuid::now_v7())
-            .await
-            .expect("listed");
-    }
-    for product in &products {
-        let key = product.to_string();
-        shop.wait_for_reference(&format!("select count(*) from catalogue where product_id = {key}"), 1).await.expect("copied");
-        client.settle("add_product", &[("product_id", &key)], Uuid::now_v7()).await.expect("added");
-        let stock = [("product_id", key.as_str()), ("warehouse", "main"), ("quantity", "10")];
-        client.settle("add_stock", &stock, Uuid::now_v7()).await.expect("stocked");
-    }
-    client.settle("add_customer", &[("customer_id", &customer.to_string()), ("name", "buyer")], Uuid::now_v7()).await.expect("added");
-    (products, customer)
-}
-
-fn lines(products: &[i64], quantities: &[i64]) -> String {
-    let line = |(product, quantity): (&i64, &i64)| format!(r#"{{"product_id": {product}, "quantity": {quantity}, "unit_price": 5.00}}"#);
-    format!("[{}]", products.iter().zip(quantities).map(line).collect::<Vec<_>>().join(", "))
-}
-
-/// On the shelf and reserved, by product.
-async fn shelves(shop: &Cluster, products: &[i64]) -> Vec<(i32, i32)> {
-    let mut found = Vec::new();
-    for product in products {
-        let sql = "select on_hand, reserved from stock where product_id = $1";
-        let rows = shop.reader().all(sql, &[product]).await.expect("read");
-        found.extend(rows.iter().map(|(_, row)| (row.get(0), row.get(1))));
-    }
-    found
+fn assert_completed(case: &str, ended: anyhow::Result<Ended<v1::Chain>>) {
+    let ended = ended.unwrap_or_else(|error| panic!("{case}: {error:#}")).unwrap_or_else(|fault| panic!("{case}: {fault}"));
+    assert_eq!(ended.status, "completed", "{case}: {ended:?}");
 }
 
 #[tokio::test]
 async fn an_order_of_three_lines_completes_once_wherever_its_home_is_killed() {
     let mut shop = Cluster::shop(exe(), tests::Shape::own(2)).await.expect("a shop starts");
     let client = shop.client().expect("a client");
-    let (products, customer) = stocked(&shop, &client, ["p1", "p2"]).await;
-    let (customer_key, lines) = (customer.to_string(), lines(&products, &[1, 1, 1]));
+    let (products, customer) = shop.stock(&client, ["p1", "p2"], 10).await.expect("stocked");
+    let (customer_key, lines) = (customer.to_string(), order_lines(&products, &[1, 1, 1]));
     let input = [("customer_id", customer_key.as_str()), ("lines", lines.as_str())];
     let mut orders = 0;
     for point in KILL_POINTS {
@@ -105,9 +58,11 @@ async fn an_order_of_three_lines_completes_once_wherever_its_home_is_killed() {
                 continue;
             }
             let id = Uuid::now_v7();
-            run_while_killing(&mut shop, &client, peer, &format!("{point}/{transaction}=kill"), "place_order", &input, id).await;
+            let ended =
+                while_killing(&mut shop, (peer, Victim::Worker), (point, transaction), client.run_chain("place_order", &input, id)).await;
+            assert_completed(&format!("{point}/{transaction}"), ended);
             orders += 1;
-            assert_eq!(shelves(&shop, &products).await, vec![(10 - orders, 0); 3], "{point}/{transaction}");
+            assert_eq!(shop.reader().shelves(&products).await.expect("read"), vec![(10 - orders, 0); 3], "{point}/{transaction}");
             let made = shop.reader().all("select count(*) from order_line where order_id = $1", &[&id]).await.expect("read");
             assert_eq!(made.iter().map(|(_, row)| row.get::<_, i64>(0)).sum::<i64>(), 3, "{point}/{transaction}");
         }
@@ -119,17 +74,17 @@ async fn an_order_of_three_lines_completes_once_wherever_its_home_is_killed() {
 async fn an_order_that_cannot_be_filled_releases_what_it_reserved() {
     let shop = shop().await;
     let client = shop.client().expect("a client");
-    let (products, customer) = stocked(shop, &client, ["p1", "p2"]).await;
+    let (products, customer) = shop.stock(&client, ["p1", "p2"], 10).await.expect("stocked");
     let customer = customer.to_string();
     // The second line, then the third one, is out of stock; the first one was reserved by then.
     for quantities in [[2, 11, 2], [2, 2, 11]] {
         let id = Uuid::now_v7();
-        let lines = lines(&products, &quantities);
+        let lines = order_lines(&products, &quantities);
         let input = [("customer_id", customer.as_str()), ("lines", lines.as_str())];
         let ended = client.run_chain("place_order", &input, id).await.expect("it ends");
         assert_eq!(ended.status, "compensated", "{ended:?}");
         assert!(ended.failure.as_ref().is_some_and(|failure| failure.message.contains("out of stock")), "the buyer is told: {ended:?}");
-        assert_eq!(shelves(shop, &products).await, vec![(10, 0); 3]);
+        assert_eq!(shop.reader().shelves(&products).await.expect("read"), vec![(10, 0); 3]);
         let again = client.run_chain("place_order", &input, id).await.expect("the same end");
         assert_eq!(again.status, "compensated");
         let outcomes = shop.reader().outcomes(id).await.expect("read");

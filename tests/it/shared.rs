@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rootward_cluster::{Compiled, EmbeddedCluster};
+use rootward_cluster::Compiled;
 use tests::{Cluster, Shape};
 use tokio::sync::OnceCell;
 
@@ -29,7 +29,7 @@ pub async fn own_bank(peers: u32) -> Cluster {
 }
 
 /// Compiles what a test has written.
-pub async fn compiled(files: &[(&str, &str)]) -> Compiled {
+async fn compiled(files: &[(&str, &str)]) -> Compiled {
     let source = rootward_schema::Source::from_texts(files.iter().copied());
     tests::compile(exe(), source).await.unwrap_or_else(|findings| panic!("{findings:#}"))
 }
@@ -37,9 +37,4 @@ pub async fn compiled(files: &[(&str, &str)]) -> Compiled {
 /// Starts what a test has written.
 pub async fn own_cluster(files: &[(&str, &str)], shape: Shape) -> Cluster {
     Cluster::start(exe(), &compiled(files).await, shape).await.expect("the cluster starts")
-}
-
-/// What a destructive test needs of its cluster.
-pub fn destructible(cluster: &mut Cluster) -> &mut EmbeddedCluster {
-    &mut cluster.embedded
 }

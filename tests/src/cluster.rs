@@ -169,6 +169,33 @@ impl Cluster {
         .await
     }
 
+    /// Starts a worker anew with this environment; returns its term.
+    ///
+    /// # Errors
+    /// If it doesn't serve in time.
+    pub async fn restart_worker(&mut self, peer: &str, env: &[(&str, &str)]) -> Result<i64> {
+        let before = self.wait_until_serving(peer, 0).await?.term;
+        self.embedded.kill_worker(peer).await?;
+        self.embedded.start_worker(peer, env).await?;
+        Ok(self.wait_until_serving(peer, before).await?.term)
+    }
+
+    /// Kills the backends of a peer's lanes with SIGKILL and waits until they are gone.
+    ///
+    /// # Errors
+    /// If they can't be found or don't end.
+    pub async fn kill_lane_backends(&self, peer: &str) -> Result<()> {
+        let sql = "select pid from pg_stat_activity where usename = 'rootward_lane' and datname = current_database()";
+        let pids: Vec<i32> = self.reader().rows(peer, sql, &[]).await?.iter().map(|row| row.get(0)).collect();
+        anyhow::ensure!(!pids.is_empty(), "{peer} has no lanes");
+        for pid in &pids {
+            // One that ended with the others is as dead as it should be.
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::Signal::SIGKILL);
+        }
+        let is_gone = |pid: &i32| !Path::new(&format!("/proc/{pid}")).exists();
+        until("the backends are gone", async || pids.iter().all(is_gone).then_some(())).await
+    }
+
     /// Waits until a peer's worker serves again, in a newer term than `after_term`.
     ///
     /// # Errors

@@ -2,20 +2,73 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use tokio::time::timeout;
 
-use crate::wait::until;
+use crate::{
+    cluster::Cluster,
+    wait::{LIMIT, until},
+};
 
 /// The points that a worker can be armed with; see its `fail_point`.
 pub const KILL_POINTS: [&str; 5] = ["before_begin", "after_effect", "after_outcome", "commit_sent", "after_commit"];
 
-/// Who is killed at the point.
+/// Who is killed at the point, with SIGKILL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Victim {
     /// The worker kills itself.
     Worker,
-    /// The worker pauses, and its PostgreSQL is killed.
+    /// The worker pauses, and the backend of each of its lanes is killed; the server restarts all others by itself.
+    Backend,
+    /// The worker pauses, and its whole PostgreSQL is killed and started again.
     Postgres,
+}
+
+impl Victim {
+    /// All of them.
+    pub const ALL: [Victim; 3] = [Victim::Worker, Victim::Backend, Victim::Postgres];
+}
+
+/// Runs `work` on a cluster where `victim` of `peer` is killed once, when `transaction` comes to `point` there.
+///
+/// # Errors
+/// If the point is not reached, or what was killed doesn't come back.
+pub async fn while_killing<T>(
+    cluster: &mut Cluster,
+    (peer, victim): (&str, Victim),
+    (point, transaction): (&str, &str),
+    work: impl Future<Output = T>,
+) -> Result<T> {
+    let pause = Pause::new()?;
+    let armed = match victim {
+        Victim::Worker => format!("{point}/{transaction}=kill"),
+        Victim::Backend | Victim::Postgres => pause.at(point, transaction),
+    };
+    let term = cluster.restart_worker(peer, &[("ROOTWARD_FAIL_POINT", &armed)]).await?;
+    let kill = async {
+        match victim {
+            Victim::Worker => {
+                timeout(LIMIT, cluster.embedded.wait_for_worker_end(peer)).await.context("the worker did not come to the point")?;
+                cluster.embedded.start_worker(peer, &[]).await?;
+            }
+            Victim::Backend => {
+                pause.reached().await?;
+                cluster.kill_lane_backends(peer).await?;
+                pause.release()?;
+            }
+            Victim::Postgres => {
+                pause.reached().await?;
+                cluster.embedded.kill_postgres(peer).await?;
+                cluster.embedded.start_postgres(peer).await?;
+                pause.release()?;
+            }
+        }
+        anyhow::Ok(())
+    };
+    let (done, killed) = tokio::join!(work, kill);
+    killed?;
+    cluster.wait_until_serving(peer, term).await?;
+    Ok(done)
 }
 
 /// A pause of a worker at a fail point, until it is released for good.

@@ -3,6 +3,7 @@
 
 mod client;
 mod cluster;
+mod goods;
 mod invariants;
 mod kill;
 mod logs;
@@ -15,8 +16,9 @@ pub use rootward_worker::PEER_SQL;
 
 pub use client::{Client, Ended, arguments, cents_of, number_of, send_to_worker, text_of};
 pub use cluster::{Cluster, Shape};
+pub use goods::order_lines;
 pub use invariants::{Violation, check_bank, check_effects, check_everything, check_money};
-pub use kill::{KILL_POINTS, Pause, Victim};
+pub use kill::{KILL_POINTS, Pause, Victim, while_killing};
 pub use logs::check_logs;
 pub use reader::{Outcome, Reader};
 pub use scenario::{

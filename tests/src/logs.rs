@@ -9,6 +9,7 @@ const EXPECTED_OF_POSTGRES: &[(&str, &str)] = &[
     ("terminating connection due to administrator command", "a new worker ends the lanes of the one before; a shutdown ends all"),
     ("terminating background worker", "a shutdown ends replication"),
     ("connection to client lost", "a worker was killed while its PostgreSQL answered"),
+    ("because of crash of another server process", "a backend was killed, and the server restarts the others"),
     ("the database system is", "somebody asks while the server starts, stops or recovers"),
     ("terminating walreceiver", "a subscription ends with its server"),
     ("could not connect to the publisher", "the hub is down"),

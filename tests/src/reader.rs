@@ -117,6 +117,19 @@ impl Reader {
         rows.iter().map(|(_, row)| Ok(row.try_get(0)?)).collect()
     }
 
+    /// What is on the shelf and what of it is reserved, by product.
+    ///
+    /// # Errors
+    /// What PostgreSQL says.
+    pub async fn shelves(&self, products: &[i64]) -> Result<Vec<(i32, i32)>> {
+        let mut found = Vec::new();
+        for product in products {
+            let rows = self.all("select on_hand, reserved from stock where product_id = $1", &[product]).await?;
+            found.extend(rows.iter().map(|(_, row)| (row.get(0), row.get(1))));
+        }
+        Ok(found)
+    }
+
     async fn connect(&self, node: &str) -> Result<tokio_postgres::Client> {
         let database = self.databases.get(node).with_context(|| format!("there is no node `{node}`"))?;
         let (client, connection) = tokio_postgres::connect(database, NoTls).await?;

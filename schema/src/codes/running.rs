@@ -79,6 +79,11 @@ pub(super) const RUNNING: &[Code] = &[
         "`rootward query` runs SQL that no file declares. It holds its lane while it runs, so workers refuse it unless `allow_ad_hoc_sql = true` stands in their file of settings. Declare the statement as a transaction in the schema, or switch it on where people explore.",
     ),
     code(
+        "RW2008",
+        "a statement cannot be explained",
+        "`rootward explain` has PostgreSQL prepare the statement without running it, and PostgreSQL refused it: it is not one SELECT, INSERT, UPDATE, DELETE, MERGE or VALUES, or it names what is not there. Its own message says which.",
+    ),
+    code(
         "RW3001",
         "something is full",
         "A queue of the router or of a lane, or a limit on requests under way, is reached. Nothing was executed: work beyond what can be done is refused at once, so that the rest stays fast. Send it again a little later, and less at once; a client that repeats at once makes it worse. `rootward peer list` shows which peer's queue is long. If it lasts, the peer's PostgreSQL is too slow for the load.",

@@ -1,3 +1,0 @@
-//! The long tests: the full matrix of kill points and random runs.
-
-fn main() {}

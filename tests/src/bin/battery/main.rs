@@ -1,0 +1,60 @@
+//! The long tests: the full matrix of kill points, then random rounds.
+//!
+//! `cargo run --release -p tests --bin battery -- --rounds 20`. It ends with 1 and says what was broken if a promise was;
+//! the printed seed plays the same rounds again, as far as a scheduler allows.
+
+mod matrix;
+mod rounds;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// What is to be run.
+#[derive(Debug, Parser)]
+struct Options {
+    /// The seed of the random rounds; a fresh one if none.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How many random rounds.
+    #[arg(long, default_value_t = 10)]
+    rounds: u32,
+    /// Leaves out the matrix.
+    #[arg(long)]
+    no_matrix: bool,
+}
+
+fn main() -> ExitCode {
+    // The clusters are made of this very program.
+    if std::env::args().nth(1).is_some_and(|command| matches!(command.as_str(), "internal" | "worker" | "router")) {
+        return rootward::main();
+    }
+    let options = Options::parse();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("no runtime: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    match runtime.block_on(run(&options)) {
+        Ok(()) => {
+            eprintln!("every promise was kept");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("BROKEN: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(options: &Options) -> anyhow::Result<()> {
+    let exe = std::env::current_exe()?;
+    if !options.no_matrix {
+        matrix::run(&exe).await?;
+    }
+    let seed = options.seed.unwrap_or_else(rand::random);
+    eprintln!("{} rounds with --seed {seed}", options.rounds);
+    rounds::run(&exe, seed, options.rounds).await
+}
