@@ -2,6 +2,7 @@
 
 mod command;
 mod demo;
+mod edge;
 mod internal;
 mod output;
 pub mod schema_command;
@@ -17,9 +18,24 @@ use command::{
 };
 use rootward_client::Client;
 
+/// How long a command tries to reach a router: a person at a terminal would rather know.
+const PATIENCE: Duration = Duration::from_secs(1);
+const EXIT_CODES: &str = "Exit codes:
+  0  done
+  1  a fault of Rootward's own
+  2  the command line, a file of settings or a schema is wrong
+  3  not found, or a filter matched nothing
+  4  refused by a rule or the business logic
+  5  unavailable, timed out or unknown: safe to run again with the same id
+  6  partial: some peers did not answer
+130  interrupted
+
+Data go to stdout, the rest to stderr; with -o json an error is an object on stdout, under \"error\".";
+const MOST_THREADS: usize = 4;
+
 /// Routes transactions over many PostgreSQL databases, for data that form trees.
 #[derive(Debug, Parser)]
-#[command(name = "rootward", version, arg_required_else_help = true)]
+#[command(name = "rootward", version, arg_required_else_help = true, after_help = EXIT_CODES)]
 struct Cli {
     /// How data are printed.
     #[arg(short, long, global = true, value_enum, default_value_t)]
@@ -75,43 +91,59 @@ pub fn main() -> ExitCode {
         return code;
     }
     let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            output::print_error(&format!("error[RW9001]: no runtime: {error}"));
-            return ExitCode::FAILURE;
-        }
-    };
-    runtime.block_on(run(cli)).unwrap_or_else(|error| {
-        output::print_error(&format!("error[RW9001]: {error:#}"));
-        ExitCode::FAILURE
-    })
+    match runtime() {
+        Ok(runtime) => runtime.block_on(run(cli)).unwrap_or_else(|error| edge::report(&error)),
+        Err(error) => edge::report(&error.into()),
+    }
+}
+
+/// A few threads are enough for what only forwards; each costs memory. TOKIO_WORKER_THREADS says otherwise.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
+        builder.worker_threads(std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, MOST_THREADS)));
+    }
+    builder.enable_all().build()
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    let context = || {
-        let client = Client::new(cli.router.clone())?.with_deadline(Duration::from_secs(cli.timeout));
-        Ok::<_, rootward_client::Fault>(Context { client, format: cli.output })
-    };
-    let context = match context() {
-        Ok(context) => context,
-        Err(fault) => return Ok(command::fail(&fault, cli.output)),
-    };
-    Ok(match cli.command {
+    let format = cli.output;
+    let code = match cli.command {
         Command::Dev(dev) => command::dev::run(dev).await?,
         Command::Demo(demo) => command::demo::run(demo).await?,
-        Command::Schema(schema) => command::schema::run(schema, cli.output).await?,
+        Command::Schema(schema) => command::schema::run(schema, format).await?,
         Command::Router(process) => command::process::router(process).await,
         Command::Worker(process) => command::process::worker(process).await,
-        Command::Call(call) => command::call::run(&context, call).await,
-        Command::Query(query) => command::query::run(&context, query).await,
-        Command::Explain(explain) => command::explain::run(&context, explain).await,
-        Command::Chain(chain) => command::chain::run(&context, chain).await,
-        Command::Peer(peer) => peer::peers(&context, peer).await,
-        Command::Partition(partition) => peer::partitions(&context, partition).await,
-        Command::Status => peer::status(&context).await,
-        Command::Verify => verify::run(&context).await,
-        Command::Error(error) => command::error::run(&error, cli.output),
+        Command::Error(error) => command::error::run(&error, format),
         Command::Completions(completions) => command::completions::run(&completions),
-    })
+        command => match Client::new(cli.router) {
+            Ok(client) => {
+                let client = client.with_deadline(Duration::from_secs(cli.timeout)).with_patience(PATIENCE);
+                ask(&Context { client, format }, command).await
+            }
+            Err(fault) => command::fail(&fault, format),
+        },
+    };
+    Ok(code)
+}
+
+/// The commands that talk to a router.
+async fn ask(context: &Context, command: Command) -> ExitCode {
+    match command {
+        Command::Call(call) => command::call::run(context, call).await,
+        Command::Query(query) => command::query::run(context, query).await,
+        Command::Explain(explain) => command::explain::run(context, explain).await,
+        Command::Chain(chain) => command::chain::run(context, chain).await,
+        Command::Peer(peer) => peer::peers(context, peer).await,
+        Command::Partition(partition) => peer::partitions(context, partition).await,
+        Command::Status => peer::status(context).await,
+        Command::Verify => verify::run(context).await,
+        Command::Dev(_)
+        | Command::Demo(_)
+        | Command::Schema(_)
+        | Command::Router(_)
+        | Command::Worker(_)
+        | Command::Error(_)
+        | Command::Completions(_) => ExitCode::FAILURE,
+    }
 }

@@ -1,6 +1,9 @@
 //! Printing: data on stdout, the rest on stderr; a reader that went away is no error.
 
-use std::io::Write as _;
+use std::{
+    ffi::OsStr,
+    io::{IsTerminal as _, Write as _},
+};
 
 use rootward_client::{
     Fault,
@@ -33,9 +36,21 @@ pub(crate) fn print(text: &str) {
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }
 
-/// Prints what is not data.
+/// Prints what is not data; on a terminal an error's code is red.
 pub(crate) fn print_error(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    let is_coloured = is_coloured(std::io::stderr().is_terminal(), std::env::var_os("NO_COLOR").as_deref());
+    let _ = writeln!(std::io::stderr().lock(), "{}", paint(text, is_coloured));
+}
+
+fn is_coloured(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
+    is_terminal && no_color.is_none_or(OsStr::is_empty)
+}
+
+fn paint(text: &str, is_coloured: bool) -> String {
+    match text.split_once("]: ") {
+        Some((code, rest)) if is_coloured && code.starts_with("error[") => format!("\x1b[1;31m{code}]\x1b[0m: {rest}"),
+        _ => text.to_owned(),
+    }
 }
 
 /// Prints a list: a JSON object a line, or one with all of them.
@@ -80,8 +95,17 @@ pub(crate) fn failure_json(failure: &v1::Failure) -> Json {
     })
 }
 
-/// A value for people.
+/// A value for people. Control characters are escaped, since data must not move the terminal's cursor.
 pub(crate) fn value_text(value: &v1::Value) -> String {
+    let text = plain_text(value);
+    if !text.contains(char::is_control) {
+        return text;
+    }
+    let escaped = |character: char| if character.is_control() { character.escape_default().to_string() } else { character.to_string() };
+    text.chars().map(escaped).collect()
+}
+
+fn plain_text(value: &v1::Value) -> String {
     match &value.kind {
         None | Some(Kind::Null(_)) => "null".to_owned(),
         Some(Kind::Boolean(flag)) => flag.to_string(),
@@ -98,9 +122,10 @@ pub(crate) fn value_json(value: &v1::Value) -> Json {
         None | Some(Kind::Null(_)) => Json::Null,
         Some(Kind::Boolean(flag)) => json!(flag),
         Some(Kind::Int64(number)) => json!(number),
-        Some(Kind::Double(number)) => json!(number),
+        // JSON has no NaN and no infinity: they are text, as in PostgreSQL's own JSON.
+        Some(Kind::Double(number)) if number.is_finite() => json!(number),
         Some(Kind::Json(text)) => serde_json::from_str(text).unwrap_or_else(|_| json!(text)),
-        _ => json!(value_text(value)),
+        _ => json!(plain_text(value)),
     }
 }
 
@@ -155,6 +180,25 @@ mod tests {
     fn tables_are_as_wide_as_their_widest_cell() {
         let text = table(&["A", "LONG"], &[vec!["value".to_owned(), "x".to_owned()]]);
         assert_eq!(text, "A      LONG\nvalue  x");
+    }
+
+    #[test]
+    fn data_do_not_reach_the_terminal_as_commands() {
+        let value = |kind| v1::Value { kind: Some(kind) };
+        let text = value(Kind::Text("a\u{1b}[2J\nzwölf".to_owned()));
+        assert_eq!(value_text(&text), "a\\u{1b}[2J\\nzwölf");
+        assert_eq!(value_json(&text), json!("a\u{1b}[2J\nzwölf"));
+        assert_eq!(value_json(&value(Kind::Double(f64::NAN))), json!("NaN"));
+        assert_eq!(value_json(&value(Kind::Json("{\"a\":1.10}".to_owned()))).to_string(), "{\"a\":1.10}");
+    }
+
+    #[test]
+    fn colours_are_for_terminals_that_want_them() {
+        assert!(is_coloured(true, None) && is_coloured(true, Some(OsStr::new(""))));
+        assert!(!is_coloured(false, None) && !is_coloured(true, Some(OsStr::new("1"))));
+        assert_eq!(paint("error[RW3101]: a]: b", false), "error[RW3101]: a]: b");
+        assert_eq!(paint("error[RW3101]: a", true), "\u{1b}[1;31merror[RW3101]\u{1b}[0m: a");
+        assert_eq!(paint("warning: [a]: b", true), "warning: [a]: b");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) fn shutdown() -> CancellationToken {
     let token = CancellationToken::new();
     let cancelled = token.clone();
+    #[allow(clippy::disallowed_methods)] // it lives as long as the process
     tokio::spawn(async move {
         let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else { return };
         for is_first in [true, false] {

@@ -7,16 +7,24 @@
 //! let client = Client::new(["http://127.0.0.1:7400"])?;
 //! let answer = client.call("withdraw", Arguments::new().with("account_id", 1007).with("amount", "250.00")).send().await?;
 //! println!("{} rows", answer.rows.len());
+//! let transfer = Arguments::new().with("from", 1007).with("to", 2044).with("amount", 100);
+//! let chain = client.start_chain("transfer", transfer).send().await?.chain.unwrap_or_default();
+//! println!("{} is {}", chain.id, chain.status);
 //! # Ok(())
 //! # }
 //! ```
 //!
 //! A request keeps its id and its time of issue over every try, so that it takes effect once however often it is sent.
+//! A [`Fault`] says with its retry class what is known: refused, not executed, or unknown.
 
 mod arguments;
 mod client;
+mod request;
 mod retry;
+mod router;
+mod send;
 
 pub use arguments::Arguments;
-pub use client::{Call, Client, StartChain};
-pub use rootward_proto::{Fault, v1};
+pub use client::Client;
+pub use request::{Call, StartChain};
+pub use rootward_proto::{Fault, FaultResult, v1};

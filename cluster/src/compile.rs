@@ -64,6 +64,7 @@ pub async fn compile_source(source: Source, rootward_exe: &Path, database: Optio
 async fn facts_from(database: &str, source: &Source) -> Result<rootward_schema::facts::Facts, CompileError> {
     let (mut client, connection) = tokio_postgres::connect(database, NoTls).await?;
     // The connection's own task; it ends when the client is dropped.
+    #[allow(clippy::disallowed_methods)] // it is waited for below
     let task = tokio::spawn(connection);
     let facts = introspect(&mut client, source).await;
     drop(client);

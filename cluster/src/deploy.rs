@@ -104,6 +104,7 @@ pub async fn deploy(topology: &Topology, source: &Source, schema: &Schema) -> Re
 async fn connect(id: &str, node: &Node) -> Result<Client, DeployError> {
     let (client, connection) = tokio_postgres::connect(&node.database, NoTls).await.map_err(at(id))?;
     // The connection's own task; it ends when the client is dropped.
+    #[allow(clippy::disallowed_methods)] // it ends when the client is dropped
     tokio::spawn(connection);
     Ok(client)
 }

@@ -6,6 +6,7 @@
 
 mod catalog;
 mod config;
+mod explain;
 mod follow;
 mod link;
 mod request;

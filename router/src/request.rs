@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::Catalog;
 use rootward_proto::{Fault, FaultResult, from_wire, v1};
 use rootward_schema::{Column, Schema, Target, Text, Transaction, nearest};
 
@@ -70,4 +71,21 @@ pub fn resolve_root(transaction: &Transaction, arguments: &BTreeMap<String, Text
             format!("a transaction runs at one {entity}: give its {parameter}"),
         )),
     }
+}
+
+/// A root key in canonical text.
+///
+/// # Errors
+/// RW2003 if there is no such entity, or the text is no key of it.
+pub(crate) fn canonical_root(catalog: &Catalog, entity: &str, root_key: &str) -> FaultResult<String> {
+    if entity.is_empty() {
+        return Ok(String::new());
+    }
+    let key_type = catalog.key_type(entity).ok_or_else(|| {
+        let known = catalog.schema.roots.keys().cloned().collect::<Vec<_>>().join(", ");
+        Fault::refused("RW2003", format!("there is no root entity `{entity}`"), format!("schema `{}` has: {known}", catalog.schema.name))
+    })?;
+    key_type.canonical(root_key).map_err(|error| {
+        Fault::refused("RW2003", format!("root key of {entity}: {error}"), format!("give a {}: --root {entity}=KEY", key_type.name()))
+    })
 }

@@ -14,14 +14,12 @@ use tonic::{Request, Response, Status, transport::Channel};
 use uuid::Uuid;
 
 use crate::{
-    Catalog, CatalogPeer, Routing,
-    catalog::REFERENCE_PARTITION,
-    link,
-    request::{canonical_arguments, find_transaction, resolve_root},
+    Catalog, CatalogPeer, Routing, explain, link,
+    request::{canonical_arguments, canonical_root, find_transaction, resolve_root},
     verify,
 };
 
-/// How long a peer may take to answer a question that all peers are asked.
+/// The longest that a peer may take to answer a question that all peers are asked.
 const ASK_LIMIT: Duration = Duration::from_secs(10);
 /// How long a peer may take to say how it is.
 const STATUS_LIMIT: Duration = Duration::from_secs(1);
@@ -45,6 +43,11 @@ impl RouterService {
         let given = request.metadata().get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(parse_timeout);
         // A little before the caller gives up, so that it hears the honest answer rather than its own timeout.
         Instant::now() + given.map_or(self.default_deadline, |given| given.mul_f64(0.97))
+    }
+
+    /// How long peers may take to answer a question that all are asked: the caller must still hear of the silent ones.
+    fn ask_limit<T>(&self, request: &Request<T>) -> Duration {
+        self.deadline(request).saturating_duration_since(Instant::now()).mul_f64(0.8).min(ASK_LIMIT)
     }
 
     fn admit(&self) -> FaultResult<tokio::sync::OwnedSemaphorePermit> {
@@ -100,13 +103,13 @@ impl RouterService {
         Ok((answered, missing))
     }
 
-    async fn list_chains(&self, request: v1::ListChainsRequest) -> FaultResult<v1::ListChainsResponse> {
+    async fn list_chains(&self, request: v1::ListChainsRequest, ask_limit: Duration) -> FaultResult<v1::ListChainsResponse> {
         let limit = if request.limit == 0 { 100 } else { request.limit };
         let ask = |mut client: WorkerClient<Channel>| {
             let request = request.clone();
             async move { Ok(client.list_peer_chains(request).await?.into_inner()) }
         };
-        let (answered, missing) = self.ask_all(ASK_LIMIT, ask).await?;
+        let (answered, missing) = self.ask_all(ask_limit, ask).await?;
         let mut all = v1::ListChainsResponse { missing_peers: names(&missing), ..v1::ListChainsResponse::default() };
         for (_, part) in answered {
             all.matched += part.matched;
@@ -119,11 +122,11 @@ impl RouterService {
     }
 
     /// A chain's home is known to nobody by its id alone: all peers are asked, and the one that has it answers.
-    async fn at_home<T, F>(&self, id: &str, ask: impl Fn(WorkerClient<Channel>) -> F) -> FaultResult<T>
+    async fn at_home<T, F>(&self, id: &str, ask_limit: Duration, ask: impl Fn(WorkerClient<Channel>) -> F) -> FaultResult<T>
     where
         F: Future<Output = Result<T, Status>>,
     {
-        let (mut answered, missing) = self.ask_all(ASK_LIMIT, ask).await?;
+        let (mut answered, missing) = self.ask_all(ask_limit, ask).await?;
         if let Some((_, chain)) = answered.pop() {
             return Ok(chain);
         }
@@ -141,16 +144,16 @@ impl RouterService {
         Err(Fault::new("RW4001", v1::RetryClass::NotFound, format!("there is no chain {id}"), "see `rootward chain list`"))
     }
 
-    async fn replay(&self, request: v1::ReplayChainsRequest) -> FaultResult<v1::ReplayChainsResponse> {
+    async fn replay(&self, request: v1::ReplayChainsRequest, ask_limit: Duration) -> FaultResult<v1::ReplayChainsResponse> {
         let id = request.filter.as_ref().map(|filter| filter.id.clone()).unwrap_or_default();
         let ask = |mut client: WorkerClient<Channel>| {
             let request = request.clone();
             async move { Ok(client.replay_peer_chains(request).await?.into_inner()) }
         };
         if !id.is_empty() {
-            return self.at_home(&id, ask).await;
+            return self.at_home(&id, ask_limit, ask).await;
         }
-        let (answered, missing) = self.ask_all(ASK_LIMIT, ask).await?;
+        let (answered, missing) = self.ask_all(ask_limit, ask).await?;
         let mut all = v1::ReplayChainsResponse { missing_peers: names(&missing), ..v1::ReplayChainsResponse::default() };
         for (_, part) in answered {
             all.matched += part.matched;
@@ -182,58 +185,39 @@ impl RouterService {
         Ok(v1::ListPeersResponse { peers: peers.collect(), map_version: catalog.version })
     }
 
-    fn explain(&self, request: &v1::ExplainRequest) -> FaultResult<v1::ExplainResponse> {
+    async fn explain(&self, request: &v1::ExplainRequest) -> FaultResult<v1::ExplainResponse> {
         let catalog = self.routing.catalog()?;
-        let mut reasons = Vec::new();
-        let (entity, root_key) = if request.transaction.is_empty() {
-            (request.entity.clone(), request.root_key.clone())
+        let found = if !request.sql.is_empty() {
+            explain::of_sql(&catalog.schema, request, &self.describe(&catalog, &request.sql).await?)?
+        } else if request.transaction.is_empty() {
+            explain::Found { entity: request.entity.clone(), root_key: request.root_key.clone(), reasons: Vec::new() }
         } else {
-            let transaction = find_transaction(&catalog.schema, &request.transaction)?;
-            let arguments = canonical_arguments(&transaction.name, &transaction.parameters, &request.arguments)?;
-            reasons.push(format!("`{}` is declared in {}:{}", transaction.name, transaction.file, transaction.line));
-            resolve_root(transaction, &arguments)?
+            explain::of_transaction(&catalog, request)?
         };
-        let root_key = canonical_root(&catalog, &entity, &root_key)?;
-        let owner = catalog.owner_of(&entity, &root_key).ok_or_else(|| Fault::internal("the map has no such partition"))?;
-        if owner.partition == REFERENCE_PARTITION {
-            reasons.push("it writes reference data, whose source is the hub".to_owned());
-        } else {
-            let key_type = catalog.key_type(&entity).map(rootward_schema::Type::name).unwrap_or_default();
-            reasons.push(format!("the root is {entity} {root_key}, a {key_type}"));
-            reasons.push(format!("its extended hash, modulo {} partitions, is {}", catalog.schema.partitions, owner.partition));
-            reasons.push(format!(
-                "partition {} belongs to peer {} since epoch {} (map version {})",
-                owner.partition, owner.peer.id, owner.epoch, catalog.version
-            ));
+        explain::answer(&catalog, found)
+    }
+
+    /// Asks the first peer that answers: every peer has the same tables.
+    async fn describe(&self, catalog: &Catalog, sql: &str) -> FaultResult<v1::DescribeSqlResponse> {
+        let mut last = Fault::retry("RW5002", "no peer can be asked", "see `rootward peer list`");
+        for peer in catalog.live_peers().filter(|peer| !peer.is_hub) {
+            let ask = async {
+                let mut client = link::connect(&peer.worker_address).await.map_err(|why| link::unreachable(&peer.worker_address, &why))?;
+                let answer = client.describe_sql(v1::DescribeSqlRequest { sql: sql.to_owned() }).await;
+                answer.map(Response::into_inner).map_err(|status| Fault::from_status(&status))
+            };
+            match tokio::time::timeout(STATUS_LIMIT, ask).await {
+                Ok(Err(fault)) if fault.retry_class() == v1::RetryClass::Retry => last = fault,
+                Ok(answer) => return answer,
+                Err(_) => {}
+            }
         }
-        Ok(v1::ExplainResponse {
-            entity,
-            root_key,
-            partition: owner.partition,
-            peer: owner.peer.id.clone(),
-            worker_address: owner.peer.worker_address.clone(),
-            epoch: owner.epoch,
-            map_version: catalog.version,
-            reasons,
-        })
+        Err(last)
     }
 }
 
 fn names(missing: &[(CatalogPeer, Fault)]) -> Vec<String> {
     missing.iter().map(|(peer, _)| peer.id.clone()).collect()
-}
-
-fn canonical_root(catalog: &Catalog, entity: &str, root_key: &str) -> FaultResult<String> {
-    if entity.is_empty() {
-        return Ok(String::new());
-    }
-    let key_type = catalog.key_type(entity).ok_or_else(|| {
-        let known = catalog.schema.roots.keys().cloned().collect::<Vec<_>>().join(", ");
-        Fault::refused("RW2003", format!("there is no root entity `{entity}`"), format!("schema `{}` has: {known}", catalog.schema.name))
-    })?;
-    key_type.canonical(root_key).map_err(|error| {
-        Fault::refused("RW2003", format!("root key of {entity}: {error}"), format!("give a {}: --root {entity}=KEY", key_type.name()))
-    })
 }
 
 fn call_message(catalog: &Catalog, request: v1::CallRequest) -> FaultResult<v1::Execute> {
@@ -354,6 +338,9 @@ fn issued_at(given_ms: i64) -> i64 {
 /// The value of a `grpc-timeout` header: up to eight digits and a unit.
 fn parse_timeout(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 {
+        return None;
+    }
     let count: u64 = digits.parse().ok()?;
     match unit {
         "H" => Some(Duration::from_secs(count * 3600)),
@@ -394,7 +381,7 @@ impl rootward_server::Rootward for RouterService {
     }
 
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
-        RouterService::explain(self, request.get_ref()).map(Response::new).map_err(Fault::into_status)
+        RouterService::explain(self, request.get_ref()).await.map(Response::new).map_err(Fault::into_status)
     }
 
     async fn start_chain(&self, request: Request<v1::StartChainRequest>) -> Result<Response<v1::StartChainResponse>, Status> {
@@ -403,32 +390,36 @@ impl rootward_server::Rootward for RouterService {
     }
 
     async fn list_chains(&self, request: Request<v1::ListChainsRequest>) -> Result<Response<v1::ListChainsResponse>, Status> {
-        RouterService::list_chains(self, request.into_inner()).await.map(Response::new).map_err(Fault::into_status)
+        let ask_limit = self.ask_limit(&request);
+        RouterService::list_chains(self, request.into_inner(), ask_limit).await.map(Response::new).map_err(Fault::into_status)
     }
 
     async fn get_chain(&self, request: Request<v1::GetChainRequest>) -> Result<Response<v1::GetChainResponse>, Status> {
+        let ask_limit = self.ask_limit(&request);
         let request = request.into_inner();
         let ask = |mut client: WorkerClient<Channel>| {
             let request = request.clone();
             async move { Ok(client.get_peer_chain(request).await?.into_inner()) }
         };
-        self.at_home(&request.id, ask).await.map(Response::new).map_err(Fault::into_status)
+        self.at_home(&request.id, ask_limit, ask).await.map(Response::new).map_err(Fault::into_status)
     }
 
     async fn replay_chains(&self, request: Request<v1::ReplayChainsRequest>) -> Result<Response<v1::ReplayChainsResponse>, Status> {
-        self.replay(request.into_inner()).await.map(Response::new).map_err(Fault::into_status)
+        let ask_limit = self.ask_limit(&request);
+        self.replay(request.into_inner(), ask_limit).await.map(Response::new).map_err(Fault::into_status)
     }
 
     async fn compensate_chain(
         &self,
         request: Request<v1::CompensateChainRequest>,
     ) -> Result<Response<v1::CompensateChainResponse>, Status> {
+        let ask_limit = self.ask_limit(&request);
         let request = request.into_inner();
         let ask = |mut client: WorkerClient<Channel>| {
             let request = request.clone();
             async move { Ok(client.compensate_peer_chain(request).await?.into_inner()) }
         };
-        self.at_home(&request.id, ask).await.map(Response::new).map_err(Fault::into_status)
+        self.at_home(&request.id, ask_limit, ask).await.map(Response::new).map_err(Fault::into_status)
     }
 
     async fn list_peers(&self, _: Request<v1::ListPeersRequest>) -> Result<Response<v1::ListPeersResponse>, Status> {
@@ -474,6 +465,9 @@ mod tests {
         assert_eq!(parse_timeout("250m"), Some(Duration::from_millis(250)));
         assert_eq!(parse_timeout("5S"), Some(Duration::from_secs(5)));
         assert_eq!(parse_timeout("x"), None);
-        assert_eq!(parse_timeout(""), None);
+        assert_eq!(parse_timeout("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        for wrong in ["", "S", "ö", "999999999H", "18446744073709551615H"] {
+            assert_eq!(parse_timeout(wrong), None, "{wrong}");
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! The integration tests, in one program: each works on real PostgreSQL servers that it starts itself.
 
+#![allow(clippy::disallowed_methods)] // connections of tests end with the test
+
 mod catalog;
 mod chains;
 mod connections;
@@ -11,6 +13,7 @@ mod escapes;
 mod kill_points;
 mod manners;
 mod overload;
+mod placement;
 mod reference;
 mod refusals;
 mod request_ids;
@@ -19,3 +22,4 @@ mod schema_fixtures;
 mod shared;
 mod standby;
 mod structure;
+mod verify;

@@ -1,5 +1,6 @@
 //! Rows land where SQL's own hash says, for each type that a root key can have.
 
+use rootward_client::{Arguments, v1::ExplainRequest};
 use rootward_schema::sql_partition_expression;
 use tests::{Shape, check_everything};
 use uuid::Uuid;
@@ -84,4 +85,54 @@ async fn a_root_of_each_key_type_lies_where_its_hash_says() {
     let fault = client.call("add_small", &[("key", "40000")], Uuid::now_v7()).await.expect_err("no smallint");
     assert_eq!(fault.retry_class(), rootward_proto::v1::RetryClass::Refused, "{fault}");
     check_everything(&cluster).await.expect("every promise is kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_finds_the_root_of_a_statement_and_says_why_not() {
+    let bank = crate::shared::bank().await;
+    let client = rootward_client::Client::new([bank.embedded.router_address()]).expect("an address");
+    let explain = async |sql: &str, key: &str| {
+        let entity = if key.is_empty() { "" } else { "account" };
+        let request =
+            ExplainRequest { sql: sql.to_owned(), entity: entity.to_owned(), root_key: key.to_owned(), ..ExplainRequest::default() };
+        client.explain(request).await
+    };
+    let joined = "select * from entry join account using (account_id) join currency on code = currency where account_id = 1007";
+    let found = explain(joined, "").await.expect("its conditions fix the root");
+    assert_eq!((found.entity.as_str(), found.root_key.as_str()), ("account", "1007"));
+    assert_eq!((found.partition, found.peer.as_str()), (bank.partition_of("account", 1007), bank.owner_of("account", 1007)));
+    assert!(found.reasons.iter().any(|reason| reason.contains("`currency`, reference data")), "{:?}", found.reasons);
+    let written = explain("update account set balance = 0", "7").await.expect("the root is given");
+    assert!(written.reasons.iter().any(|reason| reason.contains("writes `account`")), "{:?}", written.reasons);
+    for (sql, code, word) in [
+        ("select * from account", "RW2003", "fix no root key"),
+        ("select * from currency", "RW2003", "touches no tree"),
+        ("select 1; drop table account", "RW2008", "multiple commands"),
+        ("drop table account", "RW2008", "syntax error"),
+        ("select * from nowhere", "RW2008", "nowhere"),
+    ] {
+        let fault = explain(sql, "").await.expect_err(sql);
+        assert!(fault.code() == code && fault.message().contains(word), "{sql}: {fault}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_wrongly_is_refused_by_name_before_anything_is_sent() {
+    let bank = crate::shared::bank().await;
+    let client = rootward_client::Client::new([bank.embedded.router_address()]).expect("an address");
+    let call = async |name: &str, given: Arguments| client.call(name, given).send().await.expect_err("it is refused");
+    let whole = || Arguments::new().with("account_id", 1).with("amount", 1);
+    let unknown = call("withdrow", whole()).await;
+    assert!(unknown.code() == "RW2001" && unknown.help().contains("`withdraw`"), "{unknown} {}", unknown.help());
+    for (given, code, word) in [
+        (Arguments::new().with("account_id", 1), "RW2002", "argument `amount` is missing"),
+        (whole().with("ammount", 1), "RW2002", "no argument `ammount`"),
+        (whole().with("amount", "much"), "RW2002", "`much` is not a numeric"),
+        (whole().with("account_id", "1.5"), "RW2002", "`1.5` is not a bigint"),
+        (whole().with_null("account_id"), "RW2003", "`account_id` is NULL"),
+        (Arguments::new().with("amount", 1), "RW2002", "argument `account_id` is missing"),
+    ] {
+        let fault = call("withdraw", given).await;
+        assert!(fault.code() == code && fault.message().contains(word), "{fault}");
+    }
 }

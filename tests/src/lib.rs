@@ -1,6 +1,8 @@
 //! What the integration tests and the battery share: clusters of real processes, a client, a reader that trusts nobody,
 //! and the invariants that hold after everything.
 
+#![allow(clippy::disallowed_methods)] // connections of tests end with the test
+
 mod client;
 mod cluster;
 mod goods;

@@ -6,6 +6,7 @@
 mod catalog;
 mod chain;
 mod config;
+mod describe;
 mod execute;
 mod fail_point;
 mod lane;

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::{
     chain::{ChainFilter, ChainHome},
+    describe,
     execute::{self, Limits},
     verify,
 };
@@ -175,6 +176,11 @@ impl worker_server::Worker for WorkerService {
         let compensate = async { self.home()?.compensate(chain_id(&request.id)?, &request.reason).await };
         let chain = compensate.await.map_err(Fault::into_status)?;
         Ok(Response::new(v1::CompensateChainResponse { chain: Some(chain) }))
+    }
+
+    async fn describe_sql(&self, request: Request<v1::DescribeSqlRequest>) -> Result<Response<v1::DescribeSqlResponse>, Status> {
+        let describe = async { describe::describe(&self.home()?.pool, &request.get_ref().sql).await };
+        describe.await.map(Response::new).map_err(Fault::into_status)
     }
 
     async fn verify_peer(&self, _: Request<v1::VerifyPeerRequest>) -> Result<Response<v1::VerifyPeerResponse>, Status> {

@@ -84,11 +84,21 @@ fn row_text(columns: &[v1::Column], row: &v1::Row) -> String {
     cells.collect::<Vec<_>>().join("  ")
 }
 
+/// The names by which a row's values are found: a second `a` is `a_2`, so that none is lost.
+fn keys(columns: &[v1::Column]) -> Vec<String> {
+    let mut keys: Vec<String> = Vec::with_capacity(columns.len());
+    for column in columns {
+        let numbered = (2..).map(|number| format!("{}_{number}", column.name));
+        let free = std::iter::once(column.name.clone()).chain(numbered).find(|key| !keys.contains(key));
+        keys.extend(free);
+    }
+    keys
+}
+
 /// The answer for programs. The form is a promise: fields are added, never renamed.
 fn json_of(response: &v1::CallResponse) -> Json {
-    let row = |row: &v1::Row| -> Json {
-        response.columns.iter().zip(&row.values).map(|(column, value)| (column.name.clone(), output::value_json(value))).collect()
-    };
+    let keys = keys(&response.columns);
+    let row = |row: &v1::Row| -> Json { keys.iter().cloned().zip(row.values.iter().map(output::value_json)).collect() };
     json!({
         "columns": response.columns.iter().map(|column| json!({"name": column.name, "type": column.r#type})).collect::<Vec<_>>(),
         "rows": response.rows.iter().map(row).collect::<Vec<_>>(),
@@ -132,5 +142,22 @@ mod tests {
     fn the_answer_for_programs_keeps_its_form() {
         let wanted = r#"{"columns":[{"name":"balance","type":"numeric"}],"entity":"account","from_stored_outcome":false,"lane":1,"partition":417,"peer":"p2","reference_version":0,"request_id":"0193","root_key":"1007","row_count":1,"rows":[{"balance":"750.00"}],"worker_us":1800}"#;
         assert_eq!(json_of(&response()).to_string(), wanted);
+    }
+
+    #[test]
+    fn columns_of_one_name_are_told_apart() {
+        let column = |name: &str| v1::Column { name: name.into(), r#type: "integer".into() };
+        assert_eq!(keys(&[column("a"), column("a"), column("a_2"), column("a")]), ["a", "a_2", "a_2_2", "a_3"]);
+    }
+
+    #[test]
+    fn several_rows_are_a_table_and_none_is_a_count() {
+        let row = response().rows[0].clone();
+        let two = v1::CallResponse { rows: vec![row.clone(), row], row_count: 2, ..response() };
+        assert!(text_of(&two).starts_with("balance\n750.00\n750.00\n2 rows     account 1007  "), "{}", text_of(&two));
+        let none = v1::CallResponse { rows: vec![], columns: vec![], row_count: 0, ..response() };
+        assert!(text_of(&none).starts_with("0 rows     account 1007"));
+        let reference = v1::CallResponse { partition: -1, reference_version: 9, ..response() };
+        assert!(text_of(&reference).contains("reference data version 9  peer p2"));
     }
 }

@@ -1,5 +1,7 @@
 //! `rootward chain …`: start, list, show, replay and compensate chains.
 
+mod view;
+
 use std::{
     io::{IsTerminal as _, Write as _},
     process::ExitCode,
@@ -7,11 +9,12 @@ use std::{
 
 use clap::{Args, Subcommand};
 use rootward_client::{Fault, v1};
-use serde_json::{Value as Json, json};
+use serde_json::json;
 use uuid::Uuid;
 
 use super::{Context, arguments, exit, fail};
 use crate::output;
+use view::{chain_json, chains_table, list_text, missing, show_text, summary};
 
 /// Start, list, show, replay and compensate chains.
 #[derive(Debug, Args)]
@@ -159,30 +162,6 @@ async fn run_start(context: &Context, start: Start) -> Result<ExitCode, Fault> {
     })
 }
 
-/// `completed   withdraw p2 1.6 ms · deposit p3 1.9 ms`, with the reason and the next command where it did not complete.
-fn summary(chain: &v1::Chain) -> String {
-    let steps: Vec<String> = chain.steps.iter().map(step_text).collect();
-    let mut text = format!("{}   {}   chain {}", chain.status, steps.join(" · "), chain.id);
-    if let Some(failure) = &chain.failure {
-        text += &format!("\n  at {}: [{}] {}", chain.step, failure.code, failure.message).replace("at : ", "");
-    }
-    match chain.status.as_str() {
-        "parked" | "stuck" => text += &format!("\n  next: repair the cause, then rootward chain replay {}", chain.id),
-        "running" | "compensating" => text += &format!("\n  it goes on by itself; next: rootward chain show {}", chain.id),
-        _ => {}
-    }
-    text
-}
-
-fn step_text(step: &v1::ChainStep) -> String {
-    let name = if step.direction == "undo" { format!("undo {}", step.name) } else { step.name.clone() };
-    let element = if step.element > 0 { format!("[{}]", step.element + 1) } else { String::new() };
-    match step.outcome.as_str() {
-        "done" => format!("{name}{element} {} {}", step.peer, output::duration(step.worker_us)),
-        other => format!("{name}{element} {other}"),
-    }
-}
-
 async fn run_list(context: &Context, list: List) -> Result<ExitCode, Fault> {
     let response = context.client.list_chains(list.filter.message(None), list.limit).await?;
     if context.format.is_json() {
@@ -198,115 +177,25 @@ async fn run_list(context: &Context, list: List) -> Result<ExitCode, Fault> {
     })
 }
 
-fn list_text(response: &v1::ListChainsResponse) -> String {
-    let mut lines = Vec::new();
-    if !response.chains.is_empty() {
-        lines.push(chains_table(&response.chains));
-    }
-    let mut counted = format!("{} of {} shown. {} running.", response.chains.len(), response.matched, response.running);
-    if response.chains.iter().any(|chain| chain.status == "parked" || chain.status == "stuck") {
-        counted += "  Replay: rootward chain replay --status parked";
-    }
-    lines.push(counted);
-    lines.extend(missing(&response.missing_peers));
-    lines.join("\n")
-}
-
-fn missing(peers: &[String]) -> Option<String> {
-    (!peers.is_empty()).then(|| format!("not asked, because they don't answer: {}", peers.join(", ")))
-}
-
-fn chains_table(chains: &[v1::Chain]) -> String {
-    let row = |chain: &v1::Chain| {
-        let error = chain.failure.as_ref().map(|failure| format!("[{}] {}", failure.code, failure.message)).unwrap_or_default();
-        vec![
-            chain.id.clone(),
-            chain.definition.clone(),
-            chain.status.clone(),
-            chain.step.clone(),
-            chain.attempts.to_string(),
-            output::age(chain.age_s),
-            error,
-        ]
-    };
-    let rows: Vec<Vec<String>> = chains.iter().map(row).collect();
-    output::table(&["CHAIN", "TYPE", "STATUS", "STEP", "ATTEMPTS", "SINCE", "ERROR"], &rows)
-}
-
 fn show(context: &Context, chain: &v1::Chain) -> ExitCode {
-    if context.format.is_json() {
-        output::print(&chain_json(chain).to_string());
-        return ExitCode::SUCCESS;
-    }
-    let mut lines = vec![format!(
-        "chain {}  {} version {}  {}{}\nhome {} {}  partition {}  peer {}  started {}\ninput {}",
-        chain.id,
-        chain.definition,
-        chain.version,
-        chain.status,
-        if chain.step.is_empty() { String::new() } else { format!(" at {}", chain.step) },
-        chain.entity,
-        chain.root_key,
-        chain.partition,
-        chain.peer,
-        chain.created_at,
-        chain.input,
-    )];
-    let rows: Vec<Vec<String>> = chain.steps.iter().map(step_row).collect();
-    lines.push(output::table(&["STEP", "DO", "OUTCOME", "ROOT", "PEER", "TRANSACTION", "ERROR"], &rows));
-    lines.extend(chain.events.iter().map(|event| format!("{}  {}  {}", event.at, event.event, event.reason)));
-    if let Some(failure) = &chain.failure {
-        lines.push(format!("[{}] {}\n  help: {}", failure.code, failure.message, failure.help));
-    }
-    if chain.status == "parked" || chain.status == "stuck" {
-        lines.push(format!("next: rootward chain replay {}", chain.id));
-    }
-    if chain.status == "parked" {
-        lines.push(format!("   or: rootward chain compensate {} --reason …", chain.id));
-    }
-    output::print(&lines.join("\n"));
+    let text = if context.format.is_json() { chain_json(chain).to_string() } else { show_text(chain) };
+    output::print(&text);
     ExitCode::SUCCESS
-}
-
-fn step_row(step: &v1::ChainStep) -> Vec<String> {
-    let element = if step.element > 0 { format!("[{}]", step.element + 1) } else { String::new() };
-    vec![
-        format!("{} {}{element}", step.step + 1, step.name),
-        step.direction.clone(),
-        step.outcome.clone(),
-        format!("{} {}", step.entity, step.root_key),
-        step.peer.clone(),
-        step.transaction.clone(),
-        step.failure.as_ref().map(|failure| format!("[{}] {}", failure.code, failure.message)).unwrap_or_default(),
-    ]
 }
 
 async fn run_replay(context: &Context, replay: Replay) -> Result<ExitCode, Fault> {
     let filter = replay.filter.message(replay.id.as_deref());
     let planned = context.client.replay_chains(filter.clone(), &replay.reason, true).await?;
-    if planned.matched == 0 {
-        output::print("no parked or stuck chain matches");
-        return Ok(ExitCode::from(if planned.missing_peers.is_empty() { exit::NOT_FOUND } else { exit::PARTIAL }));
-    }
-    if replay.dry_run {
-        if context.format.is_json() {
-            output::print_list(
-                context.format,
-                "chains",
-                planned.chains.iter().map(chain_json).collect(),
-                json!({"matched": planned.matched}),
-            );
-        } else {
-            output::print(&format!(
-                "would replay {} chains; 0 effects would be repeated\n{}",
-                planned.matched,
-                chains_table(&planned.chains)
-            ));
-        }
-        return Ok(ExitCode::SUCCESS);
+    if replay.dry_run || planned.matched == 0 {
+        print_plan(context, &planned);
+        return Ok(match (planned.missing_peers.is_empty(), planned.matched) {
+            (false, _) => ExitCode::from(exit::PARTIAL),
+            (true, 0) => ExitCode::from(exit::NOT_FOUND),
+            (true, _) => ExitCode::SUCCESS,
+        });
     }
     if replay.id.is_none() && !replay.yes && !is_confirmed(planned.matched) {
-        return Ok(ExitCode::from(2));
+        return Ok(ExitCode::from(exit::USAGE));
     }
     let replayed = context.client.replay_chains(filter, &replay.reason, false).await?;
     if context.format.is_json() {
@@ -319,59 +208,32 @@ async fn run_replay(context: &Context, replay: Replay) -> Result<ExitCode, Fault
     Ok(if replayed.missing_peers.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::PARTIAL) })
 }
 
+/// Says which chains would be replayed.
+fn print_plan(context: &Context, planned: &v1::ReplayChainsResponse) {
+    if context.format.is_json() {
+        let more = json!({"matched": planned.matched, "missing_peers": planned.missing_peers});
+        return output::print_list(context.format, "chains", planned.chains.iter().map(chain_json).collect(), more);
+    }
+    if planned.matched == 0 {
+        output::print("no parked or stuck chain matches");
+    } else {
+        let table = chains_table(&planned.chains);
+        output::print(&format!("would replay {}; 0 effects would be repeated\n{table}", chains(planned.matched)));
+    }
+    missing(&planned.missing_peers).iter().for_each(|line| output::print_error(line));
+}
+
+/// Asks on a terminal; elsewhere nobody can answer, so the answer is no.
 fn is_confirmed(count: u64) -> bool {
     if !std::io::stdin().is_terminal() {
-        output::print_error(&format!("{count} chains match; add --yes to replay them without being asked"));
+        output::print_error(&format!("{} would be replayed; add --yes where nobody can be asked", chains(count)));
         return false;
     }
-    let _ = write!(std::io::stderr(), "replay {count} chains? [y/N] ");
+    let _ = write!(std::io::stderr(), "replay {}? [y/N] ", chains(count));
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
 }
 
-/// A chain for programs. The form is a promise: fields are added, never renamed.
-fn chain_json(chain: &v1::Chain) -> Json {
-    let step = |step: &v1::ChainStep| {
-        json!({
-            "name": step.name, "step": step.step, "element": step.element, "direction": step.direction, "outcome": step.outcome,
-            "entity": step.entity, "root_key": step.root_key, "peer": step.peer, "transaction": step.transaction,
-            "worker_us": step.worker_us, "error": step.failure.as_ref().map(output::failure_json),
-        })
-    };
-    let event = |event: &v1::ChainEvent| json!({"at": event.at, "event": event.event, "reason": event.reason});
-    json!({
-        "id": chain.id, "type": chain.definition, "version": chain.version, "status": chain.status, "step": chain.step,
-        "attempts": chain.attempts, "input": serde_json::from_str::<Json>(&chain.input).unwrap_or_default(),
-        "entity": chain.entity, "root_key": chain.root_key, "partition": chain.partition, "peer": chain.peer,
-        "error": chain.failure.as_ref().map(output::failure_json), "created_at": chain.created_at, "updated_at": chain.updated_at,
-        "steps": chain.steps.iter().map(step).collect::<Vec<_>>(), "events": chain.events.iter().map(event).collect::<Vec<_>>(),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_completed_chain_is_one_line_and_a_parked_one_says_what_to_do() {
-        let step = |name: &str, peer: &str| v1::ChainStep {
-            name: name.into(),
-            peer: peer.into(),
-            outcome: "done".into(),
-            direction: "do".into(),
-            worker_us: 1600,
-            ..v1::ChainStep::default()
-        };
-        let mut chain = v1::Chain {
-            id: "x".into(),
-            status: "completed".into(),
-            steps: vec![step("withdraw", "p2"), step("deposit", "p3")],
-            ..v1::Chain::default()
-        };
-        assert_eq!(summary(&chain), "completed   withdraw p2 1.6 ms · deposit p3 1.6 ms   chain x");
-        chain.status = "parked".into();
-        chain.step = "2/2 deposit".into();
-        chain.failure = Some(v1::Failure { code: "RW3101".into(), message: "frozen".into(), ..v1::Failure::default() });
-        assert!(summary(&chain).ends_with("at 2/2 deposit: [RW3101] frozen\n  next: repair the cause, then rootward chain replay x"));
-    }
+fn chains(count: u64) -> String {
+    if count == 1 { "1 chain".to_owned() } else { format!("{count} chains") }
 }

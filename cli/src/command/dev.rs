@@ -5,8 +5,8 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 use clap::Args;
 use rootward_cluster::{EmbeddedCluster, EmbeddedOptions, compile_folder};
 
-use super::schema;
-use crate::signals;
+use super::{exit, schema};
+use crate::{output, signals};
 
 /// Start a cluster on this machine: a hub, peers, workers and a router, kept until Ctrl-C. Not for production.
 #[derive(Debug, Args)]
@@ -28,6 +28,14 @@ pub(crate) struct Dev {
 
 /// Runs until Ctrl-C or SIGTERM.
 pub(crate) async fn run(dev: Dev) -> anyhow::Result<ExitCode> {
+    // Before anything is started: a taken port is the likeliest obstacle, and the router's log the last place to look.
+    if let Err(error) = std::net::TcpListener::bind(dev.listen) {
+        output::print_error(&format!(
+            "error[RW1107]: can't listen on {}: {error}\n  help: does another `rootward dev` run? choose an address with --listen, such as 127.0.0.1:0",
+            dev.listen
+        ));
+        return Ok(ExitCode::from(exit::USAGE));
+    }
     let exe = std::env::current_exe()?;
     let started = std::time::Instant::now();
     let compiled = match compile_folder(&dev.schema, &exe, None).await {
@@ -58,7 +66,7 @@ pub(crate) async fn run(dev: Dev) -> anyhow::Result<ExitCode> {
         lines.push(format!("  {id:<6} worker {}   psql \"{}\"", cluster.worker_address(id).unwrap_or_default(), node.database));
     }
     lines.push(format!("ready in {:.1} s; Ctrl-C ends it", started.elapsed().as_secs_f64()));
-    crate::output::print(&lines.join("\n"));
+    output::print(&lines.join("\n"));
     stop.cancelled().await;
     cluster.stop().await?;
     Ok(ExitCode::SUCCESS)

@@ -9,16 +9,18 @@ use serde_json::json;
 use super::{Context, arguments, fail, root};
 use crate::output;
 
-/// Say which root, partition and peer a transaction goes to, and why.
+/// Say which root, partition and peer a transaction or a statement goes to, and why. Nothing is run.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  rootward explain withdraw account_id=1007 amount=250\n  rootward explain --root account=1007")]
+#[command(
+    after_help = "Example:\n  rootward explain withdraw account_id=1007 amount=250\n  rootward explain --root account=1007\n  rootward explain 'select * from entry where account_id = 1007'"
+)]
 pub(crate) struct Explain {
-    /// A root instead of a transaction.
-    #[arg(long, value_name = "ENTITY=KEY", value_parser = root, conflicts_with = "transaction")]
+    /// A root; alone, or for a statement whose conditions don't fix it.
+    #[arg(long, value_name = "ENTITY=KEY", value_parser = root)]
     root: Option<(String, String)>,
-    /// The transaction's name, from the schema.
-    #[arg(required_unless_present = "root")]
-    transaction: Option<String>,
+    /// A transaction's name, from the schema, or one SQL statement.
+    #[arg(required_unless_present = "root", value_name = "TRANSACTION|SQL")]
+    subject: Option<String>,
     /// Its arguments.
     #[arg(value_name = "NAME=VALUE")]
     arguments: Vec<String>,
@@ -29,8 +31,11 @@ pub(crate) async fn run(context: &Context, explain: Explain) -> ExitCode {
     let asked = async {
         let (entity, root_key) = explain.root.unwrap_or_default();
         let arguments: Arguments = arguments(&explain.arguments)?;
-        let transaction = explain.transaction.unwrap_or_default();
-        context.client.explain(v1::ExplainRequest { transaction, arguments: arguments.into(), entity, root_key }).await
+        // A transaction's name is one word; no statement is.
+        let subject = explain.subject.unwrap_or_default();
+        let (transaction, sql) =
+            if subject.trim().contains(char::is_whitespace) { (String::new(), subject) } else { (subject, String::new()) };
+        context.client.explain(v1::ExplainRequest { transaction, arguments: arguments.into(), entity, root_key, sql }).await
     };
     match asked.await {
         Ok(answer) if context.format.is_json() => output::print(

@@ -1,6 +1,6 @@
 //! One file for each command.
 
-use std::process::ExitCode;
+use std::{collections::BTreeSet, process::ExitCode};
 
 use rootward_client::{Arguments, Client, Fault, v1::RetryClass};
 
@@ -27,6 +27,8 @@ pub(crate) struct Context {
 
 /// How a command ended, for the shell.
 pub(crate) mod exit {
+    /// A fault of Rootward's own.
+    pub(crate) const INTERNAL: u8 = 1;
     /// The command line, a file of settings or a schema is wrong.
     pub(crate) const USAGE: u8 = 2;
     /// There is no such thing, or a filter matched nothing.
@@ -52,29 +54,42 @@ pub(crate) fn fail(fault: &Fault, format: Format) -> ExitCode {
 fn code_of(fault: &Fault) -> u8 {
     match (fault.retry_class(), fault.code()) {
         // Names and types that are wrong on the command line.
-        (RetryClass::Refused, "RW2001" | "RW2002" | "RW2003" | "RW4004" | "RW1106") => 2,
+        (RetryClass::Refused, "RW2001" | "RW2002" | "RW2003" | "RW4004" | "RW1106") => exit::USAGE,
         (RetryClass::Refused, _) => exit::REFUSED,
         (RetryClass::NotFound, _) => exit::NOT_FOUND,
         (RetryClass::Retry | RetryClass::Reroute | RetryClass::OutcomeUnknown, _) => exit::UNAVAILABLE,
-        (RetryClass::Internal | RetryClass::Unspecified, _) => 1,
+        (RetryClass::Internal | RetryClass::Unspecified, _) => exit::INTERNAL,
     }
 }
 
-/// `name=value`, `name:=null` for NULL, `name:=JSON` for JSON.
+/// `name=value`, `name:=null` for NULL, `name:=JSON` for JSON; each name once.
 pub(crate) fn arguments(words: &[String]) -> Result<Arguments, Fault> {
+    let mut seen = BTreeSet::new();
     words.iter().try_fold(Arguments::new(), |arguments, word| {
-        if let Some((name, json)) = word.split_once(":=").filter(|(name, _)| !name.contains('=')) {
-            return match json.trim() {
-                "null" => Ok(arguments.with_null(name)),
-                _ if serde_json::from_str::<serde_json::Value>(json).is_ok() => Ok(arguments.with(name, json)),
-                _ => Err(Fault::refused("RW2002", format!("`{json}` of argument `{name}` is no JSON"), "give text as name=text")),
-            };
+        let (name, value) = argument(word)?;
+        if !seen.insert(name) {
+            return Err(Fault::refused("RW2002", format!("argument `{name}` is given twice"), "give each argument once"));
         }
-        match word.split_once('=') {
-            Some((name, text)) if !name.is_empty() => Ok(arguments.with(name, text)),
-            _ => Err(Fault::refused("RW2002", format!("`{word}` is no argument"), "arguments are written name=value, such as amount=250")),
-        }
+        Ok(match value {
+            Some(text) => arguments.with(name, text),
+            None => arguments.with_null(name),
+        })
     })
+}
+
+/// A name and a text, or none for NULL.
+fn argument(word: &str) -> Result<(&str, Option<&str>), Fault> {
+    let wrong = |why: String, help: &str| Err(Fault::refused("RW2002", why, help));
+    let (name, text) = match word.split_once('=') {
+        Some((name, text)) if !name.is_empty() && name != ":" => (name, text),
+        _ => return wrong(format!("`{word}` is no argument"), "arguments are written name=value, such as amount=250"),
+    };
+    let Some(name) = name.strip_suffix(':') else { return Ok((name, Some(text))) };
+    match serde_json::from_str::<serde::de::IgnoredAny>(text) {
+        Ok(_) if text.trim() == "null" => Ok((name, None)),
+        Ok(_) => Ok((name, Some(text))),
+        Err(error) => wrong(format!("argument `{name}` is no JSON: {error}"), "give text as name=text"),
+    }
 }
 
 /// `ENTITY=KEY`.
@@ -97,9 +112,10 @@ mod tests {
     fn arguments_are_text_null_or_json() {
         let wanted = Arguments::new().with("a", "b=c").with_null("n").with("j", "[1]").with("empty", "");
         assert_eq!(parsed(&["a=b=c", "n:=null", "j:=[1]", "empty="]).expect("well formed"), wanted);
-        for wrong in ["a", "=b", "a:={"] {
+        for wrong in ["a", "=b", "a:={", ":=null", "", "=", ":=", "ö"] {
             assert_eq!(parsed(&[wrong]).expect_err(wrong).code(), "RW2002");
         }
+        assert!(parsed(&["a=1", "a:=2"]).expect_err("twice").message().contains("twice"));
     }
 
     #[test]

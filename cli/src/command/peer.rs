@@ -9,6 +9,9 @@ use serde_json::json;
 use super::{Context, exit, fail};
 use crate::output;
 
+/// How many characters of ranges are shown in a list of all peers.
+const SHORT: usize = 60;
+
 /// The peers of the cluster.
 #[derive(Debug, Args)]
 pub(crate) struct Peer {
@@ -64,6 +67,10 @@ fn list(context: &Context, response: &v1::ListPeersResponse) -> ExitCode {
         let rows: Vec<Vec<String>> = response.peers.iter().map(peer_row).collect();
         output::print(&format!("{}\nmap version {}", output::table(&headings, &rows), response.map_version));
     }
+    code_of(response)
+}
+
+fn code_of(response: &v1::ListPeersResponse) -> ExitCode {
     let is_whole = response.peers.iter().all(|peer| peer.status.as_ref().is_some_and(|status| status.state == "serving"));
     if is_whole { ExitCode::SUCCESS } else { ExitCode::from(exit::PARTIAL) }
 }
@@ -140,11 +147,22 @@ pub(crate) async fn partitions(context: &Context, partition: Partition) -> ExitC
         let rows: Vec<Vec<String>> = owned
             .iter()
             .filter(|(_, list)| !list.is_empty())
-            .map(|(id, list)| vec![id.clone(), list.len().to_string(), ranges(list)])
+            .map(|(id, list)| {
+                vec![id.clone(), list.len().to_string(), if peer.is_some() { ranges(list) } else { shortened(&ranges(list)) }]
+            })
             .collect();
         output::print(&format!("{}\nmap version {}", output::table(&["PEER", "COUNT", "PARTITIONS"], &rows), response.map_version));
     }
     ExitCode::SUCCESS
+}
+
+/// The first ranges: all of them fill screens, since partitions are spread by hash.
+fn shortened(ranges: &str) -> String {
+    if ranges.len() <= SHORT {
+        return ranges.to_owned();
+    }
+    let kept = ranges.get(..SHORT).and_then(|start| start.rfind(',')).and_then(|at| ranges.get(..at)).unwrap_or_default();
+    format!("{kept}, … (all of them with --peer)")
 }
 
 /// `0-3,7,9-10`.
@@ -164,22 +182,32 @@ pub(crate) async fn status(context: &Context) -> ExitCode {
     let asked = async {
         let peers = context.client.peers().await?;
         let schema = context.client.schema().await?;
-        let open = v1::ChainFilter { statuses: vec!["parked".to_owned(), "stuck".to_owned()], ..v1::ChainFilter::default() };
-        let chains = context.client.list_chains(open, 1).await?;
+        let waiting = v1::ChainFilter { statuses: vec!["parked".to_owned(), "stuck".to_owned()], ..v1::ChainFilter::default() };
+        let chains = context.client.list_chains(waiting, 1).await?;
         Ok::<_, Fault>((peers, schema, chains))
     };
-    match asked.await {
-        Ok((peers, schema, chains)) => {
-            if !context.format.is_json() {
-                output::print(&format!(
-                    "schema `{}` version {}   {} chains running, {} wait for a person",
-                    schema.name, schema.version, chains.running, chains.matched
-                ));
-            }
-            list(context, &peers)
-        }
-        Err(fault) => fail(&fault, context.format),
+    let (peers, schema, chains) = match asked.await {
+        Ok(answers) => answers,
+        Err(fault) => return fail(&fault, context.format),
+    };
+    if context.format.is_json() {
+        output::print(&status_json(&peers, &schema, &chains).to_string());
+        return code_of(&peers);
     }
+    output::print(&format!(
+        "schema `{}` version {}   {} chains running, {} wait for a person",
+        schema.name, schema.version, chains.running, chains.matched
+    ));
+    list(context, &peers)
+}
+
+fn status_json(peers: &v1::ListPeersResponse, schema: &v1::GetSchemaResponse, chains: &v1::ListChainsResponse) -> serde_json::Value {
+    json!({
+        "schema": {"name": schema.name, "version": schema.version},
+        "chains": {"running": chains.running, "waiting": chains.matched, "missing_peers": chains.missing_peers},
+        "map_version": peers.map_version,
+        "peers": peers.peers.iter().map(peer_json).collect::<Vec<_>>(),
+    })
 }
 
 #[cfg(test)]
@@ -190,5 +218,36 @@ mod tests {
     fn partitions_are_listed_as_ranges() {
         assert_eq!(ranges(&[0, 1, 2, 3, 7, 9, 10]), "0-3,7,9-10");
         assert_eq!(ranges(&[]), "");
+        assert_eq!(shortened("0-3,7"), "0-3,7");
+        let many: Vec<usize> = (0..100).map(|number| number * 2).collect();
+        let text = shortened(&ranges(&many));
+        assert!(text.starts_with("0,2,4,") && text.contains(", … (all") && text.chars().count() < 100, "{text}");
+    }
+
+    fn peers() -> v1::ListPeersResponse {
+        let status = v1::PeerStatus { state: "serving".into(), open_chains: 2, resident_bytes: 21_000_000, ..v1::PeerStatus::default() };
+        let peer = |id: &str, status| v1::Peer { id: id.into(), partitions: 512, status, ..v1::Peer::default() };
+        v1::ListPeersResponse { peers: vec![peer("p1", Some(status)), peer("p2", None)], map_version: 7 }
+    }
+
+    #[test]
+    fn a_peer_that_does_not_answer_has_a_row_as_wide_as_the_others() {
+        let rows: Vec<Vec<String>> = peers().peers.iter().map(peer_row).collect();
+        assert_eq!(rows[0].len(), rows[1].len());
+        assert_eq!((rows[0][10].as_str(), rows[1][1].as_str()), ("21 MB", "no answer"));
+    }
+
+    #[test]
+    fn the_status_for_programs_keeps_its_form() {
+        let schema = v1::GetSchemaResponse { name: "bank".into(), version: 3, ..v1::GetSchemaResponse::default() };
+        let chains = v1::ListChainsResponse { running: 4, matched: 1, ..v1::ListChainsResponse::default() };
+        let wanted = concat!(
+            r#"{"chains":{"missing_peers":[],"running":4,"waiting":1},"map_version":7,"peers":[{"capacity":0,"id":"p1","is_hub":false,"#,
+            r#""partitions":512,"region":"","state":"","status":{"batches":0,"committed":0,"lanes":0,"map_version":0,"open_chains":2,"#,
+            r#""postgres_version":"","queued":0,"reference_version":0,"refused":0,"resident_bytes":21000000,"schema_version":0,"#,
+            r#""state":"serving","term":0},"worker_address":""},{"capacity":0,"id":"p2","is_hub":false,"partitions":512,"region":"","#,
+            r#""state":"","status":null,"worker_address":""}],"schema":{"name":"bank","version":3}}"#
+        );
+        assert_eq!(status_json(&peers(), &schema, &chains).to_string(), wanted);
     }
 }

@@ -79,6 +79,11 @@ pub(super) const RUNNING: &[Code] = &[
         "`rootward query` runs SQL that no file declares. It holds its lane while it runs, so workers refuse it unless `allow_ad_hoc_sql = true` stands in their file of settings. Declare the statement as a transaction in the schema, or switch it on where people explore.",
     ),
     code(
+        "RW2008",
+        "a statement cannot be explained",
+        "`rootward explain` has PostgreSQL prepare the statement without running it, and PostgreSQL refused it: it is not one SELECT, INSERT, UPDATE, DELETE, MERGE or VALUES, or it names what is not there. Its own message says which.",
+    ),
+    code(
         "RW3001",
         "something is full",
         "A queue of the router or of a lane, or a limit on requests under way, is reached. Nothing was executed: work beyond what can be done is refused at once, so that the rest stays fast. Send it again a little later, and less at once; a client that repeats at once makes it worse. `rootward peer list` shows which peer's queue is long. If it lasts, the peer's PostgreSQL is too slow for the load.",
@@ -191,7 +196,7 @@ pub(super) const RUNNING: &[Code] = &[
     code(
         "RW5008",
         "something that must hold does not",
-        "`rootward verify` counted on every peer and found rows where they do not belong, an invariant that is not met, a chain with a missing or doubled step, reference tables that differ, or a peer that did not answer. Each failed check lists up to ten examples. `verify` counts each peer at a moment of its own: run it again while nothing is under way before you conclude anything.",
+        "`rootward verify` counted on every peer and found rows where they do not belong, an invariant that is not met, a chain with a missing or doubled step, reference tables that differ, or a peer that did not answer. Each failed check lists up to ten examples. A chain that runs, or is parked or stuck, has done some of its steps and not the others, so that an invariant over several roots may not hold until it ends (`rootward chain list --status running,parked,stuck`); and `verify` counts each peer at a moment of its own. Run it again while nothing is under way before you conclude anything.",
     ),
     code(
         "RW5009",

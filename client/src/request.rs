@@ -1,0 +1,200 @@
+//! Requests with an id: calls and chains. The id and the time of issue are fixed when the request is made.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rootward_proto::{
+    Fault, FaultResult,
+    v1::{self, RetryClass},
+};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::{Arguments, Client, retry::Policy, send::Sender};
+
+/// A pause before a chain that is still under way is asked for again.
+const CHAIN_PAUSE: Duration = Duration::from_millis(100);
+
+/// A call of a declared transaction that is ready to be sent.
+#[derive(Debug, Clone)]
+pub struct Call {
+    client: Client,
+    message: v1::CallRequest,
+    deadline: Duration,
+}
+
+impl Call {
+    pub(crate) fn new(client: &Client, transaction: &str, arguments: Arguments) -> Call {
+        let message = v1::CallRequest {
+            transaction: transaction.to_owned(),
+            arguments: arguments.into(),
+            request_id: Uuid::now_v7().to_string(),
+            issued_at_ms: now_ms(),
+        };
+        Call { client: client.clone(), message, deadline: client.deadline() }
+    }
+
+    /// With an id of the caller's, so that it can be sent again by another process.
+    #[must_use]
+    pub fn with_request_id(mut self, id: Uuid) -> Call {
+        self.message.request_id = id.to_string();
+        self
+    }
+
+    /// With a time limit of its own, retries included; the client's by default.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Duration) -> Call {
+        self.deadline = deadline;
+        self
+    }
+
+    /// The id under which its outcome is stored.
+    pub fn request_id(&self) -> &str {
+        &self.message.request_id
+    }
+
+    /// Sends it until it is answered for good, always with the same id.
+    ///
+    /// Cancel safety: dropping the future gives up the answer, not the transaction; send it again with the same id.
+    ///
+    /// # Errors
+    /// The refusal (class `Refused`); or why it was not executed (`Retry`, `Reroute`); or RW3102 (`OutcomeUnknown`), which
+    /// names the id to send it again with.
+    pub async fn send(self) -> FaultResult<v1::CallResponse> {
+        let deadline = Sender::deadline(self.deadline);
+        let sender = self.client.sender();
+        let sent =
+            sender.send(&self.message, deadline, Policy::REPEATABLE, |mut router, request| async move { router.call(request).await }).await;
+        sent.map_err(|fault| name_id(fault, &self.message.transaction, "--request-id", &self.message.request_id))
+    }
+}
+
+/// One SQL statement inside a root that is ready to be sent.
+#[derive(Debug, Clone)]
+pub struct Query {
+    client: Client,
+    message: v1::QueryRequest,
+}
+
+impl Query {
+    pub(crate) fn new(client: &Client, entity: &str, root_key: &str, sql: &str, request_id: Option<Uuid>) -> Query {
+        let message = v1::QueryRequest {
+            entity: entity.to_owned(),
+            root_key: root_key.to_owned(),
+            sql: sql.to_owned(),
+            request_id: request_id.unwrap_or_else(Uuid::now_v7).to_string(),
+            issued_at_ms: now_ms(),
+        };
+        Query { client: client.clone(), message }
+    }
+
+    pub(crate) async fn send(self) -> FaultResult<v1::CallResponse> {
+        let deadline = Sender::deadline(self.client.deadline());
+        let sender = self.client.sender();
+        let sent = sender
+            .send(&self.message, deadline, Policy::REPEATABLE, |mut router, request| async move { router.query(request).await })
+            .await;
+        sent.map_err(|fault| name_id(fault, "the statement", "--request-id", &self.message.request_id))
+    }
+}
+
+/// A chain that is ready to be started.
+#[derive(Debug, Clone)]
+pub struct StartChain {
+    client: Client,
+    message: v1::StartChainRequest,
+    deadline: Duration,
+}
+
+impl StartChain {
+    pub(crate) fn new(client: &Client, chain: &str, input: Arguments) -> StartChain {
+        let message = v1::StartChainRequest {
+            chain: chain.to_owned(),
+            input: input.into(),
+            chain_id: Uuid::now_v7().to_string(),
+            wait: v1::ChainWait::Done.into(),
+            issued_at_ms: now_ms(),
+        };
+        StartChain { client: client.clone(), message, deadline: client.deadline() }
+    }
+
+    /// With an id of the caller's, so that it can be sent again by another process.
+    #[must_use]
+    pub fn with_id(mut self, id: Uuid) -> StartChain {
+        self.message.chain_id = id.to_string();
+        self
+    }
+
+    /// With a time limit of its own, retries included; the client's by default.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Duration) -> StartChain {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Answers when the first step is durable, not when the chain has ended.
+    #[must_use]
+    pub fn accepted(mut self) -> StartChain {
+        self.message.wait = v1::ChainWait::Accepted.into();
+        self
+    }
+
+    /// The chain's id.
+    pub fn id(&self) -> &str {
+        &self.message.chain_id
+    }
+
+    /// Sends it until it is answered for good, always with the same id, and waits until the chain ends or needs a person,
+    /// or only for its acceptance.
+    ///
+    /// If the deadline is over before that, the answer is the chain as it was last seen, under way: it goes on by itself.
+    ///
+    /// Cancel safety: dropping the future gives up the answer, not the chain.
+    ///
+    /// # Errors
+    /// The refusal of the first step, in which case there is no chain; else as [`Call::send`].
+    pub async fn send(self) -> FaultResult<v1::StartChainResponse> {
+        let deadline = Sender::deadline(self.deadline);
+        let mut first = self.try_once(deadline).await?;
+        let waits_for_end = self.message.wait == i32::from(v1::ChainWait::Done);
+        while waits_for_end && is_under_way(&first) && Instant::now() + CHAIN_PAUSE < deadline {
+            tokio::time::sleep(CHAIN_PAUSE).await;
+            match self.try_once(deadline).await {
+                // Whether it was started before is the first answer's to say; the later ones find our own start.
+                Ok(later) => first.chain = later.chain,
+                // It was accepted, so it goes on whatever becomes of our question.
+                Err(_) => break,
+            }
+        }
+        Ok(first)
+    }
+
+    async fn try_once(&self, deadline: Instant) -> FaultResult<v1::StartChainResponse> {
+        let sender = self.client.sender();
+        let sent = sender
+            .send(&self.message, deadline, Policy::REPEATABLE, |mut router, request| async move { router.start_chain(request).await })
+            .await;
+        sent.map_err(|fault| name_id(fault, &self.message.chain, "--id", &self.message.chain_id))
+    }
+}
+
+fn is_under_way(response: &v1::StartChainResponse) -> bool {
+    response.chain.as_ref().is_some_and(|chain| matches!(chain.status.as_str(), "running" | "compensating"))
+}
+
+/// An unknown outcome is worth nothing without the id that settles it.
+fn name_id(fault: Fault, what: &str, flag: &str, id: &str) -> Fault {
+    if fault.retry_class() != RetryClass::OutcomeUnknown || fault.help().contains(id) {
+        return fault;
+    }
+    Fault::new(
+        "RW3102",
+        RetryClass::OutcomeUnknown,
+        format!("whether `{what}` was executed is unknown: {}", fault.message()),
+        format!("send it again with {flag} {id}: it takes effect once, and you get its answer"),
+    )
+}
+
+fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,227 @@
+//! The client against a router that answers by a script.
+
+#![allow(clippy::disallowed_methods)] // connections of tests end with the test
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use rootward_client::{
+    Arguments, Client, Fault,
+    v1::{
+        self, RetryClass,
+        rootward_server::{Rootward, RootwardServer},
+    },
+};
+use tokio::net::TcpListener;
+use tonic::{
+    Request, Response, Status,
+    transport::{Server, server::TcpIncoming},
+};
+use uuid::Uuid;
+
+/// What the router heard: request id, time of issue, deadline.
+type Heard = (String, i64, String);
+
+#[derive(Clone, Default)]
+struct Script {
+    faults: Arc<Mutex<VecDeque<Fault>>>,
+    chain_statuses: Arc<Mutex<VecDeque<&'static str>>>,
+    heard: Arc<Mutex<Vec<Heard>>>,
+}
+
+impl Script {
+    fn failing(faults: impl IntoIterator<Item = Fault>) -> Script {
+        Script { faults: Arc::new(Mutex::new(faults.into_iter().collect())), ..Script::default() }
+    }
+
+    /// Serves on a free port until the test ends.
+    async fn serve(&self) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = format!("http://{}", listener.local_addr().expect("an address"));
+        let server = Server::builder().add_service(RootwardServer::new(self.clone()));
+        tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+        address
+    }
+
+    fn hear<T>(&self, request: &Request<T>, id: &str, issued_at_ms: i64) -> Result<(), Status> {
+        let timeout = request.metadata().get("grpc-timeout").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        self.heard.lock().expect("no panic").push((id.to_owned(), issued_at_ms, timeout.to_owned()));
+        match self.faults.lock().expect("no panic").pop_front() {
+            Some(fault) => Err(fault.into_status()),
+            None => Ok(()),
+        }
+    }
+
+    fn heard(&self) -> Vec<Heard> {
+        self.heard.lock().expect("no panic").clone()
+    }
+}
+
+impl Script {
+    fn answer_call(&self, request: Request<v1::CallRequest>) -> Result<v1::CallResponse, Status> {
+        self.hear(&request, &request.get_ref().request_id, request.get_ref().issued_at_ms)?;
+        Ok(v1::CallResponse { request_id: request.into_inner().request_id, ..v1::CallResponse::default() })
+    }
+
+    fn answer_chain(&self, request: Request<v1::StartChainRequest>) -> Result<v1::StartChainResponse, Status> {
+        self.hear(&request, &request.get_ref().chain_id, request.get_ref().issued_at_ms)?;
+        let status = self.chain_statuses.lock().expect("no panic").pop_front().unwrap_or("completed");
+        let is_first = self.heard().len() == 1;
+        let chain = v1::Chain { id: request.into_inner().chain_id, status: status.to_owned(), ..v1::Chain::default() };
+        Ok(v1::StartChainResponse { chain: Some(chain), from_stored_outcome: !is_first })
+    }
+
+    fn answer<M, T: Default>(&self, request: Request<M>) -> Result<T, Status> {
+        self.hear(&request, "", 0)?;
+        Ok(T::default())
+    }
+}
+
+macro_rules! service {
+    ($($name:ident($request:ident) -> $response:ident by $answer:ident;)*) => {
+        #[tonic::async_trait]
+        impl Rootward for Script {
+            $(async fn $name(&self, request: Request<v1::$request>) -> Result<Response<v1::$response>, Status> {
+                self.$answer(request).map(Response::new)
+            })*
+        }
+    };
+}
+
+service! {
+    call(CallRequest) -> CallResponse by answer_call;
+    start_chain(StartChainRequest) -> StartChainResponse by answer_chain;
+    query(QueryRequest) -> CallResponse by answer;
+    explain(ExplainRequest) -> ExplainResponse by answer;
+    list_chains(ListChainsRequest) -> ListChainsResponse by answer;
+    get_chain(GetChainRequest) -> GetChainResponse by answer;
+    replay_chains(ReplayChainsRequest) -> ReplayChainsResponse by answer;
+    compensate_chain(CompensateChainRequest) -> CompensateChainResponse by answer;
+    list_peers(ListPeersRequest) -> ListPeersResponse by answer;
+    list_partitions(ListPartitionsRequest) -> ListPartitionsResponse by answer;
+    get_schema(GetSchemaRequest) -> GetSchemaResponse by answer;
+    verify(VerifyRequest) -> VerifyResponse by answer;
+}
+
+fn unknown() -> Fault {
+    Fault::new("RW5003", RetryClass::OutcomeUnknown, "the stream broke", "")
+}
+
+/// An address that nobody listens on.
+async fn nobody() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    format!("http://{}", listener.local_addr().expect("an address"))
+}
+
+#[tokio::test]
+async fn every_try_carries_the_same_id_and_the_same_time_of_issue() {
+    let reroute = Fault::new("RW2005", RetryClass::Reroute, "another owner", "");
+    let script = Script::failing([unknown(), reroute, Fault::retry("RW5002", "peer away", "")]);
+    let client = Client::new([script.serve().await]).expect("an address");
+    let id = Uuid::now_v7();
+    let answer = client.call("withdraw", Arguments::new()).with_request_id(id).send().await.expect("the fourth try is answered");
+    assert_eq!(answer.request_id, id.to_string());
+    let heard = script.heard();
+    assert_eq!(heard.len(), 4);
+    assert!(heard.iter().all(|(other, issued_at, _)| *other == id.to_string() && *issued_at == heard[0].1 && *issued_at > 0));
+}
+
+#[tokio::test]
+async fn the_deadline_is_passed_on_and_shrinks() {
+    let script = Script::failing([unknown()]);
+    let client = Client::new([script.serve().await]).expect("an address");
+    client.call("withdraw", Arguments::new()).with_deadline(Duration::from_secs(2)).send().await.expect("answered");
+    let micros = |text: &str| match text.split_at(text.len() - 1) {
+        (digits, "u") => digits.parse::<u64>().expect("digits"),
+        (digits, "m") => digits.parse::<u64>().expect("digits") * 1000,
+        (digits, "n") => digits.parse::<u64>().expect("digits") / 1000,
+        other => panic!("{other:?}"),
+    };
+    let left: Vec<u64> = script.heard().iter().map(|(_, _, timeout)| micros(timeout)).collect();
+    assert!(left[0] <= 2_000_000 && left[1] < left[0] && left[1] > 1_000_000, "{left:?}");
+}
+
+#[tokio::test]
+async fn a_refusal_is_not_repeated() {
+    let script = Script::failing([Fault::refused("RW3101", "insufficient funds", "balance is 1")]);
+    let client = Client::new([script.serve().await]).expect("an address");
+    let fault = client.call("withdraw", Arguments::new()).send().await.expect_err("refused");
+    assert_eq!((fault.code(), fault.help(), script.heard().len()), ("RW3101", "balance is 1", 1));
+}
+
+#[tokio::test]
+async fn overload_is_repeated_within_a_budget_only() {
+    let full = || Fault::retry("RW3001", "full", "");
+    let script = Script::failing((0..1000).map(|_| full()));
+    let client = Client::new([script.serve().await]).expect("an address").with_deadline(Duration::from_secs(60));
+    let mut heard_before = 0;
+    for (request, tries) in [11, 1, 1].into_iter().enumerate() {
+        // The pauses of ten tries are over in a few seconds.
+        let fault = client.call("withdraw", Arguments::new()).send().await.expect_err("full");
+        assert_eq!(fault.code(), "RW3001");
+        assert_eq!(script.heard().len() - heard_before, tries, "request {request}");
+        heard_before = script.heard().len();
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_outcome_stays_unknown_and_names_its_id() {
+    let away = (0..1000).map(|_| Fault::retry("RW5002", "peer away", ""));
+    let script = Script::failing(std::iter::once(unknown()).chain(away));
+    let client = Client::new([script.serve().await]).expect("an address");
+    let call = client.call("withdraw", Arguments::new()).with_deadline(Duration::from_millis(300));
+    let id = call.request_id().to_owned();
+    let fault = call.send().await.expect_err("the deadline is over");
+    assert_eq!((fault.code(), fault.retry_class()), ("RW3102", RetryClass::OutcomeUnknown));
+    assert!(fault.help().contains(&id), "{}", fault.help());
+}
+
+#[tokio::test]
+async fn the_next_router_is_asked_when_one_is_away() {
+    let script = Script::default();
+    let client = Client::new([nobody().await, script.serve().await]).expect("two addresses");
+    for _ in 0..3 {
+        client.peers().await.expect("the second router answers");
+    }
+    assert_eq!(script.heard().len(), 3);
+}
+
+#[tokio::test]
+async fn no_router_at_all_is_told_as_not_executed_and_soon() {
+    let client = Client::new([nobody().await, nobody().await]).expect("two addresses").with_patience(Duration::from_millis(100));
+    let fault = client.call("withdraw", Arguments::new()).send().await.expect_err("nobody is there");
+    assert_eq!((fault.code(), fault.retry_class()), ("RW5009", RetryClass::Retry));
+    assert!(fault.message().contains("refused"), "{}", fault.message());
+    assert_eq!(Client::connect([nobody().await]).await.map_err(|fault| fault.code().to_owned()).err().as_deref(), Some("RW5009"));
+}
+
+#[tokio::test]
+async fn a_command_without_an_id_is_not_repeated_when_its_answer_is_lost() {
+    let script = Script::failing([unknown()]);
+    let client = Client::new([script.serve().await]).expect("an address");
+    let fault = client.replay_chains(v1::ChainFilter::default(), "", false).await.expect_err("lost");
+    assert!(fault.help().contains("chain list"), "{}", fault.help());
+    assert_eq!(script.heard().len(), 1);
+    let asked = Script::failing([unknown()]);
+    let client = Client::new([asked.serve().await]).expect("an address");
+    client.replay_chains(v1::ChainFilter::default(), "", true).await.expect("a dry run changes nothing");
+    assert_eq!(asked.heard().len(), 2);
+}
+
+#[tokio::test]
+async fn a_chain_is_waited_for_until_it_ends_and_accepted_ones_are_not() {
+    let script = Script { chain_statuses: Arc::new(Mutex::new(["running", "compensating", "compensated"].into())), ..Script::default() };
+    let client = Client::new([script.serve().await]).expect("an address");
+    let response = client.start_chain("transfer", Arguments::new()).send().await.expect("it ends");
+    assert_eq!(response.chain.expect("a chain").status, "compensated");
+    assert!(!response.from_stored_outcome, "it was started by this request");
+    assert!(script.heard().windows(2).all(|pair| pair[0].0 == pair[1].0), "always the same chain");
+
+    let script = Script { chain_statuses: Arc::new(Mutex::new(["running"].into())), ..Script::default() };
+    let client = Client::new([script.serve().await]).expect("an address");
+    let response = client.start_chain("transfer", Arguments::new()).accepted().send().await.expect("accepted");
+    assert_eq!((response.chain.expect("a chain").status.as_str(), script.heard().len()), ("running", 1));
+}
