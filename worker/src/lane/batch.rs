@@ -3,18 +3,18 @@
 //! First optimistically, all together. If anything is refused, everything is taken back and each unit runs again behind a
 //! savepoint of its own, so that a refusal harms nobody else. Nothing is answered before COMMIT has been.
 
-use std::{collections::HashMap, ops::Range, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use rootward_proto::{Fault, v1::RetryClass};
 
 use super::{
-    outcome::{NewOutcome, StoredKind, encode_reply, response_of, stored_answer},
+    context::LaneContext,
+    outcome::{NewOutcome, StoredKind, encode_reply, stored_answer},
+    positions::Positions,
     refusal,
-    run::LaneContext,
-    unit::{Answer, Done, Unit},
+    unit::{Answer, Unit},
 };
 use crate::{
-    execute::REFERENCE_PARTITION,
     fail_point,
     pg::{Call, Connection, ConnectionLost, Pipeline, ServerError, StatementResult},
 };
@@ -372,44 +372,6 @@ impl Batch<'_> {
     }
 }
 
-/// Which results belong to which unit: an ad-hoc call gives two, every other call one.
-struct Positions {
-    effects: Vec<Range<usize>>,
-    /// For each call its first result.
-    firsts: Vec<usize>,
-    total: usize,
-}
-
-impl Positions {
-    fn new(calls: &[Call], effects: Vec<Range<usize>>) -> Positions {
-        let mut total = 0;
-        let firsts = calls
-            .iter()
-            .map(|call| {
-                let first = total;
-                total += call.result_count();
-                first
-            })
-            .collect();
-        Positions { effects, firsts, total }
-    }
-
-    fn results_of(&self, unit: usize) -> Range<usize> {
-        let calls = &self.effects[unit];
-        let at = |call: usize| self.firsts.get(call).copied().unwrap_or(self.total);
-        at(calls.start)..at(calls.end)
-    }
-
-    fn call_at(&self, result: usize) -> usize {
-        self.firsts.partition_point(|first| *first <= result).saturating_sub(1)
-    }
-
-    fn unit_at(&self, result: usize) -> Option<usize> {
-        let call = self.call_at(result);
-        self.effects.iter().position(|range| range.contains(&call))
-    }
-}
-
 fn plain(pipeline: &mut Pipeline, sql: &str) -> Result<(), Failure> {
     pipeline.push_plain(sql).map_err(|error| before_commit(error.into()))
 }
@@ -435,60 +397,4 @@ fn new_outcome<'a>(unit: &'a Unit, answer: &Answer) -> Option<NewOutcome<'a>> {
     }
     let (kind, reply) = if outcome.is_tombstone { (StoredKind::Tombstone, Vec::new()) } else { encode_reply(answer) };
     Some(NewOutcome { partition: unit.partition, key: &outcome.key, fingerprint: &outcome.fingerprint, kind, reply })
-}
-
-impl LaneContext {
-    /// The statements of a unit, ours around the users'.
-    fn calls_of(&self, unit: &Unit) -> Vec<Call> {
-        let mut calls = Vec::with_capacity(unit.effect.len() + unit.after.len() + 3);
-        calls.extend(unit.context.as_ref().map(|context| self.enter(context)));
-        calls.extend(unit.effect.iter().map(|planned| planned.call.clone()));
-        // A constraint that waits for COMMIT would fail there for the whole batch.
-        calls.extend(self.closing_calls().iter().cloned());
-        calls.extend(unit.after.iter().cloned());
-        calls
-    }
-
-    /// The user's statement at a place among [`LaneContext::calls_of`].
-    fn statement_at<'u>(&self, unit: &'u Unit, call: usize) -> Option<&'u super::unit::Planned> {
-        unit.effect.get(call.checked_sub(usize::from(unit.context.is_some()))?)
-    }
-
-    /// The refusal of the first statement whose row count is not what it expects, if its result is among these. It comes
-    /// before the error of a later statement, which was on its way already.
-    fn missed_expectation(&self, unit: &Unit, results: &[StatementResult]) -> Option<Fault> {
-        let mut results = results.iter().skip(usize::from(unit.context.is_some()));
-        unit.effect.iter().find_map(|planned| {
-            let result = results.by_ref().nth(planned.call.result_count() - 1)?;
-            let expect = planned.expect.as_ref().filter(|expect| !expect.rows.is_met_by(result.row_count))?;
-            Some(refusal::missed(unit, planned, &expect.reason, result.row_count))
-        })
-    }
-
-    /// The answer that the results of [`LaneContext::calls_of`] make.
-    fn answer_of(&self, unit: &Unit, results: &[StatementResult]) -> Answer {
-        if let Some(fault) = self.missed_expectation(unit, results) {
-            return Err(fault);
-        }
-        if results.iter().any(|result| result.is_too_large) {
-            return Err(refusal::too_large(unit));
-        }
-        let mut results = results.iter().skip(usize::from(unit.context.is_some()));
-        let mut last = StatementResult::default();
-        for planned in &unit.effect {
-            let result = results.by_ref().nth(planned.call.result_count() - 1).cloned().unwrap_or_default();
-            if !result.columns.is_empty() {
-                last = result;
-            } else if last.columns.is_empty() {
-                last.row_count = result.row_count;
-            }
-        }
-        let after: Vec<StatementResult> = results.skip(self.closing_calls().len()).cloned().collect();
-        let mut response = response_of(&last);
-        if unit.partition == REFERENCE_PARTITION {
-            response.reference_version =
-                after.last().and_then(StatementResult::scalar).and_then(|text| text.parse().ok()).unwrap_or_default();
-        }
-        Ok(Done { response, after })
-    }
 }

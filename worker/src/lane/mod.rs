@@ -1,16 +1,20 @@
 //! Lanes: each runs the transactions of its partitions one after another on one connection, in batches of whatever waits.
 //!
 //! `unit` is what a batch is made of, `outcome` what is stored for it, `refusal` the judgement of PostgreSQL's errors,
-//! `batch` the one PostgreSQL transaction, `run` the loop, `queue` the way in.
+//! `context` what is sent for a unit and what its results mean, `batch` the one PostgreSQL transaction, `run` the loop,
+//! `queue` the way in.
 
 mod batch;
+mod context;
 mod outcome;
+mod positions;
 mod queue;
 mod refusal;
 mod run;
 mod unit;
 
+pub(crate) use context::LaneContext;
 pub(crate) use outcome::{Fingerprint, OutcomeKey};
 pub(crate) use queue::{Counters, LaneHandle, Share};
-pub(crate) use run::{LaneContext, start_lane};
+pub(crate) use run::start_lane;
 pub(crate) use unit::{Done, Planned, Unit, UnitOutcome};

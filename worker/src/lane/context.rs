@@ -1,0 +1,184 @@
+//! What a lane sends for a unit and for a batch, and what a unit's results mean.
+
+use rootward_proto::Fault;
+use rootward_schema::{DeferrableConstraint, Text, quoted};
+
+use super::{
+    outcome::{NewOutcome, OutcomeKey, response_of},
+    refusal,
+    unit::{Answer, Done, Planned, Unit},
+};
+use crate::{
+    execute::REFERENCE_PARTITION,
+    pg::{Call, StatementResult},
+};
+
+/// What a lane knows besides its connection.
+pub(crate) struct LaneContext {
+    number: u32,
+    secret: Text,
+    term: Text,
+    closing: Vec<Call>,
+}
+
+impl LaneContext {
+    pub(crate) fn new(number: u32, secret: &[u8], term: i64, deferrable: &[DeferrableConstraint]) -> LaneContext {
+        LaneContext {
+            number,
+            secret: Some(format!("\\x{}", hex::encode(secret))),
+            term: Some(term.to_string()),
+            closing: closing_calls(deferrable),
+        }
+    }
+
+    pub(super) fn number(&self) -> u32 {
+        self.number
+    }
+
+    pub(super) fn begin(&self, epochs: &[(i32, i64)]) -> Call {
+        let partitions = array(epochs.iter().map(|(partition, _)| partition.to_string()));
+        let epochs = array(epochs.iter().map(|(_, epoch)| epoch.to_string()));
+        Call::prepared(
+            "select rootward.begin_batch($1, $2, $3, $4)",
+            vec![self.secret.clone(), self.term.clone(), Some(partitions), Some(epochs)],
+        )
+    }
+
+    pub(super) fn enter(&self, context: &str) -> Call {
+        Call::prepared("select rootward.enter($1, $2)", vec![self.secret.clone(), Some(context.to_owned())])
+    }
+
+    pub(super) fn find(&self, units: &[&Unit]) -> Call {
+        let outcomes: Vec<_> = units.iter().filter_map(|unit| Some((unit.partition, &unit.outcome.as_ref()?.key))).collect();
+        let column = |of: &dyn Fn(&(i32, &OutcomeKey)) -> String| Some(array(outcomes.iter().map(of)));
+        Call::prepared(
+            "select * from rootward.find_outcomes($1, $2, $3, $4, $5, $6, $7, $8)",
+            vec![
+                self.secret.clone(),
+                column(&|(partition, _)| partition.to_string()),
+                column(&|(_, key)| key.entity.clone()),
+                column(&|(_, key)| key.root_key.clone()),
+                column(&|(_, key)| key.request_id.to_string()),
+                column(&|(_, key)| key.step.to_string()),
+                column(&|(_, key)| key.element.to_string()),
+                column(&|(_, key)| key.direction().to_owned()),
+            ],
+        )
+    }
+
+    pub(super) fn record(&self, outcomes: &[NewOutcome<'_>]) -> Call {
+        let column = |of: &dyn Fn(&NewOutcome<'_>) -> String| Some(array(outcomes.iter().map(of)));
+        Call::prepared(
+            "select rootward.record($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+            vec![
+                self.secret.clone(),
+                column(&|row| row.partition.to_string()),
+                column(&|row| row.key.entity.clone()),
+                column(&|row| row.key.root_key.clone()),
+                column(&|row| row.key.request_id.to_string()),
+                column(&|row| row.key.step.to_string()),
+                column(&|row| row.key.element.to_string()),
+                column(&|row| row.key.direction().to_owned()),
+                column(&|row| row.kind.name().to_owned()),
+                column(&|row| row.fingerprint.transaction.clone()),
+                column(&|row| format!("\\x{}", hex::encode(&row.fingerprint.hash))),
+                column(&|row| format!("\\x{}", hex::encode(&row.reply))),
+            ],
+        )
+    }
+
+    /// What ends each unit.
+    pub(super) fn closing_calls(&self) -> &[Call] {
+        &self.closing
+    }
+}
+
+/// Makes every constraint that can wait immediate, which checks it now, and then again what the schema says. After that,
+/// settings that a function of the users' changed become the session's own again: the next unit must not meet them, nor
+/// COMMIT, which `synchronous_commit = off` would make a promise that PostgreSQL doesn't keep.
+fn closing_calls(deferrable: &[DeferrableConstraint]) -> Vec<Call> {
+    let mut calls = Vec::new();
+    let names = |rows: Vec<&DeferrableConstraint>| rows.iter().map(|row| quoted(&row.name)).collect::<Vec<_>>().join(", ");
+    if !deferrable.is_empty() {
+        calls.push(Call::prepared(format!("set constraints {} immediate", names(deferrable.iter().collect())), Vec::new()));
+    }
+    let deferred: Vec<_> = deferrable.iter().filter(|row| row.is_initially_deferred).collect();
+    if !deferred.is_empty() {
+        calls.push(Call::prepared(format!("set constraints {} deferred", names(deferred)), Vec::new()));
+    }
+    calls.push(Call::prepared("reset all", Vec::new()));
+    calls
+}
+
+/// An array in PostgreSQL's text form.
+fn array(values: impl Iterator<Item = String>) -> String {
+    let quoted: Vec<String> = values.map(|value| format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))).collect();
+    format!("{{{}}}", quoted.join(","))
+}
+
+impl LaneContext {
+    /// The statements of a unit, ours around the users'.
+    pub(super) fn calls_of(&self, unit: &Unit) -> Vec<Call> {
+        let mut calls = Vec::with_capacity(unit.effect.len() + unit.after.len() + 3);
+        calls.extend(unit.context.as_ref().map(|context| self.enter(context)));
+        calls.extend(unit.effect.iter().map(|planned| planned.call.clone()));
+        // A constraint that waits for COMMIT would fail there for the whole batch.
+        calls.extend(self.closing_calls().iter().cloned());
+        calls.extend(unit.after.iter().cloned());
+        calls
+    }
+
+    /// The user's statement at a place among [`LaneContext::calls_of`].
+    pub(super) fn statement_at<'u>(&self, unit: &'u Unit, call: usize) -> Option<&'u Planned> {
+        unit.effect.get(call.checked_sub(usize::from(unit.context.is_some()))?)
+    }
+
+    /// The refusal of the first statement whose row count is not what it expects, if its result is among these. It comes
+    /// before the error of a later statement, which was on its way already.
+    pub(super) fn missed_expectation(&self, unit: &Unit, results: &[StatementResult]) -> Option<Fault> {
+        let mut results = results.iter().skip(usize::from(unit.context.is_some()));
+        unit.effect.iter().find_map(|planned| {
+            let result = results.by_ref().nth(planned.call.result_count() - 1)?;
+            let expect = planned.expect.as_ref().filter(|expect| !expect.rows.is_met_by(result.row_count))?;
+            Some(refusal::missed(unit, planned, &expect.reason, result.row_count))
+        })
+    }
+
+    /// The answer that the results of [`LaneContext::calls_of`] make.
+    pub(super) fn answer_of(&self, unit: &Unit, results: &[StatementResult]) -> Answer {
+        if let Some(fault) = self.missed_expectation(unit, results) {
+            return Err(fault);
+        }
+        if results.iter().any(|result| result.is_too_large) {
+            return Err(refusal::too_large(unit));
+        }
+        let mut results = results.iter().skip(usize::from(unit.context.is_some()));
+        let mut last = StatementResult::default();
+        for planned in &unit.effect {
+            let result = results.by_ref().nth(planned.call.result_count() - 1).cloned().unwrap_or_default();
+            if !result.columns.is_empty() {
+                last = result;
+            } else if last.columns.is_empty() {
+                last.row_count = result.row_count;
+            }
+        }
+        let after: Vec<StatementResult> = results.skip(self.closing_calls().len()).cloned().collect();
+        let mut response = response_of(&last);
+        if unit.partition == REFERENCE_PARTITION {
+            response.reference_version =
+                after.last().and_then(StatementResult::scalar).and_then(|text| text.parse().ok()).unwrap_or_default();
+        }
+        Ok(Done { response, after })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arrays_quote_what_would_break_them() {
+        assert_eq!(array(["a\"b".to_owned(), "c\\d".to_owned(), "e,f".to_owned()].into_iter()), r#"{"a\"b","c\\d","e,f"}"#);
+        assert_eq!(array(std::iter::empty()), "{}");
+    }
+}
