@@ -9,6 +9,7 @@ mod config;
 mod explain;
 mod follow;
 mod link;
+mod message;
 mod request;
 mod routing;
 mod run;

@@ -7,15 +7,12 @@ use rootward_proto::{
     Fault, FaultResult,
     v1::{self, reply, rootward_server, worker_client::WorkerClient},
 };
-use rootward_schema::{Expression, Text};
-use std::collections::BTreeMap;
 use tokio::{sync::Semaphore, time::Instant};
 use tonic::{Request, Response, Status, transport::Channel};
-use uuid::Uuid;
 
 use crate::{
     Catalog, CatalogPeer, Routing, explain, link,
-    request::{canonical_arguments, canonical_root, find_transaction, resolve_root},
+    message::{call_message, chain_message, query_message},
     verify,
 };
 
@@ -220,121 +217,6 @@ fn names(missing: &[(CatalogPeer, Fault)]) -> Vec<String> {
     missing.iter().map(|(peer, _)| peer.id.clone()).collect()
 }
 
-fn call_message(catalog: &Catalog, request: v1::CallRequest) -> FaultResult<v1::Execute> {
-    let transaction = find_transaction(&catalog.schema, &request.transaction)?;
-    let arguments = canonical_arguments(&transaction.name, &transaction.parameters, &request.arguments)?;
-    let (entity, root_key) = resolve_root(transaction, &arguments)?;
-    Ok(v1::Execute {
-        transaction: request.transaction,
-        entity,
-        root_key,
-        arguments: text_arguments(arguments),
-        request_id: id_or_new("request", &request.request_id)?,
-        direction: v1::Direction::Do.into(),
-        issued_at_ms: issued_at(request.issued_at_ms),
-        ..v1::Execute::default()
-    })
-}
-
-fn chain_message(catalog: &Catalog, request: v1::StartChainRequest) -> FaultResult<v1::Execute> {
-    let schema = &catalog.schema;
-    let chain = schema.chains.get(&request.chain).ok_or_else(|| {
-        let known = schema.chains.keys().cloned().collect::<Vec<_>>().join(", ");
-        Fault::refused("RW4004", format!("there is no chain `{}` in schema `{}`", request.chain, schema.name), format!("it has: {known}"))
-    })?;
-    let input = canonical_arguments(&chain.name, &chain.parameters, &request.input)?;
-    let step = chain.steps.first().ok_or_else(|| Fault::internal("a chain without steps"))?;
-    let element = match &step.for_each {
-        Some(Expression::Parameter(list)) => first_element(&chain.name, list, &input)?,
-        _ => None,
-    };
-    let value = |expression: &Expression| -> FaultResult<Text> {
-        match expression {
-            Expression::Literal(text) => Ok(Some(text.clone())),
-            Expression::Parameter(name) => Ok(input.get(name).cloned().flatten()),
-            Expression::Element(field) => Ok(element_text(element.as_ref(), field.as_deref())),
-            Expression::StepResult { .. } => Err(Fault::internal("the first step can't use an earlier one's result")),
-        }
-    };
-    let transaction = find_transaction(schema, &step.call)?;
-    let mut arguments = BTreeMap::new();
-    for column in &transaction.parameters {
-        let is_root = matches!(&transaction.target, rootward_schema::Target::Root { parameter, .. } if *parameter == column.name);
-        let expression = if is_root { Some(&step.root_key) } else { step.args.get(&column.name) };
-        let text = expression.map(&value).transpose()?.flatten();
-        let text = text.map(|text| column.r#type.canonical(&text)).transpose().map_err(|error| {
-            Fault::refused(
-                "RW4004",
-                format!("`{}`, step `{}`: argument `{}`: {error}", chain.name, step.name, column.name),
-                "see the chain in rootward.toml",
-            )
-        })?;
-        arguments.insert(column.name.clone(), text);
-    }
-    let (entity, root_key) = resolve_root(transaction, &arguments)?;
-    Ok(v1::Execute {
-        transaction: step.call.clone(),
-        entity,
-        root_key,
-        arguments: text_arguments(arguments),
-        request_id: id_or_new("chain", &request.chain_id)?,
-        direction: v1::Direction::Do.into(),
-        issued_at_ms: issued_at(request.issued_at_ms),
-        open_chain: Some(v1::OpenChain {
-            definition: chain.name.clone(),
-            input: serde_json::to_string(&input).map_err(|error| Fault::internal(error.to_string()))?,
-            wait: if request.wait == i32::from(v1::ChainWait::Accepted) { v1::ChainWait::Accepted } else { v1::ChainWait::Done }.into(),
-        }),
-        ..v1::Execute::default()
-    })
-}
-
-fn first_element(chain: &str, list: &str, input: &BTreeMap<String, Text>) -> FaultResult<Option<serde_json::Value>> {
-    let text = input.get(list).cloned().flatten().unwrap_or_default();
-    match serde_json::from_str::<serde_json::Value>(&text) {
-        Ok(serde_json::Value::Array(elements)) if !elements.is_empty() => Ok(elements.into_iter().next()),
-        _ => Err(Fault::refused(
-            "RW4004",
-            format!("`{chain}`: `{list}` is not a list with at least one element"),
-            "give it as JSON, such as '[{\"…\": …}]'",
-        )),
-    }
-}
-
-fn element_text(element: Option<&serde_json::Value>, field: Option<&str>) -> Text {
-    let value = match field {
-        Some(field) => element?.get(field)?,
-        None => element?,
-    };
-    match value {
-        serde_json::Value::Null => None,
-        serde_json::Value::String(text) => Some(text.clone()),
-        other => Some(other.to_string()),
-    }
-}
-
-fn text_arguments(arguments: BTreeMap<String, Text>) -> Vec<v1::TextArgument> {
-    arguments.into_iter().map(|(name, text)| v1::TextArgument { name, text }).collect()
-}
-
-fn id_or_new(of: &str, text: &str) -> FaultResult<Vec<u8>> {
-    if text.is_empty() {
-        return Ok(Uuid::now_v7().as_bytes().to_vec());
-    }
-    let id = Uuid::parse_str(text).map_err(|_| {
-        Fault::refused("RW2002", format!("`{text}` is no {of} id"), "an id is a UUID, such as 0198f3a0-0000-7000-8000-000000000001")
-    })?;
-    Ok(id.as_bytes().to_vec())
-}
-
-fn issued_at(given_ms: i64) -> i64 {
-    if given_ms > 0 {
-        return given_ms;
-    }
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
-}
-
 /// The value of a `grpc-timeout` header: up to eight digits and a unit.
 fn parse_timeout(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -365,16 +247,7 @@ impl rootward_server::Rootward for RouterService {
         let deadline = self.deadline(&request);
         let request = request.into_inner();
         let query = async {
-            let root_key = canonical_root(&*self.routing.catalog()?, &request.entity, &request.root_key)?;
-            let execute = v1::Execute {
-                sql: request.sql,
-                entity: request.entity,
-                root_key,
-                request_id: id_or_new("request", &request.request_id)?,
-                direction: v1::Direction::Do.into(),
-                issued_at_ms: issued_at(request.issued_at_ms),
-                ..v1::Execute::default()
-            };
+            let execute = query_message(&*self.routing.catalog()?, request)?;
             self.run(execute, deadline).await
         };
         query.await.map(Response::new).map_err(Fault::into_status)
