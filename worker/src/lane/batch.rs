@@ -22,6 +22,9 @@ use crate::{
 /// Says everything that a session's defaults would decide else: RESET ALL, which follows, comes too late for them.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE NOT DEFERRABLE";
 
+/// PostgreSQL's word for a prepared statement that is not there.
+const UNKNOWN_STATEMENT: &str = "26000";
+
 /// How a batch ended for its lane.
 #[derive(Debug)]
 pub(super) enum BatchEnd {
@@ -37,10 +40,21 @@ pub(super) enum BatchEnd {
 pub(super) async fn run_batch(context: &LaneContext, connection: &mut Connection, units: &[Unit]) -> (Vec<Answer>, BatchEnd) {
     let mut answers: Vec<Option<Answer>> = units.iter().map(|_| None).collect();
     let mut open: Vec<usize> = (0..units.len()).collect();
+    let mut has_prepared_again = false;
     let end = loop {
         let chosen: Vec<&Unit> = open.iter().map(|at| &units[*at]).collect();
         let mut batch = Batch { context, connection, units: &chosen };
-        match batch.together().await {
+        let attempt = match batch.together().await {
+            // Somebody's SQL, perhaps in an earlier batch, deallocated our statements. They are prepared anew; if they are
+            // gone once more, somebody in this batch does it, and finds out alone.
+            Err(Failure::Unprepared(_)) if !has_prepared_again => {
+                has_prepared_again = true;
+                continue;
+            }
+            Err(Failure::Unprepared(error)) => Ok(Attempt::Refused(0, refusal::judge(chosen[0], None, &error))),
+            attempt => attempt,
+        };
+        match attempt {
             Ok(Attempt::Committed(given)) => {
                 fill(&mut answers, &open, given);
                 break BatchEnd::Answered;
@@ -84,7 +98,7 @@ fn fail(answers: &mut [Option<Answer>], open: &[usize], units: &[Unit], failure:
     match failure {
         Failure::Lost { .. } => BatchEnd::ConnectionLost,
         Failure::TermOver => BatchEnd::TermOver,
-        Failure::WrongOwner | Failure::NotCommitted(_) => BatchEnd::Answered,
+        Failure::WrongOwner | Failure::NotCommitted(_) | Failure::Unprepared(_) => BatchEnd::Answered,
     }
 }
 
@@ -99,6 +113,8 @@ enum Failure {
     TermOver,
     WrongOwner,
     NotCommitted(String),
+    /// A prepared statement of ours is gone.
+    Unprepared(ServerError),
 }
 
 impl Failure {
@@ -125,7 +141,7 @@ impl Failure {
                 format!("partition {} has another owner", unit.partition),
                 "nothing was executed; the router finds the owner by itself",
             ),
-            Failure::NotCommitted(why) => {
+            Failure::Unprepared(ServerError { message: why, .. }) | Failure::NotCommitted(why) => {
                 Fault::retry("RW3105", format!("`{}` was not executed: its batch came to nothing: {why}", unit.label), "send it again")
             }
         }
@@ -178,6 +194,10 @@ impl Batch<'_> {
         }
         if let Some(error) = &ran.error {
             self.roll_back().await?;
+            if error.sqlstate == UNKNOWN_STATEMENT {
+                self.connection.forget_prepared();
+                return Err(Failure::Unprepared(error.clone()));
+            }
             // Nobody's fault among the units: the lock for a change of owner was not to be had in time, for example.
             let Some(place) = positions.unit_at(results.len()) else {
                 check_standing(error)?;
@@ -243,6 +263,9 @@ impl Batch<'_> {
                 match &ran.error {
                     Some(error) => {
                         let call = Positions::new(&calls, Vec::new()).call_at(results.len());
+                        if error.sqlstate == UNKNOWN_STATEMENT {
+                            self.connection.forget_prepared();
+                        }
                         if self.context.statement_at(unit, call).is_none() {
                             check_standing(error)?;
                         }
@@ -299,7 +322,11 @@ impl Batch<'_> {
     async fn given_up(&mut self, failure: Failure) -> Failure {
         match failure {
             Failure::Lost { .. } => failure,
-            _ => self.roll_back().await.err().unwrap_or(failure),
+            _ => {
+                // Whatever it was, the next batch starts from what it has prepared itself.
+                self.connection.forget_prepared();
+                self.roll_back().await.err().unwrap_or(failure)
+            }
         }
     }
 
@@ -382,8 +409,6 @@ fn check_standing(error: &ServerError) -> Result<(), Failure> {
         "RW001" => Err(Failure::TermOver),
         "RW002" => Err(Failure::WrongOwner),
         "RW003" => Err(Failure::NotCommitted(error.message.clone())),
-        // Somebody's SQL has deallocated our statements: this session is of no use any more.
-        "26000" => Err(before_commit(std::io::Error::other(error.message.clone()).into())),
         _ => Ok(()),
     }
 }

@@ -12,8 +12,8 @@ pub(super) fn judge(unit: &Unit, statement: Option<&Planned>, error: &ServerErro
     let place = statement.map(|planned| format!("; see {}", planned.location)).unwrap_or_default();
     let message = &error.message;
     let fault = match error.sqlstate.as_str() {
-        // A guard of ours that users' SQL called, or that it pretends to be.
-        "42501" | "RW001" | "RW002" | "RW003" => Fault::refused(
+        // A guard of ours that users' SQL called, or that it pretends to be; or the session's statements, which it deallocated.
+        "42501" | "RW001" | "RW002" | "RW003" | "26000" => Fault::refused(
             "RW2004",
             format!("`{label}` on {at} reached outside its root: {message}"),
             format!("a transaction touches the tree of one root and reads reference data; work over several roots is a chain{place}"),

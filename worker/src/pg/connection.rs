@@ -62,6 +62,11 @@ impl Connection {
         Ok(None)
     }
 
+    /// Takes nothing for prepared any more.
+    pub(crate) fn forget_prepared(&mut self) {
+        self.prepared.clear();
+    }
+
     async fn prepare(&mut self, call: &Call) -> Result<Result<(), ServerError>, ConnectionLost> {
         let name = format!("rootward_{}", self.prepared.len());
         let mut outbox = BytesMut::new();
