@@ -207,3 +207,46 @@ async fn called_off_steps_stay_so(bank: &Cluster, account: i64) {
     assert_eq!(fault.code(), "RW3106", "{fault}");
     assert_eq!(bank.reader().balance(account).await.expect("read"), Some(before + 100));
 }
+
+/// The design's bound on recoveries, and some room for a death before the first of them.
+const MOST_DEATHS: usize = 25;
+
+#[tokio::test]
+async fn a_step_that_kills_its_worker_each_time_parks_and_the_lane_goes_on() {
+    let mut bank = own_bank(1).await;
+    let client = bank.client().expect("a client");
+    let accounts = bank.open_accounts(&client, "p1", 2, 100).await.expect("opened");
+    let (from, to, id) = (accounts[0].to_string(), accounts[1].to_string(), Uuid::now_v7());
+    let poison = [("ROOTWARD_FAIL_POINT", "before_begin/transfer_in=kill")];
+    bank.embedded.kill_worker("p1").await.expect("it runs");
+    bank.embedded.start_worker("p1", &poison).await.expect("it starts");
+    bank.wait_until_serving("p1", 1).await.expect("it serves");
+    // Its answer dies with the worker.
+    let _ = client.start_chain("transfer", &transfer(&from, &to, "1"), id).await;
+    let reader = bank.reader();
+    let mut deaths = 0;
+    loop {
+        let pid = bank.embedded.worker_pid("p1").expect("it was started");
+        let end = until("the worker dies or the chain parks", async || {
+            let statuses = reader.chain_statuses(id).await.ok()?;
+            let is_dead = !std::path::Path::new(&format!("/proc/{pid}")).exists();
+            (is_dead || statuses == ["parked"]).then_some(is_dead)
+        });
+        if !end.await.expect("one or the other") {
+            break;
+        }
+        deaths += 1;
+        assert!(deaths <= MOST_DEATHS, "a poisonous chain is recovered for ever");
+        bank.embedded.wait_for_worker_end("p1").await;
+        bank.embedded.start_worker("p1", &poison).await.expect("it starts");
+    }
+    assert!(deaths > 1, "the step did kill its worker");
+    // The worker that parked it lives on, and its lanes with it.
+    client.settle("deposit", &[("account_id", &to), ("amount", "1")], Uuid::now_v7()).await.expect("the lane goes on");
+    bank.embedded.kill_worker("p1").await.expect("it runs");
+    bank.embedded.start_worker("p1", &[]).await.expect("it starts, healed");
+    until("the chain is replayed", async || client.replay(id).await.ok()).await.expect("it is parked");
+    let completed = async || reader.chain_statuses(id).await.ok().filter(|statuses| statuses == &["completed"]);
+    until("it completes", completed).await.expect("its step is well now");
+    check_bank(&bank).await.expect("every promise is kept");
+}
