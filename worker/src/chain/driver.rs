@@ -169,8 +169,12 @@ impl Driver {
                 Err(fault) => fault,
             };
             match fault.retry_class() {
-                RetryClass::Refused if is_tombstone => return Ok((Err(fault), resolved)),
-                RetryClass::Refused if resolved.parks_on_refusal && fault.code() != "RW4005" => return Err(halt(fault, attempts + 1)),
+                // Only what stands at the root may turn the chain back: else the step could still take effect after its
+                // predecessors were undone. The rest waits for a person, such as arguments that a new schema doesn't take.
+                RetryClass::Refused if !stands_at_root(&fault, is_tombstone) => return Err(halt(fault, attempts + 1)),
+                RetryClass::Refused if !is_tombstone && resolved.parks_on_refusal && fault.code() != "RW4005" => {
+                    return Err(halt(fault, attempts + 1));
+                }
                 RetryClass::Refused => return Ok((Err(fault), resolved)),
                 // Never reached it: no attempt. It goes on at once when the peer is back.
                 RetryClass::Reroute => {
@@ -294,6 +298,13 @@ fn is_away(fault: &Fault) -> bool {
     matches!(fault.code(), "RW5002" | "RW5004" | "RW3001" | "RW3103" | "RW2006")
 }
 
+/// Whether a refusal is an outcome at the step's root: one that was stored before, or one that a lane has just recorded.
+/// What is refused before it reaches a lane leaves nothing there, and a tombstone is refused by a stored outcome only.
+fn stands_at_root(fault: &Fault, is_tombstone: bool) -> bool {
+    let is_recorded_by_lane = matches!(fault.code(), "RW3101" | "RW2004" | "RW3108");
+    fault.as_wire().from_stored_outcome || (is_recorded_by_lane && !is_tombstone)
+}
+
 pub(super) fn error_json(fault: &Fault) -> String {
     let failure = fault.as_wire();
     serde_json::json!({
@@ -306,4 +317,24 @@ pub(super) fn error_json(fault: &Fault) -> String {
 async fn sleep(pause: Duration) {
     let jittered = pause.mul_f64(rand::rng().random_range(0.8..1.2));
     tokio::time::sleep(jittered).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_refusal_that_stands_at_the_root_turns_a_chain_back() {
+        let fresh = |code| Fault::refused(code, "", "");
+        for code in ["RW3101", "RW2004", "RW3108"] {
+            assert!(stands_at_root(&fresh(code), false), "{code}");
+            assert!(!stands_at_root(&fresh(code), true), "{code}");
+        }
+        // No transaction, other arguments, another root, an id of somebody else's: nothing was recorded.
+        for code in ["RW2001", "RW2002", "RW2003", "RW2007", "RW3106", "RW3107"] {
+            assert!(!stands_at_root(&fresh(code), false) && !stands_at_root(&fresh(code), true), "{code}");
+        }
+        assert!(stands_at_root(&fresh("RW3101").from_stored_outcome(), true));
+        assert!(stands_at_root(&fresh("RW4005").from_stored_outcome(), false));
+    }
 }
