@@ -125,8 +125,8 @@ enum Refusal {
     Incomplete,
     #[error("holds version {0}")]
     TooOld(Version),
-    #[error("doesn't tell its version")]
-    Unknown,
+    #[error("doesn't tell its version: {0}")]
+    Unknown(String),
 }
 
 fn judge(directory: &Path) -> Result<Version, Refusal> {
@@ -138,8 +138,8 @@ fn judge(directory: &Path) -> Result<Version, Refusal> {
     if !directory.is_absolute() || !["initdb", "postgres", "pg_ctl"].into_iter().all(is_program) {
         return Err(Refusal::Incomplete);
     }
-    let output = Command::new(directory.join("postgres")).arg("--version").output().map_err(|_| Refusal::Unknown)?;
-    let version = Version::parse(&String::from_utf8_lossy(&output.stdout)).ok_or(Refusal::Unknown)?;
+    let output = Command::new(directory.join("postgres")).arg("--version").output().map_err(|error| Refusal::Unknown(error.to_string()))?;
+    let version = Version::parse(&String::from_utf8_lossy(&output.stdout)).ok_or_else(|| Refusal::Unknown(output.status.to_string()))?;
     if version.major < OLDEST_MAJOR { Err(Refusal::TooOld(version)) } else { Ok(version) }
 }
 
@@ -168,16 +168,20 @@ fn major_of(name: &OsString, prefix: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
+    /// A folder with scripts that answer as the programs do.
+    ///
+    /// A child writes them: were one open for writing here while another test starts a process, that process would hold it open
+    /// for a moment too, and Linux refuses to run a file that is open for writing.
     fn programs(names: &[&str], version: &str) -> tempfile::TempDir {
         let directory = tempfile::tempdir().expect("a temporary directory");
         for name in names {
             let path = directory.path().join(name);
-            std::fs::write(&path, format!("#!/bin/sh\necho 'postgres (PostgreSQL) {version}'\n")).expect("written");
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("executable");
+            let script = format!("#!/bin/sh\necho 'postgres (PostgreSQL) {version}'");
+            let write = r#"printf '%s\n' "$2" > "$1" && chmod 755 "$1""#;
+            let written = Command::new("sh").args(["-c", write, "sh"]).arg(&path).arg(script).status().expect("sh runs");
+            assert!(written.success(), "{written}");
         }
         directory
     }
