@@ -179,6 +179,8 @@ pub const BUILT_IN_PARAMETERS: &[(&str, Type)] = &[
 ];
 
 /// A chain: steps over several roots.
+///
+/// A chain in flight keeps the definition that it started with as JSON, so every setting that was added later has a default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Chain {
     /// The chain's name.
@@ -187,18 +189,24 @@ pub struct Chain {
     pub parameters: Vec<Column>,
     /// The steps in order.
     pub steps: Vec<Step>,
+    /// How long after its start the chain is called back if it has not passed its pivot, in milliseconds.
+    #[serde(default)]
+    pub deadline_ms: Option<u64>,
+    /// What a completed chain answers, by name.
+    #[serde(default)]
+    pub result: BTreeMap<String, Expression>,
 }
 
-/// One step of a chain.
+/// One step of a chain: a transaction at a root, or a wait at the chain's home.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     /// The step's name, unique in its chain.
     pub name: String,
-    /// The declared transaction that it calls.
+    /// The declared transaction that it calls; empty for a wait.
     pub call: String,
-    /// The root entity that `call` runs at.
+    /// The root entity that `call` runs at; for a wait that of the first step.
     pub entity: String,
-    /// The root key.
+    /// The root key; for a wait that of the first step.
     pub root_key: Expression,
     /// The arguments of `call`, without the root key's.
     pub args: BTreeMap<String, Expression>,
@@ -210,6 +218,71 @@ pub struct Step {
     pub is_pivot: bool,
     /// What a refusal of this step does.
     pub on_failure: OnFailure,
+    /// The earlier steps, by their places from 0, that must be done before this one begins; none means the step before it.
+    #[serde(default)]
+    pub after: Option<Vec<u32>>,
+    /// How transient errors are retried.
+    #[serde(default)]
+    pub retry: Retry,
+    /// What happens when the attempts are used up.
+    #[serde(default)]
+    pub on_exhausted: OnExhausted,
+    /// What the step waits for in place of a transaction.
+    #[serde(default)]
+    pub wait: Option<Wait>,
+}
+
+/// What a step waits for. Its outcome is stored at the chain's home like any other step's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wait {
+    /// For time to pass.
+    Timer {
+        /// How long, in milliseconds, from when the step begins.
+        after_ms: u64,
+    },
+    /// For somebody to send a signal of the step's name.
+    Signal {
+        /// What the signal carries, by name; later steps use it as `$steps.STEP.NAME`.
+        payload: Vec<Column>,
+        /// How long it waits, in milliseconds; then the step counts as refused. None waits as long as it takes.
+        timeout_ms: Option<u64>,
+    },
+}
+
+/// How transient errors of a step are retried. A peer that is away is no attempt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Retry {
+    /// The pause before the second attempt, in milliseconds.
+    pub initial_ms: u64,
+    /// By how much each further pause is longer.
+    pub factor: f64,
+    /// The longest pause, in milliseconds.
+    pub max_ms: u64,
+    /// How many attempts there are in all.
+    pub attempts: u32,
+    /// The part of a pause, from 0 to 1, by which it is shortened or lengthened at random.
+    pub jitter: f64,
+    /// SQLSTATEs that use up the attempts at once.
+    pub non_retryable: Vec<String>,
+}
+
+impl Default for Retry {
+    fn default() -> Retry {
+        Retry { initial_ms: 50, factor: 2.0, max_ms: 60_000, attempts: 20, jitter: 0.2, non_retryable: Vec::new() }
+    }
+}
+
+/// What happens when a step's attempts are used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnExhausted {
+    /// The chain waits for a person.
+    #[default]
+    Park,
+    /// As if the step had been refused: it is called off, and what took effect is undone.
+    Fail,
 }
 
 /// What undoes a step.
@@ -230,6 +303,8 @@ pub enum OnFailure {
     Compensate,
     /// The chain is parked, so that a person can repair the cause and replay.
     Park,
+    /// The refusal is recorded and what took effect stays; a person may still have it undone.
+    Keep,
 }
 
 /// Where an argument of a step comes from.

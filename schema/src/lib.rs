@@ -30,8 +30,8 @@ mod check;
 pub use chain_source::{Arguments, ChainSource, CompensationSource, StepSource};
 pub use check::check;
 pub use definition::{
-    BUILT_IN_PARAMETERS, Chain, Column, Compensation, DeferrableConstraint, Expect, ExpectedRows, Expression, Invariant, OnFailure,
-    ReferenceTable, RootEntity, Schema, SqlFile, Statement, Step, Target, Transaction, TreeTable,
+    BUILT_IN_PARAMETERS, Chain, Column, Compensation, DeferrableConstraint, Expect, ExpectedRows, Expression, Invariant, OnExhausted,
+    OnFailure, ReferenceTable, Retry, RootEntity, Schema, SqlFile, Statement, Step, Target, Transaction, TreeTable, Wait,
 };
 pub use finding::{Finding, Located, Place, Severity, Span, line_and_column, render};
 pub use manifest::{InvariantSource, Manifest, RootSource};

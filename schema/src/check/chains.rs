@@ -7,7 +7,7 @@ use crate::check::arguments::{Scope, find, inherited, is_assignable, plain};
 use crate::check::transactions::Compiled;
 use crate::check::trees::Trees;
 use crate::codes;
-use crate::definition::{Chain, Column, Compensation, Expression, OnFailure, Step, Target};
+use crate::definition::{Chain, Column, Compensation, Expression, OnExhausted, OnFailure, Retry, Step, Target};
 use crate::finding::{Finding, Located};
 use crate::nearest::did_you_mean;
 use crate::source::Source;
@@ -40,7 +40,7 @@ fn compile_chain(chain: &ChainSource, trees: &Trees, transactions: &[Compiled], 
     }
     check_order(chain, transactions, findings);
     let parameters = chain.parameters.iter().map(|(name, r#type)| Column { name: name.value.clone(), r#type: r#type.clone() });
-    Chain { name: chain.name.value.clone(), parameters: parameters.collect(), steps }
+    Chain { name: chain.name.value.clone(), parameters: parameters.collect(), steps, deadline_ms: None, result: BTreeMap::new() }
 }
 
 fn compile_step(scope: &Scope<'_>, trees: &Trees, findings: &mut Vec<Finding>) -> Option<Step> {
@@ -67,6 +67,10 @@ fn compile_step(scope: &Scope<'_>, trees: &Trees, findings: &mut Vec<Finding>) -
         compensate,
         is_pivot: step.is_pivot,
         on_failure: step.on_failure,
+        after: None,
+        retry: Retry::default(),
+        on_exhausted: OnExhausted::default(),
+        wait: None,
     })
 }
 
