@@ -115,29 +115,6 @@ impl Client {
         response.chain.ok_or_else(|| Fault::internal("the router sent an empty chain"))
     }
 
-    /// Runs parked and stuck chains on from their state. With `dry_run` it only says which.
-    ///
-    /// It is not repeated when its answer is lost, for the second time there would be less to replay; repeating it is harmless.
-    ///
-    /// # Errors
-    /// RW4003 if the one chain that is named is neither.
-    pub async fn replay_chains(&self, filter: v1::ChainFilter, reason: &str, dry_run: bool) -> FaultResult<v1::ReplayChainsResponse> {
-        let message = v1::ReplayChainsRequest { filter: Some(filter), reason: reason.to_owned(), dry_run };
-        let policy = if dry_run { Policy::REPEATABLE } else { Policy::ONCE };
-        self.send(message, policy, |mut router, request| async move { router.replay_chains(request).await }).await
-    }
-
-    /// Undoes a parked chain.
-    ///
-    /// # Errors
-    /// RW4003 if it is not parked or has passed its pivot.
-    pub async fn compensate_chain(&self, id: &str, reason: &str) -> FaultResult<v1::Chain> {
-        let message = v1::CompensateChainRequest { id: id.to_owned(), reason: reason.to_owned() };
-        let response =
-            self.send(message, Policy::ONCE, |mut router, request| async move { router.compensate_chain(request).await }).await?;
-        response.chain.ok_or_else(|| Fault::internal("the router sent an empty chain"))
-    }
-
     /// The peers and how they are.
     ///
     /// # Errors
@@ -167,9 +144,21 @@ impl Client {
     /// # Errors
     /// If no router answers; a check that fails is no error.
     pub async fn verify(&self) -> FaultResult<v1::VerifyResponse> {
+        self.verify_some(v1::VerifyRequest::default()).await
+    }
+
+    /// [`Client::verify`], but only the comparison of chains with the outcomes at their roots.
+    ///
+    /// # Errors
+    /// As [`Client::verify`].
+    pub async fn verify_chains(&self) -> FaultResult<v1::VerifyResponse> {
+        self.verify_some(v1::VerifyRequest { only_chains: true }).await
+    }
+
+    async fn verify_some(&self, request: v1::VerifyRequest) -> FaultResult<v1::VerifyResponse> {
         let client = self.clone().with_deadline(self.deadline.max(VERIFY_LIMIT));
         let policy = Policy { try_limit: client.deadline, ..Policy::REPEATABLE };
-        client.send(v1::VerifyRequest {}, policy, |mut router, request| async move { router.verify(request).await }).await
+        client.send(request, policy, |mut router, request| async move { router.verify(request).await }).await
     }
 
     pub(crate) fn sender(&self) -> &Sender {
@@ -180,14 +169,18 @@ impl Client {
         self.deadline
     }
 
-    async fn read<M: Clone, T, F>(&self, message: M, try_once: impl Fn(RootwardClient<Channel>, Request<M>) -> F) -> FaultResult<T>
+    pub(crate) async fn read<M: Clone, T, F>(
+        &self,
+        message: M,
+        try_once: impl Fn(RootwardClient<Channel>, Request<M>) -> F,
+    ) -> FaultResult<T>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
         self.send(message, Policy::REPEATABLE, try_once).await
     }
 
-    async fn send<M: Clone, T, F>(
+    pub(crate) async fn send<M: Clone, T, F>(
         &self,
         message: M,
         policy: Policy,

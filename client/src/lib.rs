@@ -18,6 +18,7 @@
 //! A [`Fault`] says with its retry class what is known: refused, not executed, or unknown.
 
 mod arguments;
+mod chains;
 mod client;
 mod request;
 mod retry;
@@ -25,6 +26,7 @@ mod router;
 mod send;
 
 pub use arguments::Arguments;
+pub use chains::Answers;
 pub use client::Client;
 pub use request::{Call, StartChain};
 pub use rootward_proto::{Fault, FaultResult, v1};

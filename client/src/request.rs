@@ -113,6 +113,7 @@ impl StartChain {
             chain_id: Uuid::now_v7().to_string(),
             wait: v1::ChainWait::Done.into(),
             issued_at_ms: now_ms(),
+            ..v1::StartChainRequest::default()
         };
         StartChain { client: client.clone(), message, deadline: client.deadline() }
     }
@@ -128,6 +129,27 @@ impl StartChain {
     #[must_use]
     pub fn with_deadline(mut self, deadline: Duration) -> StartChain {
         self.deadline = deadline;
+        self
+    }
+
+    /// With a label that lists can be filtered by.
+    #[must_use]
+    pub fn with_label(mut self, name: &str, text: &str) -> StartChain {
+        self.message.labels.insert(name.to_owned(), text.to_owned());
+        self
+    }
+
+    /// Runs its first step at this moment, in milliseconds since 1970; the answer is the scheduled chain.
+    #[must_use]
+    pub fn start_at_ms(mut self, moment: i64) -> StartChain {
+        self.message.start_at_ms = moment;
+        self
+    }
+
+    /// Is called back at this moment, in milliseconds since 1970, if it has not passed its pivot by then.
+    #[must_use]
+    pub fn called_back_at_ms(mut self, moment: i64) -> StartChain {
+        self.message.deadline_ms = moment;
         self
     }
 

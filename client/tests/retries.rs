@@ -84,6 +84,17 @@ macro_rules! service {
     ($($name:ident($request:ident) -> $response:ident by $answer:ident;)*) => {
         #[tonic::async_trait]
         impl Rootward for Script {
+            type WatchChainStream = tokio_stream::Once<Result<v1::WatchChainResponse, Status>>;
+            type ChangeChainsStream = tokio_stream::Once<Result<v1::ChangeChainsResponse, Status>>;
+
+            async fn watch_chain(&self, request: Request<v1::WatchChainRequest>) -> Result<Response<Self::WatchChainStream>, Status> {
+                Ok(Response::new(tokio_stream::once(self.answer(request))))
+            }
+
+            async fn change_chains(&self, request: Request<v1::ChangeChainsRequest>) -> Result<Response<Self::ChangeChainsStream>, Status> {
+                self.answer(request).map(|answer| Response::new(tokio_stream::once(Ok(answer))))
+            }
+
             $(async fn $name(&self, request: Request<v1::$request>) -> Result<Response<v1::$response>, Status> {
                 self.$answer(request).map(Response::new)
             })*
@@ -98,8 +109,9 @@ service! {
     explain(ExplainRequest) -> ExplainResponse by answer;
     list_chains(ListChainsRequest) -> ListChainsResponse by answer;
     get_chain(GetChainRequest) -> GetChainResponse by answer;
-    replay_chains(ReplayChainsRequest) -> ReplayChainsResponse by answer;
-    compensate_chain(CompensateChainRequest) -> CompensateChainResponse by answer;
+    count_chains(CountChainsRequest) -> CountChainsResponse by answer;
+    signal_chain(SignalChainRequest) -> SignalChainResponse by answer;
+    fork_chain(ForkChainRequest) -> ForkChainResponse by answer;
     list_peers(ListPeersRequest) -> ListPeersResponse by answer;
     list_partitions(ListPartitionsRequest) -> ListPartitionsResponse by answer;
     get_schema(GetSchemaRequest) -> GetSchemaResponse by answer;
@@ -202,12 +214,12 @@ async fn no_router_at_all_is_told_as_not_executed_and_soon() {
 async fn a_command_without_an_id_is_not_repeated_when_its_answer_is_lost() {
     let script = Script::failing([unknown()]);
     let client = Client::new([script.serve().await]).expect("an address");
-    let fault = client.replay_chains(v1::ChainFilter::default(), "", false).await.expect_err("lost");
+    let fault = client.change_chains(v1::ChangeChainsRequest::default()).await.expect_err("lost");
     assert!(fault.help().contains("chain list"), "{}", fault.help());
     assert_eq!(script.heard().len(), 1);
     let asked = Script::failing([unknown()]);
     let client = Client::new([asked.serve().await]).expect("an address");
-    client.replay_chains(v1::ChainFilter::default(), "", true).await.expect("a dry run changes nothing");
+    client.change_chains(v1::ChangeChainsRequest { dry_run: true, ..Default::default() }).await.expect("a dry run changes nothing");
     assert_eq!(asked.heard().len(), 2);
 }
 

@@ -5,6 +5,7 @@
 //! Workers use the same [`Routing`] to send the steps of chains to each other.
 
 mod catalog;
+mod chains;
 mod config;
 mod explain;
 mod follow;

@@ -1,6 +1,6 @@
 //! From what a client asks to what a worker takes: arguments checked and in canonical text, the root found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use rootward_proto::{Fault, FaultResult, v1};
 use rootward_schema::{Expression, Text};
@@ -10,6 +10,10 @@ use crate::{
     Catalog,
     request::{canonical_arguments, canonical_root, find_transaction, resolve_root},
 };
+
+/// How many labels a chain may have, and how long each part of one.
+const MAX_LABELS: usize = 16;
+const MAX_LABEL_BYTES: usize = 256;
 
 /// One SQL statement inside a root.
 ///
@@ -100,9 +104,25 @@ pub(crate) fn chain_message(catalog: &Catalog, request: v1::StartChainRequest) -
             definition: chain.name.clone(),
             input: serde_json::to_string(&input).map_err(|error| Fault::internal(error.to_string()))?,
             wait: if request.wait == i32::from(v1::ChainWait::Accepted) { v1::ChainWait::Accepted } else { v1::ChainWait::Done }.into(),
+            labels: labels(request.labels)?,
+            start_at_ms: request.start_at_ms,
+            deadline_ms: request.deadline_ms,
         }),
         ..v1::Execute::default()
     })
+}
+
+/// Labels are for lists: a few short ones.
+fn labels(labels: HashMap<String, String>) -> FaultResult<HashMap<String, String>> {
+    let too_long = |(name, text): &(&String, &String)| name.is_empty() || name.len() > MAX_LABEL_BYTES || text.len() > MAX_LABEL_BYTES;
+    if labels.len() > MAX_LABELS || labels.iter().any(|label| too_long(&label)) {
+        return Err(Fault::refused(
+            "RW4004",
+            "the labels do not fit",
+            format!("a chain has at most {MAX_LABELS} labels, each with a name and a text of up to {MAX_LABEL_BYTES} bytes"),
+        ));
+    }
+    Ok(labels)
 }
 
 fn first_element(chain: &str, list: &str, input: &BTreeMap<String, Text>) -> FaultResult<Option<serde_json::Value>> {

@@ -11,7 +11,9 @@ use tokio::{sync::Semaphore, time::Instant};
 use tonic::{Request, Response, Status, transport::Channel};
 
 use crate::{
-    Catalog, CatalogPeer, Routing, explain, link,
+    Catalog, CatalogPeer, Routing,
+    chains::BoxStream,
+    explain, link,
     message::{call_message, chain_message, query_message},
     verify,
 };
@@ -24,7 +26,7 @@ const STATUS_LIMIT: Duration = Duration::from_secs(1);
 const VERIFY_LIMIT: Duration = Duration::from_secs(300);
 
 /// The answers of the peers, and the peers that gave none.
-type Asked<T> = (Vec<(CatalogPeer, T)>, Vec<(CatalogPeer, Fault)>);
+pub(crate) type Asked<T> = (Vec<(CatalogPeer, T)>, Vec<(CatalogPeer, Fault)>);
 
 /// The router's service; cheap to clone.
 #[derive(Clone)]
@@ -61,7 +63,7 @@ impl RouterService {
         }
     }
 
-    async fn start(&self, request: v1::StartChainRequest, deadline: Instant) -> FaultResult<v1::StartChainResponse> {
+    pub(crate) async fn start(&self, request: v1::StartChainRequest, deadline: Instant) -> FaultResult<v1::StartChainResponse> {
         let _permit = self.admit()?;
         let catalog = self.routing.catalog()?;
         let execute = chain_message(&catalog, request)?;
@@ -72,7 +74,7 @@ impl RouterService {
     }
 
     /// Asks every peer that can be asked; a peer that doesn't answer is named.
-    async fn ask_all<T, F>(&self, limit: Duration, ask: impl Fn(WorkerClient<Channel>) -> F) -> FaultResult<Asked<T>>
+    pub(crate) async fn ask_all<T, F>(&self, limit: Duration, ask: impl Fn(WorkerClient<Channel>) -> F) -> FaultResult<Asked<T>>
     where
         F: Future<Output = Result<T, Status>>,
     {
@@ -98,66 +100,6 @@ impl RouterService {
             }
         }
         Ok((answered, missing))
-    }
-
-    async fn list_chains(&self, request: v1::ListChainsRequest, ask_limit: Duration) -> FaultResult<v1::ListChainsResponse> {
-        let limit = if request.limit == 0 { 100 } else { request.limit };
-        let ask = |mut client: WorkerClient<Channel>| {
-            let request = request.clone();
-            async move { Ok(client.list_peer_chains(request).await?.into_inner()) }
-        };
-        let (answered, missing) = self.ask_all(ask_limit, ask).await?;
-        let mut all = v1::ListChainsResponse { missing_peers: names(&missing), ..v1::ListChainsResponse::default() };
-        for (_, part) in answered {
-            all.matched += part.matched;
-            all.running += part.running;
-            all.chains.extend(part.chains);
-        }
-        all.chains.sort_by(|left, right| right.created_at.cmp(&left.created_at));
-        all.chains.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        Ok(all)
-    }
-
-    /// A chain's home is known to nobody by its id alone: all peers are asked, and the one that has it answers.
-    async fn at_home<T, F>(&self, id: &str, ask_limit: Duration, ask: impl Fn(WorkerClient<Channel>) -> F) -> FaultResult<T>
-    where
-        F: Future<Output = Result<T, Status>>,
-    {
-        let (mut answered, missing) = self.ask_all(ask_limit, ask).await?;
-        if let Some((_, chain)) = answered.pop() {
-            return Ok(chain);
-        }
-        let is_not_found = |fault: &Fault| fault.retry_class() == v1::RetryClass::NotFound;
-        if let Some((_, fault)) = missing.iter().find(|(_, fault)| !is_not_found(fault) && fault.retry_class() == v1::RetryClass::Refused) {
-            return Err(fault.clone());
-        }
-        if let Some((peer, fault)) = missing.iter().find(|(_, fault)| !is_not_found(fault)) {
-            return Err(Fault::retry(
-                "RW5002",
-                format!("chain {id} is on none of the peers that answer, and peer {} does not: {}", peer.id, fault.message()),
-                "see `rootward peer list`",
-            ));
-        }
-        Err(Fault::new("RW4001", v1::RetryClass::NotFound, format!("there is no chain {id}"), "see `rootward chain list`"))
-    }
-
-    async fn replay(&self, request: v1::ReplayChainsRequest, ask_limit: Duration) -> FaultResult<v1::ReplayChainsResponse> {
-        let id = request.filter.as_ref().map(|filter| filter.id.clone()).unwrap_or_default();
-        let ask = |mut client: WorkerClient<Channel>| {
-            let request = request.clone();
-            async move { Ok(client.replay_peer_chains(request).await?.into_inner()) }
-        };
-        if !id.is_empty() {
-            return self.at_home(&id, ask_limit, ask).await;
-        }
-        let (answered, missing) = self.ask_all(ask_limit, ask).await?;
-        let mut all = v1::ReplayChainsResponse { missing_peers: names(&missing), ..v1::ReplayChainsResponse::default() };
-        for (_, part) in answered {
-            all.matched += part.matched;
-            all.replayed += part.replayed;
-            all.chains.extend(part.chains);
-        }
-        Ok(all)
     }
 
     async fn peers(&self) -> FaultResult<v1::ListPeersResponse> {
@@ -213,7 +155,7 @@ impl RouterService {
     }
 }
 
-fn names(missing: &[(CatalogPeer, Fault)]) -> Vec<String> {
+pub(crate) fn names(missing: &[(CatalogPeer, Fault)]) -> Vec<String> {
     missing.iter().map(|(peer, _)| peer.id.clone()).collect()
 }
 
@@ -237,6 +179,9 @@ fn parse_timeout(text: &str) -> Option<Duration> {
 
 #[tonic::async_trait]
 impl rootward_server::Rootward for RouterService {
+    type WatchChainStream = BoxStream<v1::WatchChainResponse>;
+    type ChangeChainsStream = BoxStream<v1::ChangeChainsResponse>;
+
     async fn call(&self, request: Request<v1::CallRequest>) -> Result<Response<v1::CallResponse>, Status> {
         let deadline = self.deadline(&request);
         let call = async { self.run(call_message(&*self.routing.catalog()?, request.into_inner())?, deadline).await };
@@ -264,35 +209,38 @@ impl rootward_server::Rootward for RouterService {
 
     async fn list_chains(&self, request: Request<v1::ListChainsRequest>) -> Result<Response<v1::ListChainsResponse>, Status> {
         let ask_limit = self.ask_limit(&request);
-        RouterService::list_chains(self, request.into_inner(), ask_limit).await.map(Response::new).map_err(Fault::into_status)
+        self.list(request.into_inner(), ask_limit).await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn count_chains(&self, request: Request<v1::CountChainsRequest>) -> Result<Response<v1::CountChainsResponse>, Status> {
+        let ask_limit = self.ask_limit(&request);
+        self.count(request.into_inner(), ask_limit).await.map(Response::new).map_err(Fault::into_status)
     }
 
     async fn get_chain(&self, request: Request<v1::GetChainRequest>) -> Result<Response<v1::GetChainResponse>, Status> {
         let ask_limit = self.ask_limit(&request);
-        let request = request.into_inner();
-        let ask = |mut client: WorkerClient<Channel>| {
-            let request = request.clone();
-            async move { Ok(client.get_peer_chain(request).await?.into_inner()) }
-        };
-        self.at_home(&request.id, ask_limit, ask).await.map(Response::new).map_err(Fault::into_status)
+        let chain = self.get(&request.get_ref().id, ask_limit).await.map_err(Fault::into_status)?;
+        Ok(Response::new(v1::GetChainResponse { chain: Some(chain) }))
     }
 
-    async fn replay_chains(&self, request: Request<v1::ReplayChainsRequest>) -> Result<Response<v1::ReplayChainsResponse>, Status> {
+    async fn watch_chain(&self, request: Request<v1::WatchChainRequest>) -> Result<Response<Self::WatchChainStream>, Status> {
         let ask_limit = self.ask_limit(&request);
-        self.replay(request.into_inner(), ask_limit).await.map(Response::new).map_err(Fault::into_status)
+        self.watch(request.into_inner(), ask_limit).await.map(Response::new).map_err(Fault::into_status)
     }
 
-    async fn compensate_chain(
-        &self,
-        request: Request<v1::CompensateChainRequest>,
-    ) -> Result<Response<v1::CompensateChainResponse>, Status> {
+    async fn change_chains(&self, request: Request<v1::ChangeChainsRequest>) -> Result<Response<Self::ChangeChainsStream>, Status> {
         let ask_limit = self.ask_limit(&request);
-        let request = request.into_inner();
-        let ask = |mut client: WorkerClient<Channel>| {
-            let request = request.clone();
-            async move { Ok(client.compensate_peer_chain(request).await?.into_inner()) }
-        };
-        self.at_home(&request.id, ask_limit, ask).await.map(Response::new).map_err(Fault::into_status)
+        self.change(request.into_inner(), ask_limit).await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn signal_chain(&self, request: Request<v1::SignalChainRequest>) -> Result<Response<v1::SignalChainResponse>, Status> {
+        let ask_limit = self.ask_limit(&request);
+        self.signal(request.into_inner(), ask_limit).await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn fork_chain(&self, request: Request<v1::ForkChainRequest>) -> Result<Response<v1::ForkChainResponse>, Status> {
+        let (ask_limit, deadline) = (self.ask_limit(&request), self.deadline(&request));
+        self.fork(request.into_inner(), ask_limit, deadline).await.map(Response::new).map_err(Fault::into_status)
     }
 
     async fn list_peers(&self, _: Request<v1::ListPeersRequest>) -> Result<Response<v1::ListPeersResponse>, Status> {
@@ -318,12 +266,18 @@ impl rootward_server::Rootward for RouterService {
         }))
     }
 
-    async fn verify(&self, _: Request<v1::VerifyRequest>) -> Result<Response<v1::VerifyResponse>, Status> {
+    async fn verify(&self, request: Request<v1::VerifyRequest>) -> Result<Response<v1::VerifyResponse>, Status> {
+        let only_chains = request.get_ref().only_chains;
         let verify = async {
-            let ask =
-                |mut client: WorkerClient<Channel>| async move { Ok(client.verify_peer(v1::VerifyPeerRequest {}).await?.into_inner()) };
+            let ask = |mut client: WorkerClient<Channel>| async move {
+                Ok(client.verify_peer(v1::VerifyPeerRequest { only_chains }).await?.into_inner())
+            };
             let (counted, missing) = self.ask_all(VERIFY_LIMIT, ask).await?;
-            Ok(verify::judge(&*self.routing.catalog()?, &counted, &missing))
+            Ok(if only_chains {
+                verify::judge_chains(&counted, &missing)
+            } else {
+                verify::judge(&*self.routing.catalog()?, &counted, &missing)
+            })
         };
         verify.await.map(Response::new).map_err(Fault::into_status)
     }

@@ -161,7 +161,7 @@ async fn a_parked_chain_waits_for_a_person_who_replays_or_compensates_it() {
     assert_eq!(kinds, expected.map(|(step, direction, kind)| (step, direction.to_owned(), kind.to_owned())));
 
     client.settle("unfreeze", &[("account_id", &to_key)], Uuid::now_v7()).await.expect("unfrozen");
-    assert_eq!(client.replay(replayed).await.expect("it goes on").replayed, 1);
+    client.replay(replayed).await.expect("it goes on");
     let completed = until("the replayed chain completes", async || {
         let chain: v1::Chain = client.chain(replayed).await.ok()?;
         (chain.status == "completed").then_some(chain)

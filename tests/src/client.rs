@@ -124,6 +124,7 @@ impl Client {
             chain_id: id.to_string(),
             wait: v1::ChainWait::Done.into(),
             issued_at_ms: 0,
+            ..v1::StartChainRequest::default()
         };
         self.raw().start_chain(request(message)).await.map(tonic::Response::into_inner).map_err(|status| Fault::from_status(&status))
     }
@@ -156,14 +157,41 @@ impl Client {
         shown.await?.into_inner().chain.ok_or_else(|| Fault::internal("a shown chain came without the chain"))
     }
 
+    /// Does what a person decided to all chains that match, and waits for the last answer.
+    ///
+    /// # Errors
+    /// The fault.
+    pub async fn change(&self, message: v1::ChangeChainsRequest) -> Ended<v1::ChangeChainsResponse> {
+        let from = |status: tonic::Status| Fault::from_status(&status);
+        let mut answers = self.raw().change_chains(request(message)).await.map_err(from)?.into_inner();
+        let mut last = v1::ChangeChainsResponse::default();
+        while let Some(answer) = answers.message().await.map_err(from)? {
+            last = answer;
+        }
+        Ok(last)
+    }
+
+    /// Does what a person decided to one chain; returns the chain afterwards.
+    ///
+    /// # Errors
+    /// The fault.
+    pub async fn change_one(&self, verb: v1::ChainVerb, id: Uuid) -> Ended<v1::Chain> {
+        let message = v1::ChangeChainsRequest {
+            verb: verb.into(),
+            filter: Some(v1::ChainFilter { id: id.to_string(), ..v1::ChainFilter::default() }),
+            reason: "the test decided so".to_owned(),
+            by: "the test".to_owned(),
+            ..v1::ChangeChainsRequest::default()
+        };
+        self.change(message).await?.chains.pop().ok_or_else(|| Fault::internal("a changed chain came without the chain"))
+    }
+
     /// Replays one chain.
     ///
     /// # Errors
     /// The fault.
-    pub async fn replay(&self, id: Uuid) -> Ended<v1::ReplayChainsResponse> {
-        let filter = v1::ChainFilter { id: id.to_string(), ..v1::ChainFilter::default() };
-        let message = v1::ReplayChainsRequest { filter: Some(filter), reason: "the test repaired it".to_owned(), dry_run: false };
-        self.raw().replay_chains(request(message)).await.map(tonic::Response::into_inner).map_err(|status| Fault::from_status(&status))
+    pub async fn replay(&self, id: Uuid) -> Ended<v1::Chain> {
+        self.change_one(v1::ChainVerb::Replay, id).await
     }
 
     /// Compensates one chain.
@@ -171,9 +199,7 @@ impl Client {
     /// # Errors
     /// The fault.
     pub async fn compensate(&self, id: Uuid) -> Ended<v1::Chain> {
-        let message = v1::CompensateChainRequest { id: id.to_string(), reason: "the test gave up".to_owned() };
-        let answer = self.raw().compensate_chain(request(message)).await.map_err(|status| Fault::from_status(&status))?;
-        answer.into_inner().chain.ok_or_else(|| Fault::internal("a compensated chain came without the chain"))
+        self.change_one(v1::ChainVerb::Compensate, id).await
     }
 
     /// What `verify` counts.
@@ -182,7 +208,7 @@ impl Client {
     /// The fault.
     pub async fn verify(&self) -> Ended<v1::VerifyResponse> {
         self.raw()
-            .verify(request(v1::VerifyRequest {}))
+            .verify(request(v1::VerifyRequest::default()))
             .await
             .map(tonic::Response::into_inner)
             .map_err(|status| Fault::from_status(&status))

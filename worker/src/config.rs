@@ -41,6 +41,12 @@ pub struct Config {
     /// A request issued longer ago than this is refused as expired, in hours.
     #[serde(default = "default_retention_hours")]
     pub retention_hours: u32,
+    /// Ended chains are kept this long, in hours; at least `retention_hours`.
+    #[serde(default = "default_chain_retention_hours")]
+    pub chain_retention_hours: u32,
+    /// How long the collection of old outcomes and chains rests when it found nothing, in milliseconds.
+    #[serde(default = "default_collection_pause_ms")]
+    pub collection_pause_ms: u64,
     /// How long requests under way may go on after SIGTERM, in milliseconds.
     #[serde(default = "default_grace_ms")]
     pub grace_ms: u64,
@@ -63,6 +69,14 @@ fn default_statement_timeout_ms() -> u64 {
 
 fn default_retention_hours() -> u32 {
     24
+}
+
+fn default_chain_retention_hours() -> u32 {
+    168
+}
+
+fn default_collection_pause_ms() -> u64 {
+    60_000
 }
 
 fn default_grace_ms() -> u64 {
@@ -112,6 +126,15 @@ pub fn parse_config(text: &str) -> Result<Config, ConfigError> {
     if config.queue == 0 || config.queue > 1_000_000 {
         return Err(ConfigError::Setting(format!("`queue` is {}: it is between 1 and 1000000", config.queue)));
     }
+    if config.retention_hours == 0 || config.retention_hours > 87_600 {
+        return Err(ConfigError::Setting(format!("`retention_hours` is {}: it is between 1 and 87600", config.retention_hours)));
+    }
+    if config.chain_retention_hours < config.retention_hours {
+        return Err(ConfigError::Setting(format!(
+            "`chain_retention_hours` is {}: it is at least `retention_hours`, {}",
+            config.chain_retention_hours, config.retention_hours
+        )));
+    }
     Ok(config)
 }
 
@@ -132,8 +155,8 @@ mod tests {
             .collect();
         let least = parse_config(&least).expect("enough");
         let settings = |config: &Config| {
-            let times = (config.statement_timeout_ms, config.retention_hours, config.grace_ms);
-            (config.lanes, config.queue, config.allow_ad_hoc_sql, times)
+            let kept = (config.retention_hours, config.chain_retention_hours, config.collection_pause_ms);
+            (config.lanes, config.queue, config.allow_ad_hoc_sql, config.statement_timeout_ms, kept, config.grace_ms)
         };
         assert_eq!(settings(&sample), settings(&least));
     }

@@ -1,10 +1,6 @@
 //! From a message to a unit in a lane, and from the lane's answer to a message.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use rootward_proto::{Fault, FaultResult, v1, v1::reply};
 use rootward_router::check_arguments;
@@ -13,13 +9,17 @@ use tokio::{sync::oneshot, time::Instant};
 use uuid::Uuid;
 
 use crate::{
-    chain::{self, ChainHome, Plan, Started},
-    lane::{Done, Fingerprint, OutcomeKey, Planned, Share, Unit, UnitOutcome},
+    chain::{self, ChainHome, Identity, NewChain, Plan, Started, Status},
+    clock::{self, timestamp},
+    collect,
+    lane::{Done, Fingerprint, Freshness, OutcomeKey, Planned, Share, Unit, UnitOutcome, expired_request, expired_step},
     pg::Call,
 };
 
 /// The partition of reference data.
 pub(crate) const REFERENCE_PARTITION: i32 = -1;
+/// The place of the outcome that a scheduled start has: behind every step.
+const START_STEP: u32 = i32::MAX as u32;
 /// The longest that anybody may wait, whatever the message says.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
@@ -56,6 +56,11 @@ pub(crate) async fn execute(home: &Arc<ChainHome>, limits: &Limits, execute: v1:
     }
     let request = place(&schema, execute, received)?;
     let open_chain = request.execute.open_chain.clone();
+    if request.execute.is_forgotten {
+        let root = (request.execute.entity.as_str(), request.root_key.as_str());
+        collect::forget(home, request.partition, root, request.request_id, request.execute.expires_at_ms).await?;
+        return Ok(reply::Result::Executed(v1::CallResponse::default()));
+    }
     match open_chain {
         Some(open) => start_chain(home, limits, &schema, request, open).await,
         None => {
@@ -85,16 +90,30 @@ fn place(schema: &Schema, execute: v1::Execute, received: Instant) -> FaultResul
     Ok(Request { request_id, partition, root_key, received, deadline: received + wait, execute })
 }
 
-async fn run(home: &Arc<ChainHome>, limits: &Limits, schema: &Schema, request: &Request, open: Option<Call>) -> FaultResult<(Done, u32)> {
+/// How a chain's row comes to be.
+struct Opening {
+    row: Call,
+    /// Nothing runs yet.
+    is_scheduled: bool,
+}
+
+async fn run(
+    home: &Arc<ChainHome>,
+    limits: &Limits,
+    schema: &Schema,
+    request: &Request,
+    opening: Option<Opening>,
+) -> FaultResult<(Done, u32)> {
     let (lane, epoch) = home.serving.lane_of(request.partition)?;
     let execute = &request.execute;
     let is_undo = execute.direction() == v1::Direction::Undo;
     let (planned, fingerprint) = plan_effect(limits, schema, request)?;
-    if execute.step == 0 && execute.element == 0 && !is_undo && !execute.is_look_up && !execute.is_tombstone {
-        check_age(limits, request)?;
-    }
-    let writes_nothing = execute.is_tombstone || execute.is_look_up;
-    let mut after: Vec<Call> = open.into_iter().collect();
+    let freshness = freshness(limits, request)?;
+    let is_scheduled = opening.as_ref().is_some_and(|opening| opening.is_scheduled);
+    let writes_nothing = execute.is_tombstone || execute.is_look_up || execute.mark.is_some() || is_scheduled;
+    let opens_chain = opening.is_some();
+    let is_new = opens_chain || execute.chain_fingerprint.is_empty();
+    let mut after: Vec<Call> = opening.into_iter().map(|opening| opening.row).collect();
     if request.partition == REFERENCE_PARTITION && !writes_nothing {
         after.push(Call::prepared("select rootward.bump_reference($1)", vec![home.serving.secret.clone()]));
     }
@@ -105,13 +124,13 @@ async fn run(home: &Arc<ChainHome>, limits: &Limits, schema: &Schema, request: &
         epoch,
         context: (request.partition >= 0 && !writes_nothing).then(|| context_of(&execute.entity, &request.root_key)),
         effect: if writes_nothing { Vec::new() } else { planned },
-        after: if writes_nothing { Vec::new() } else { after },
+        after,
         outcome: Some(UnitOutcome {
             key: OutcomeKey {
                 entity: execute.entity.clone(),
                 root_key: request.root_key.clone(),
                 request_id: request.request_id,
-                step: execute.step,
+                step: if is_scheduled { START_STEP } else { execute.step },
                 element: execute.element,
                 is_undo,
             },
@@ -119,12 +138,16 @@ async fn run(home: &Arc<ChainHome>, limits: &Limits, schema: &Schema, request: &
             is_tombstone: execute.is_tombstone,
             is_look_up: execute.is_look_up,
             refusal_is_no_outcome: execute.refusal_is_no_outcome,
+            mark: execute.mark.clone().map(Box::new),
+            in_chain: !execute.chain_fingerprint.is_empty(),
+            opens_chain,
+            issued_at_ms: issued_at(request),
         }),
-        is_alone: execute.transaction.is_empty(),
+        is_alone: execute.transaction.is_empty() && !writes_nothing,
+        freshness,
         deadline: request.deadline,
         answer,
     };
-    let is_new = execute.step == 0 && execute.element == 0 && !is_undo;
     lane.submit(unit, if is_new { Share::New } else { Share::UnderWay })?;
     let number = lane.number();
     // The lane always answers; a lane that died took its answers with it, and only the outcome can tell.
@@ -139,32 +162,37 @@ fn context_of(entity: &str, root_key: &str) -> String {
     format!("r_{entity} {}", hex::encode(root_key))
 }
 
-fn check_age(limits: &Limits, request: &Request) -> FaultResult<()> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let issued = Duration::from_millis(u64::try_from(request.execute.issued_at_ms).unwrap_or(0));
-    // An id of version 7 carries its own time, which a sender that forgets when it first issued the request can't freshen.
+/// When a request was first issued. An id of version 7 carries its own time, which a sender that forgets when it first issued
+/// the request can't freshen.
+fn issued_at(request: &Request) -> i64 {
+    let issued = request.execute.issued_at_ms;
     let born = request.request_id.get_timestamp().map(|stamp| {
         let (seconds, nanos) = stamp.to_unix();
-        Duration::new(seconds, nanos)
+        i64::try_from(seconds.saturating_mul(1000).saturating_add(u64::from(nanos / 1_000_000))).unwrap_or(i64::MAX)
     });
-    let oldest = born.map_or(issued, |born| issued.min(born));
-    if now.saturating_sub(oldest) > limits.retention {
-        return Err(Fault::refused(
-            "RW3107",
-            format!(
-                "request {} was issued longer ago than outcomes are kept ({} hours)",
-                request.request_id,
-                limits.retention.as_secs() / 3600
-            ),
-            "nothing was executed now; whether it was earlier only your data can tell",
-        ));
+    born.map_or(issued, |born| issued.min(born))
+}
+
+/// By what the lane tells whether it is too old, once it is found fresh enough by the clock.
+fn freshness(limits: &Limits, request: &Request) -> FaultResult<Freshness> {
+    let execute = &request.execute;
+    if execute.is_look_up {
+        return Ok(Freshness::Own);
     }
-    Ok(())
+    if !execute.chain_fingerprint.is_empty() && execute.open_chain.is_none() {
+        return if clock::now_ms() > execute.expires_at_ms { Err(expired_step()) } else { Ok(Freshness::Step(execute.expires_at_ms)) };
+    }
+    let issued = issued_at(request);
+    let retention = i64::try_from(limits.retention.as_millis()).unwrap_or(i64::MAX);
+    if clock::now_ms().saturating_sub(issued) > retention {
+        return Err(expired_request());
+    }
+    Ok(Freshness::Request(issued))
 }
 
 fn plan_effect(limits: &Limits, schema: &Schema, request: &Request) -> FaultResult<(Vec<Planned>, Fingerprint)> {
     let execute = &request.execute;
-    if execute.is_look_up {
+    if execute.is_look_up || execute.is_tombstone || execute.mark.is_some() {
         return Ok((Vec::new(), Fingerprint::of_chain(&execute.transaction, &execute.chain_fingerprint)));
     }
     if execute.transaction.is_empty() {
@@ -218,11 +246,6 @@ fn built_in(request: &Request) -> BTreeMap<&'static str, Text> {
     let is_in_chain = !execute.chain_fingerprint.is_empty();
     let request_id = if is_in_chain { chain::step_request_id(request.request_id, task, is_undo) } else { request.request_id };
     chain::built_in(request_id, is_in_chain.then_some(request.request_id), execute.element, timestamp(execute.issued_at_ms))
-}
-
-fn timestamp(ms: i64) -> String {
-    let moment = UNIX_EPOCH + Duration::from_millis(u64::try_from(ms).unwrap_or(0));
-    humantime::format_rfc3339_millis(moment).to_string()
 }
 
 fn check_target(transaction: &Transaction, execute: &v1::Execute) -> FaultResult<()> {
@@ -286,46 +309,81 @@ async fn start_chain(
     let input = check_arguments(&definition.name, &definition.parameters, &input)?;
     let fingerprint = Fingerprint::new(&format!("chain {}", definition.name), &definition.parameters, &input);
     let plan_json = serde_json::to_string(definition).map_err(|error| Fault::internal(error.to_string()))?;
-    let plan = Plan::new(definition.clone(), input.clone())
+    let home_root = (request.execute.entity.clone(), request.root_key.clone());
+    let plan = Plan::new(definition.clone(), input, home_root)
         .map_err(|error| Fault::refused("RW4004", error.to_string(), "see the chain in rootward.toml"))?;
     request.execute.chain_fingerprint.clone_from(&fingerprint.hash);
-    let is_single = plan.shape().steps.iter().map(|step| step.elements).sum::<u32>() == 1;
-    let root = (request.execute.entity.as_str(), request.root_key.as_str());
-    let row = chain::open_call(
-        home.serving.secret.clone(),
-        request.partition,
-        root,
-        request.request_id,
-        &definition.name,
-        schema.version,
-        plan_json,
-        open.input.clone(),
-        &fingerprint.hash,
-        timestamp(request.execute.issued_at_ms),
-        if is_single { "completed" } else { "running" },
-    );
-    let (done, lane) = run(home, limits, schema, &request, Some(row)).await?;
+    let now = clock::now_ms();
+    let is_scheduled = open.start_at_ms > now;
+    let begins_at = open.start_at_ms.max(now);
+    let deadline_ms = match (open.deadline_ms, definition.deadline_ms) {
+        (0, None) => None,
+        (0, Some(after)) => Some(begins_at.saturating_add(i64::try_from(after).unwrap_or(i64::MAX))),
+        (given, _) if given <= begins_at => {
+            return Err(Fault::refused("RW4004", "the deadline is before the start", "give it more time with --deadline"));
+        }
+        (given, _) => Some(given),
+    };
+    // Its only step is its end, if nothing is to be made of the answer.
+    let tasks = plan.shape().all_tasks().count();
+    let status = match (is_scheduled, tasks == 1 && definition.result.is_empty()) {
+        (true, _) => Status::Scheduled,
+        (false, true) => Status::Completed,
+        (false, false) => Status::Running,
+    };
+    let labels: BTreeMap<String, String> = open.labels.into_iter().collect();
+    let expires_at_ms = home.new_expiry_ms();
+    let identity = Identity {
+        id: request.request_id,
+        partition: request.partition,
+        entity: request.execute.entity.clone(),
+        root_key: request.root_key.clone(),
+        fingerprint: fingerprint.hash,
+        issued_at_ms: issued_at(&request),
+    };
+    let row = NewChain {
+        partition: identity.partition,
+        entity: &identity.entity,
+        root_key: &identity.root_key,
+        id: identity.id,
+        definition: &definition.name,
+        version: schema.version,
+        plan: plan_json,
+        input: open.input.clone(),
+        labels: serde_json::to_string(&labels).map_err(|error| Fault::internal(error.to_string()))?,
+        fingerprint: &identity.fingerprint,
+        issued_at_ms: identity.issued_at_ms,
+        deadline_ms,
+        status,
+        next_attempt_at_ms: begins_at,
+        expires_at_ms,
+        ended_at_ms: status.is_ended().then_some(now),
+    };
+    let opening = Opening { row: chain::open_call(home.serving.secret.clone(), row), is_scheduled };
+    let ran = run(home, limits, schema, &request, Some(opening)).await;
+    // Its scheduled start was asked for before: the same request once more, after the start was due.
+    if ran.as_ref().is_err_and(|fault| fault.code() == "RW4009") && home.is_same_chain(&identity).await? {
+        return Ok(reply::Result::Chain(v1::StartChainResponse { chain: Some(home.show(identity.id).await?), from_stored_outcome: true }));
+    }
+    let (done, lane) = ran?;
     let is_repeated = done.response.from_stored_outcome;
     let first = answer(home, &request, done, lane);
-    let view = if is_repeated {
-        home.drivers.view(request.request_id)
-    } else {
-        let started = Started {
-            id: request.request_id,
-            partition: request.partition,
-            entity: request.execute.entity.clone(),
-            root_key: request.root_key.clone(),
-            fingerprint: fingerprint.hash,
-            issued_at_ms: request.execute.issued_at_ms,
+    let view = match (is_repeated, status) {
+        (true, _) | (false, Status::Scheduled) => home.drivers.view(identity.id),
+        (false, _) => home.drive_started(Started {
+            identity: identity.clone(),
             plan,
             version: schema.version,
+            labels,
+            deadline_ms,
+            expires_at_ms,
             first,
-        };
-        home.drive_started(started)
+        }),
     };
     let chain = match view {
         Some(mut view) => {
-            if open.wait() == v1::ChainWait::Done {
+            if open.wait == i32::from(v1::ChainWait::Done) {
+                // It has ended, or waits for a moment, a signal or a person.
                 let is_over = |chain: &v1::Chain| !matches!(chain.status.as_str(), "running" | "compensating");
                 // A moment before the sender stops waiting, so that it hears at least where the chain stands.
                 let deadline = request.deadline - (request.deadline - request.received) / 20;
@@ -333,7 +391,7 @@ async fn start_chain(
             }
             view.borrow().clone()
         }
-        None => home.show(request.request_id).await?,
+        None => home.show(identity.id).await?,
     };
     Ok(reply::Result::Chain(v1::StartChainResponse { chain: Some(chain), from_stored_outcome: is_repeated }))
 }

@@ -5,6 +5,8 @@
 
 mod catalog;
 mod chain;
+mod clock;
+mod collect;
 mod config;
 mod describe;
 mod execute;

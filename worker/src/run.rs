@@ -16,6 +16,7 @@ use tonic::transport::Server;
 use crate::{
     catalog,
     chain::{ChainHome, Drivers},
+    collect::{Retention, collect},
     config::Config,
     execute::Limits,
     lane::Counters,
@@ -242,10 +243,15 @@ impl Terms {
             serving: serving.clone(),
             pool: self.pool.clone(),
             drivers: Drivers::default(),
+            retention: Duration::from_secs(u64::from(self.config.retention_hours) * 3600),
         });
         self.home.send_replace(Some(home.clone()));
         self.state.send_replace("serving");
-        serving.tasks.spawn(home.recover());
+        serving.tasks.spawn(home.clone().recover());
+        let hours = |hours: u32| Duration::from_secs(u64::from(hours) * 3600);
+        let idle = Duration::from_millis(self.config.collection_pause_ms);
+        let retention = Retention { requests: hours(self.config.retention_hours), chains: hours(self.config.chain_retention_hours), idle };
+        serving.tasks.spawn(collect(home, retention));
         self.keep_in_step(&client, &serving).await;
         self.stop_serving().await;
         Ok(())

@@ -1,6 +1,12 @@
 //! The gRPC service of a worker.
 
-use std::{pin::Pin, sync::Arc, sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    pin::Pin,
+    sync::Arc,
+    sync::atomic::Ordering,
+    time::Duration,
+};
 
 use futures_util::{Stream, StreamExt as _};
 use prost::Message as _;
@@ -9,6 +15,7 @@ use rootward_proto::{
     v1::{self, reply, worker_server},
 };
 use rootward_router::Catalog;
+use rootward_schema::{Text, Type};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tokio_util::task::TaskTracker;
@@ -16,7 +23,7 @@ use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
 use crate::{
-    chain::{ChainFilter, ChainHome},
+    chain::{self, Bulk, ChainFilter, ChainHome, Change, Skip},
     describe,
     execute::{self, Limits},
     verify,
@@ -95,6 +102,8 @@ impl WorkerService {
 impl worker_server::Worker for WorkerService {
     type ExchangeStream = BoxStream<v1::ExchangeResponse>;
     type WatchCatalogStream = BoxStream<v1::WatchCatalogResponse>;
+    type WatchPeerChainStream = BoxStream<v1::WatchChainResponse>;
+    type ChangePeerChainsStream = BoxStream<v1::ChangeChainsResponse>;
 
     async fn exchange(&self, request: Request<Streaming<v1::ExchangeRequest>>) -> Result<Response<Self::ExchangeStream>, Status> {
         let mut incoming = request.into_inner();
@@ -162,20 +171,41 @@ impl worker_server::Worker for WorkerService {
         Ok(Response::new(v1::GetChainResponse { chain: Some(chain) }))
     }
 
-    async fn replay_peer_chains(&self, request: Request<v1::ReplayChainsRequest>) -> Result<Response<v1::ReplayChainsResponse>, Status> {
-        let request = request.into_inner();
-        let replay = async { self.home()?.replay(filter_of(request.filter)?, &request.reason, request.dry_run).await };
-        replay.await.map(Response::new).map_err(Fault::into_status)
+    async fn count_peer_chains(&self, request: Request<v1::CountChainsRequest>) -> Result<Response<v1::CountChainsResponse>, Status> {
+        let count = async { self.home()?.count(&filter_of(request.into_inner().filter)?).await };
+        count.await.map(Response::new).map_err(Fault::into_status)
     }
 
-    async fn compensate_peer_chain(
+    async fn watch_peer_chain(&self, request: Request<v1::WatchChainRequest>) -> Result<Response<Self::WatchPeerChainStream>, Status> {
+        let watch = async { self.home()?.watch(chain_id(&request.get_ref().id)?).await };
+        let told = ReceiverStream::new(watch.await.map_err(Fault::into_status)?);
+        let stream = told.map(|chain| chain.map(|chain| v1::WatchChainResponse { chain: Some(chain) }).map_err(Fault::into_status));
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn change_peer_chains(
         &self,
-        request: Request<v1::CompensateChainRequest>,
-    ) -> Result<Response<v1::CompensateChainResponse>, Status> {
+        request: Request<v1::ChangeChainsRequest>,
+    ) -> Result<Response<Self::ChangePeerChainsStream>, Status> {
         let request = request.into_inner();
-        let compensate = async { self.home()?.compensate(chain_id(&request.id)?, &request.reason).await };
-        let chain = compensate.await.map_err(Fault::into_status)?;
-        Ok(Response::new(v1::CompensateChainResponse { chain: Some(chain) }))
+        let change = async {
+            let (is_dry_run, per_second) = (request.dry_run, (request.per_second > 0.0).then_some(request.per_second));
+            let filter = filter_of(request.filter.clone())?;
+            self.home()?.change_all(bulk_of(request)?, filter, is_dry_run, per_second).await
+        };
+        let told = ReceiverStream::new(change.await.map_err(Fault::into_status)?);
+        Ok(Response::new(Box::pin(told.map(|progress| progress.map_err(Fault::into_status)))))
+    }
+
+    async fn signal_peer_chain(&self, request: Request<v1::SignalChainRequest>) -> Result<Response<v1::SignalChainResponse>, Status> {
+        let request = request.into_inner();
+        let signal = async {
+            let (home, id) = (self.home()?, chain_id(&request.id)?);
+            let from_stored_outcome = home.signal(id, &request.step, &texts(request.payload)?).await?;
+            let chain = Some(home.show(id).await?);
+            Ok(v1::SignalChainResponse { chain, from_stored_outcome })
+        };
+        signal.await.map(Response::new).map_err(Fault::into_status)
     }
 
     async fn describe_sql(&self, request: Request<v1::DescribeSqlRequest>) -> Result<Response<v1::DescribeSqlResponse>, Status> {
@@ -183,9 +213,9 @@ impl worker_server::Worker for WorkerService {
         describe.await.map(Response::new).map_err(Fault::into_status)
     }
 
-    async fn verify_peer(&self, _: Request<v1::VerifyPeerRequest>) -> Result<Response<v1::VerifyPeerResponse>, Status> {
+    async fn verify_peer(&self, request: Request<v1::VerifyPeerRequest>) -> Result<Response<v1::VerifyPeerResponse>, Status> {
         let home = self.home().map_err(Fault::into_status)?;
-        let counted = verify::count(&home.pool, &home.serving.schema).await.map_err(|error| {
+        let counted = verify::count(&home.pool, &home.serving.schema, request.get_ref().only_chains).await.map_err(|error| {
             let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
             Fault::retry("RW5002", format!("{error}: {cause}"), "nothing was changed; try again").into_status()
         })?;
@@ -212,12 +242,45 @@ fn chain_id(text: &str) -> FaultResult<Uuid> {
 fn filter_of(filter: Option<v1::ChainFilter>) -> FaultResult<ChainFilter> {
     let filter = filter.unwrap_or_default();
     let text = |text: String| if text.is_empty() { None } else { Some(text) };
+    let unknown = filter.statuses.iter().find(|name| chain::Status::from_name(name).is_none());
+    if let Some(name) = unknown {
+        return Err(Fault::refused("RW4004", format!("`{name}` is no status of a chain"), "see docs/chains.md for the statuses"));
+    }
     Ok(ChainFilter {
         statuses: filter.statuses,
         definition: text(filter.definition),
         error: text(filter.error),
         id: text(filter.id).map(|id| chain_id(&id)).transpose()?,
+        labels: filter.labels.into_iter().collect(),
+        entity: text(filter.entity),
+        root_key: text(filter.root_key),
+        since_ms: Some(filter.since_ms).filter(|ms| *ms != 0),
+        until_ms: Some(filter.until_ms).filter(|ms| *ms != 0),
     })
+}
+
+fn bulk_of(request: v1::ChangeChainsRequest) -> FaultResult<Bulk> {
+    let Some(verb) = chain::verb_of(request.verb())? else { return Ok(Bulk::Purge) };
+    let names_one = request.filter.as_ref().is_some_and(|filter| !filter.id.is_empty());
+    let skip = if verb == chain::Event::Skip {
+        if !names_one {
+            return Err(Fault::refused("RW4004", "`skip` is for one chain", "name it by its id"));
+        }
+        Some(Skip { step: request.step, element: request.element, result: texts(request.result)? })
+    } else {
+        None
+    };
+    Ok(Bulk::Change(Change { verb, reason: request.reason, by: request.by, skip }))
+}
+
+/// Values as texts; what type they are to have nobody says.
+fn texts(values: HashMap<String, v1::Value>) -> FaultResult<BTreeMap<String, Text>> {
+    let text = |(name, value): (String, v1::Value)| {
+        let text = rootward_proto::from_wire(&value, &Type::Text)
+            .map_err(|error| Fault::refused("RW4004", format!("`{name}`: {error}"), "give it as text"))?;
+        Ok((name, text))
+    };
+    values.into_iter().map(text).collect()
 }
 
 /// The memory that this process holds, from the kernel; 0 where there is no /proc.

@@ -9,7 +9,7 @@ use rootward_proto::{Fault, FaultResult, v1::RetryClass};
 use rootward_schema::{Schema, Text};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::lane::LaneHandle;
+use crate::lane::{Floors, LaneHandle};
 
 /// Everything that lives as long as this worker's term; it is dropped as a whole when the term ends.
 pub(crate) struct Serving {
@@ -21,6 +21,8 @@ pub(crate) struct Serving {
     pub owned: RwLock<HashMap<i32, i64>>,
     pub secret: Text,
     pub schema: Arc<Schema>,
+    /// What is too old to run here.
+    pub floors: Arc<Floors>,
     /// Cancelled when a lane's connection is lost or another worker takes over.
     pub stop: CancellationToken,
     /// Tasks of this term; they end with `stop`.

@@ -15,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::Config,
-    lane::{Counters, LaneContext, start_lane},
+    lane::{Counters, Floors, LaneContext, start_lane},
     pg,
     serving::Serving,
 };
@@ -110,7 +110,8 @@ pub(crate) async fn take_over(
         .try_get(0)?;
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
-    let lanes = open_lanes(config, &schema, &secret, term, counters, &tasks, &stop).await?;
+    let floors = Arc::new(read_floors(&client).await?);
+    let lanes = open_lanes(config, &schema, &secret, term, counters, &floors, &tasks, &stop).await?;
     if ended.is_cancelled() {
         stop.cancel();
         return Err(TermError::Lost);
@@ -124,7 +125,7 @@ pub(crate) async fn take_over(
         }
     });
     let secret = Some(format!("\\x{}", hex::encode(secret)));
-    Ok((Arc::new(Serving { term, postgres_version, lanes, owned, secret, schema, stop, tasks }), client, copy))
+    Ok((Arc::new(Serving { term, postgres_version, lanes, owned, secret, schema, floors, stop, tasks }), client, copy))
 }
 
 /// The new term with its secret, committed synchronously: it writes WAL, so it flushes whatever an earlier worker's commits
@@ -172,12 +173,22 @@ pub(crate) async fn read_ownership(client: &Client) -> Result<HashMap<i32, i64>,
     client.query(sql, &[]).await?.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }
 
+/// What earlier workers of this peer, or of peers that a partition came from, have collected.
+async fn read_floors(client: &Client) -> Result<Floors, tokio_postgres::Error> {
+    let sql = "/* read_floors */ select coalesce((extract(epoch from nullif(max(issued_before), '-infinity')) * 1000)::bigint, 0), \
+               coalesce((extract(epoch from nullif(max(expired_before), '-infinity')) * 1000)::bigint, 0) from rootward.collected";
+    let row = client.query_one(sql, &[]).await?;
+    Ok(Floors::new(row.try_get(0)?, row.try_get(1)?))
+}
+
+#[allow(clippy::too_many_arguments)] // the parts of a term
 async fn open_lanes(
     config: &Config,
     schema: &Schema,
     secret: &[u8],
     term: i64,
     counters: &[Arc<Counters>],
+    floors: &Arc<Floors>,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> Result<Vec<crate::lane::LaneHandle>, TermError> {
@@ -190,7 +201,7 @@ async fn open_lanes(
     }
     let lanes = connections.into_iter().zip(counters).enumerate().map(|(at, (connection, counters))| {
         let number = u32::try_from(at).unwrap_or(u32::MAX);
-        let context = LaneContext::new(number, secret, term, &schema.deferrable);
+        let context = LaneContext::new(number, secret, term, &schema.deferrable, floors.clone());
         start_lane(context, connection, config.queue, counters.clone(), tasks, stop.clone())
     });
     Ok(lanes.collect())

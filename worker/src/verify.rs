@@ -1,6 +1,7 @@
 //! What `verify` counts on one peer, with plain SQL of its own: it trusts none of the worker's bookkeeping.
 
 use deadpool_postgres::{Client, Pool};
+use prost::Message as _;
 use rootward_proto::v1;
 use rootward_schema::{RootEntity, Schema, quoted, sql_partition_expression};
 
@@ -17,7 +18,7 @@ pub(crate) enum VerifyError {
 }
 
 /// Counts everything that must hold, in one transaction that sees one moment.
-pub(crate) async fn count(pool: &Pool, schema: &Schema) -> Result<v1::VerifyPeerResponse, VerifyError> {
+pub(crate) async fn count(pool: &Pool, schema: &Schema, only_chains: bool) -> Result<v1::VerifyPeerResponse, VerifyError> {
     let mut client = pool.get().await?;
     let transaction =
         client.build_transaction().isolation_level(tokio_postgres::IsolationLevel::RepeatableRead).read_only(true).start().await?;
@@ -25,12 +26,14 @@ pub(crate) async fn count(pool: &Pool, schema: &Schema) -> Result<v1::VerifyPeer
     let rows =
         transaction.query("/* verify_ownership */ select partition from rootward.ownership where state = 'owned' order by 1", &[]).await?;
     counted.owned = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
-    for root in schema.roots.values() {
-        count_tree(&transaction, schema, root, &mut counted).await?;
+    if !only_chains {
+        for root in schema.roots.values() {
+            count_tree(&transaction, schema, root, &mut counted).await?;
+        }
+        count_misplaced_bookkeeping(&transaction, &mut counted).await?;
+        count_invariants(&transaction, schema, &mut counted).await?;
+        count_reference(&transaction, schema, &mut counted).await?;
     }
-    count_misplaced_bookkeeping(&transaction, &mut counted).await?;
-    count_invariants(&transaction, schema, &mut counted).await?;
-    count_reference(&transaction, schema, &mut counted).await?;
     count_chains(&transaction, &mut counted).await?;
     transaction.rollback().await?;
     Ok(counted)
@@ -124,34 +127,51 @@ async fn count_reference(transaction: &Transaction<'_>, schema: &Schema, counted
 
 /// Ended chains with the outcomes that they must have, and all outcome rows of chains, whosever they are.
 async fn count_chains(transaction: &Transaction<'_>, counted: &mut v1::VerifyPeerResponse) -> Result<(), VerifyError> {
-    let sql = "/* verify_chains */ select id, status, definition, plan, input from rootward.chain";
+    let sql = "/* verify_chains */ select id, status, definition, plan, input, fingerprint from rootward.chain where not is_collected";
     for row in transaction.query(sql, &[]).await? {
         let id: uuid::Uuid = row.try_get(0)?;
         let (plan, input): (serde_json::Value, serde_json::Value) = (row.try_get(3)?, row.try_get(4)?);
-        let (expected, undoable) = expected_outcomes(&plan, &input);
+        let status: String = row.try_get(1)?;
+        let (expected, mut undoable) = expected_outcomes(&plan, &input);
+        if status == "failed" && keeps(&plan) {
+            undoable.clear();
+        }
         counted.chains.push(v1::ChainFact {
             id: id.as_bytes().to_vec(),
-            status: row.try_get(1)?,
+            status,
             definition: row.try_get(2)?,
             expected,
             undoable,
+            fingerprint: row.try_get(5)?,
         });
     }
-    // A chain's outcomes are the rows that are not of step 0 alone, and those whose id is a chain's.
-    let sql = "/* verify_outcomes_of_chains */ select request_id, step, element, direction, kind from rootward.outcome \
-               where step > 0 or element > 0 or direction = 'undo' or transaction in (select distinct s->>'call' from rootward.schema_version, \
-               jsonb_each(definition->'chains') c, jsonb_array_elements(c.value->'steps') s)";
+    // Chains that are being collected are neither counted nor missed; nor is the mark of a scheduled start.
+    let sql = "/* verify_outcomes_of_chains */ select request_id, step, element, direction, kind, fingerprint, reply from rootward.outcome o \
+               where in_chain and step < 2147483647";
     for row in transaction.query(sql, &[]).await? {
         let id: uuid::Uuid = row.try_get(0)?;
+        let kind: &str = row.try_get(4)?;
+        let is_skipped = kind == "done" && v1::CallResponse::decode(row.try_get::<_, &[u8]>(6)?).is_ok_and(|reply| reply.is_skipped);
         counted.outcomes_of_chains.push(v1::OutcomeFact {
             id: id.as_bytes().to_vec(),
             step: u32::try_from(row.try_get::<_, i32>(1)?).unwrap_or_default(),
             element: u32::try_from(row.try_get::<_, i32>(2)?).unwrap_or_default(),
             direction: if row.try_get::<_, &str>(3)? == "undo" { v1::Direction::Undo } else { v1::Direction::Do }.into(),
-            kind: row.try_get(4)?,
+            kind: if is_skipped { "skipped" } else { kind }.to_owned(),
+            fingerprint: row.try_get(5)?,
         });
     }
+    let sql = "/* verify_collected_chains */ select id from rootward.chain where is_collected";
+    for row in transaction.query(sql, &[]).await? {
+        counted.collected_chains.push(row.try_get::<_, uuid::Uuid>(0)?.as_bytes().to_vec());
+    }
     Ok(())
+}
+
+/// Whether a refusal of one of the steps keeps what took effect.
+fn keeps(plan: &serde_json::Value) -> bool {
+    let steps = plan.get("steps").and_then(serde_json::Value::as_array);
+    steps.is_some_and(|steps| steps.iter().any(|step| step.get("on_failure").and_then(serde_json::Value::as_str) == Some("keep")))
 }
 
 /// The (step, element) pairs of a plan, and those of them that a compensation undoes, each flattened.

@@ -10,22 +10,26 @@ use crate::output;
 
 /// Counts and prints; the code is 4 if something doesn't hold, 6 if that is only that a peer could not be counted.
 pub(crate) async fn run(context: &Context) -> ExitCode {
-    let response = match context.client.verify().await {
-        Ok(response) => response,
-        Err(fault) => return fail(&fault, context.format),
-    };
+    match context.client.verify().await {
+        Ok(response) => report(context, &response),
+        Err(fault) => fail(&fault, context.format),
+    }
+}
+
+/// Prints the checks and gives the code.
+pub(crate) fn report(context: &Context, response: &v1::VerifyResponse) -> ExitCode {
     if context.format.is_json() {
         let checks = response.checks.iter().map(check_json).collect();
         output::print_list(context.format, "checks", checks, json!({"ok": response.is_ok}));
     } else {
-        output::print(&text_of(&response));
+        output::print(&text_of(response));
         if !response.is_ok {
             output::print_error(
                 "error[RW5008]: something that must hold does not\n  help: chains that run or are parked are between two states; see `rootward error RW5008`",
             );
         }
     }
-    code_of(&response)
+    code_of(response)
 }
 
 fn code_of(response: &v1::VerifyResponse) -> ExitCode {

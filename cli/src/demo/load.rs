@@ -90,6 +90,7 @@ pub(crate) async fn run_chain(client: &RootwardClient<Channel>, tally: &Tally, n
         chain_id: Uuid::now_v7().to_string(),
         wait: v1::ChainWait::Done.into(),
         issued_at_ms: 0,
+        ..v1::StartChainRequest::default()
     };
     let answer = until_answered(tally, || {
         let mut client = client.clone();

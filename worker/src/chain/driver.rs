@@ -1,52 +1,58 @@
-//! Drives one chain from its record to its end. Dropping a driver loses nothing: what counts lies at the roots.
+//! Drives one chain from its record to its end, or to where it waits. Dropping a driver loses nothing: what counts lies at
+//! the roots.
 
-use std::{sync::Arc, time::Duration};
-
-use futures_util::future::join_all;
-use rand::RngExt as _;
-use rootward_proto::{
-    Fault,
-    v1::{self, RetryClass, reply},
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
 };
-use tokio::{sync::watch, time::Instant};
-use uuid::Uuid;
+
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use rootward_proto::{Fault, v1};
+use rootward_schema::{OnExhausted, Wait};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    drivers::ChainHome,
+    attempt::{Attempt, Kind, LONGEST_PAUSE_IN_PLACE, Settled, millis},
+    drivers::{ChainHome, Identity},
     plan::{Plan, Resolved, Results, first_row},
-    state::{Next, Record, Recorded, Task, next},
+    show,
+    state::{CalledBack, Event, Next, Record, Recorded, Shape, Standing, Status, Task, next, transition},
     store::Note,
 };
+use crate::clock;
 
-/// Attempts of one step before the chain is parked.
-const MAX_ATTEMPTS: u32 = 20;
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// A peer that is away is asked this often at least.
-const LONGEST_WAIT_FOR_PEER: Duration = Duration::from_millis(500);
-/// How long one attempt waits for its answer.
-const ATTEMPT_LIMIT: Duration = Duration::from_secs(10);
+/// Tasks of one chain that are under way at once: a huge one leaves the lanes to others too.
+const MAX_IN_FLIGHT: usize = 64;
 
-/// Where a chain lies and what it is.
+/// What a chain's row says beside its plan.
 #[derive(Debug, Clone)]
-pub(super) struct Identity {
-    pub id: Uuid,
-    pub partition: i32,
-    pub entity: String,
-    pub root_key: String,
-    pub fingerprint: Vec<u8>,
-    pub issued_at_ms: i64,
+pub(super) struct Standpoint {
+    pub status: Status,
+    pub revision: i32,
+    pub deadline_ms: Option<i64>,
+    /// By step: when its timer is due or its signal too late.
+    pub waits: BTreeMap<u32, i64>,
+    /// Attempts that earlier drivers made at the step where it stands.
+    pub attempts: u32,
+    /// How often a driver was lost since the chain last came on.
+    pub recoveries: u32,
+    pub expires_at_ms: i64,
 }
 
 pub(super) struct Driver {
     pub home: Arc<ChainHome>,
-    pub identity: Identity,
-    pub plan: Plan,
+    pub identity: Arc<Identity>,
+    pub plan: Arc<Plan>,
     pub record: Record,
-    pub results: Results,
-    /// Attempts that earlier drivers made; counted on a recovery, so that a step that kills its worker ends by parking.
-    pub attempts: u32,
+    pub results: Arc<Results>,
+    pub at: Standpoint,
     pub view: watch::Sender<v1::Chain>,
+    /// Somebody delivered a signal.
+    pub poke: Arc<Notify>,
 }
 
 /// Why a chain can't go on by itself.
@@ -56,193 +62,382 @@ struct Halt {
     attempts: u32,
 }
 
+/// A task whose next attempt is far away.
+struct Rest {
+    fault: Fault,
+    attempts: u32,
+    until_ms: i64,
+}
+
+type Flight = FuturesUnordered<Pin<Box<dyn Future<Output = (Task, Kind, Settled)> + Send>>>;
+
+/// What is under way and what stands still.
+#[derive(Default)]
+struct Work {
+    flight: Flight,
+    tasks: BTreeSet<Task>,
+    is_back: bool,
+    give_up: CancellationToken,
+    resting: BTreeMap<Task, Rest>,
+    /// Signals that had not come when we looked.
+    absent: BTreeSet<Task>,
+    halt: Option<Halt>,
+    /// The row says `waiting`, but the chain goes on.
+    has_woken: bool,
+}
+
 impl Driver {
-    /// Goes on until the chain has ended or is parked or stuck, and writes that down at home.
+    /// Goes on until the chain has ended, waits for a moment that is far away, or waits for a person, and writes that down
+    /// at home.
     pub(super) async fn run(mut self) {
         let shape = self.plan.shape();
+        let mut work = Work::default();
         loop {
-            let step = next(&shape, &self.record);
-            let halt = match step {
-                Next::Run(tasks) => self.run_effects(tasks).await,
-                Next::CallOff(tasks) => self.call_off(tasks).await,
-                Next::Undo(tasks) => self.undo(tasks).await,
-                Next::Completed => return self.end("completed").await,
-                Next::Failed => return self.end("failed").await,
-                Next::Compensated => return self.end("compensated").await,
-            };
-            if let Err(halt) = halt {
+            let now = clock::now_ms();
+            let next = next(&shape, &self.record);
+            let is_back = matches!(next, Next::CallOff(_) | Next::Undo(_) | Next::Compensated | Next::Cancelled | Next::Failed);
+            let is_late = !is_back && self.is_late(&shape, now);
+            // What is under way in the old direction ends first. Nothing that was sent is cancelled, but nothing is sent again.
+            if !work.flight.is_empty() && (is_back != work.is_back || is_late || work.halt.is_some()) {
+                work.give_up.cancel();
+                if let Some(done) = work.flight.next().await {
+                    self.apply(&mut work, done);
+                }
+                continue;
+            }
+            if is_back != work.is_back {
+                // The way forward halted, but a refusal has turned the chain back meanwhile: that decides.
+                work = Work { is_back, ..Work::default() };
+            }
+            if work.give_up.is_cancelled() {
+                work.give_up = CancellationToken::new();
+            }
+            // Until the row says so, a crash would leave the chain asleep.
+            if std::mem::take(&mut work.has_woken)
+                && !matches!(self.home.note(&self.identity, self.note_of(self.at.status)).await, Ok(true))
+            {
+                return;
+            }
+            if is_late {
+                let fault = Fault::refused("RW4007", "the chain's deadline has passed", "start it again, with more time if need be");
+                if !self.turn_back(CalledBack::Late, fault).await {
+                    return;
+                }
+                continue;
+            }
+            if let Some(halt) = work.halt.take() {
+                if !is_back && self.fails_when_exhausted(&shape, halt.task, &halt.fault) {
+                    if !self.turn_back(CalledBack::Exhausted, halt.fault).await {
+                        return;
+                    }
+                    continue;
+                }
                 return self.halt(halt).await;
             }
+            if is_back && self.at.status != Status::Compensating {
+                self.note_turn();
+            }
+            let wake = match next {
+                Next::Run(tasks) => self.start_forward(&mut work, tasks, now),
+                Next::CallOff(tasks) => self.start(&mut work, tasks, &Kind::CallOff, now),
+                Next::Undo(tasks) => self.start(&mut work, tasks, &Kind::Undo, now),
+                Next::Completed => return self.end(Event::Complete).await,
+                Next::Failed => return self.end(Event::Fail).await,
+                Next::Cancelled => return self.end(Event::CallOff).await,
+                Next::Compensated => return self.end(Event::Undo).await,
+                Next::Blocked(task) => {
+                    let fault = Fault::internal("a step behind the pivot was refused for good");
+                    return self.halt(Halt { fault, task, attempts: 0 }).await;
+                }
+            };
+            let wake = wake.into_iter().chain(self.at.deadline_ms.filter(|deadline| *deadline > now && !is_back)).min();
+            if work.flight.is_empty() {
+                let pause = wake.map(|wake| wake - now);
+                if pause.is_none_or(|pause| pause > millis(LONGEST_PAUSE_IN_PLACE)) {
+                    match self.leave(&mut work, wake).await {
+                        Leave::Gone => return,
+                        Leave::LookAgain => continue,
+                    }
+                }
+            }
+            tokio::select! {
+                Some(done) = work.flight.next() => self.apply(&mut work, done),
+                () = sleep_until(wake, now) => {}
+                () = self.poke.notified() => work.absent.clear(),
+            }
         }
     }
 
-    async fn run_effects(&mut self, tasks: Vec<Task>) -> Result<(), Halt> {
-        self.show("running", tasks.first().copied());
-        let outcomes = join_all(tasks.iter().map(|task| self.one(*task, false, false))).await;
-        let mut halted = None;
-        for (task, outcome) in tasks.into_iter().zip(outcomes) {
-            match outcome {
-                Ok((Ok(response), place)) => {
-                    self.results.insert(task, first_row(&response));
-                    self.record.effects.insert(task, Recorded::Done);
-                    self.show_step(task, "do", "done", &place, Some(&response), None);
+    fn is_late(&self, shape: &Shape, now: i64) -> bool {
+        self.at.deadline_ms.is_some_and(|deadline| deadline <= now)
+            && self.record.called_back.is_none()
+            && shape.passed_pivot(&self.record).is_none()
+            && !matches!(next(shape, &self.record), Next::Completed)
+    }
+
+    fn fails_when_exhausted(&self, shape: &Shape, task: Task, fault: &Fault) -> bool {
+        // A refusal that parks is no exhaustion.
+        let is_exhausted = fault.retry_class() != v1::RetryClass::Refused;
+        let fails = self.plan.step(task).is_some_and(|step| step.on_exhausted == OnExhausted::Fail);
+        is_exhausted && fails && shape.passed_pivot(&self.record).is_none()
+    }
+
+    /// Starts what can start; returns when the next thing that rests is due.
+    fn start(&self, work: &mut Work, tasks: Vec<Task>, kind: &Kind, now: i64) -> Option<i64> {
+        self.show(&tasks);
+        let mut wake: Option<i64> = None;
+        for task in tasks {
+            let rested = work.resting.get(&task).map(|rest| (rest.until_ms, rest.attempts));
+            match rested {
+                Some((until, _)) if until > now => wake = wake.into_iter().chain([until]).min(),
+                _ if work.tasks.contains(&task) => {}
+                _ if work.tasks.len() >= MAX_IN_FLIGHT => break,
+                _ => {
+                    work.resting.remove(&task);
+                    self.launch(work, task, kind.clone(), rested.map_or(self.at.attempts, |(_, attempts)| attempts));
                 }
-                // A refusal that stands at its root: the way goes back from here.
-                Ok((Err(fault), place)) => {
+            }
+        }
+        wake
+    }
+
+    fn start_forward(&mut self, work: &mut Work, tasks: Vec<Task>, now: i64) -> Option<i64> {
+        let (waits, calls): (Vec<Task>, Vec<Task>) = tasks.into_iter().partition(|task| self.plan.wait(*task).is_some());
+        let mut wake = if calls.is_empty() { None } else { self.start(work, calls, &Kind::Effect, now) };
+        let in_flight = work.tasks.clone();
+        for task in waits.into_iter().filter(|task| !in_flight.contains(task)) {
+            let due = self.due_of(task, now);
+            wake = wake.into_iter().chain(due.filter(|due| *due > now)).min();
+            let is_due = due.is_some_and(|due| due <= now);
+            match (self.plan.wait(task), is_due) {
+                (Some(Wait::Timer { .. }), true) => self.launch(work, task, Kind::Due, 0),
+                // A signal that came in time counts, however late it is found.
+                (Some(Wait::Signal { .. }), _) if !work.absent.contains(&task) => self.launch(work, task, Kind::Look, 0),
+                (Some(Wait::Signal { .. }), true) => {
+                    let parks = self.plan.resolve_wait(task).is_some_and(|resolved| resolved.parks_on_refusal);
+                    if parks {
+                        let fault = Fault::refused(
+                            "RW4010",
+                            "the signal did not come in time",
+                            "send it with `rootward chain signal`, then replay",
+                        );
+                        work.halt = Some(Halt { fault, task, attempts: 0 });
+                        return Some(now);
+                    }
+                    self.launch(work, task, Kind::CallOff, 0);
+                }
+                _ => {}
+            }
+        }
+        wake
+    }
+
+    /// When a wait is over: fixed when the step begins, and then kept.
+    fn due_of(&mut self, task: Task, now: i64) -> Option<i64> {
+        let length = match self.plan.wait(task)? {
+            Wait::Timer { after_ms } => Some(*after_ms),
+            Wait::Signal { timeout_ms, .. } => *timeout_ms,
+        }?;
+        let length = i64::try_from(length).unwrap_or(i64::MAX);
+        Some(*self.at.waits.entry(task.step).or_insert_with(|| now.saturating_add(length)))
+    }
+
+    fn launch(&self, work: &mut Work, task: Task, kind: Kind, attempts: u32) {
+        work.tasks.insert(task);
+        let attempt = Attempt {
+            home: self.home.clone(),
+            identity: self.identity.clone(),
+            plan: self.plan.clone(),
+            results: self.results.clone(),
+            task,
+            kind,
+            attempts,
+            expires_at_ms: self.at.expires_at_ms,
+            give_up: work.give_up.clone(),
+        };
+        work.flight.push(Box::pin(attempt.settle()));
+    }
+
+    fn apply(&mut self, work: &mut Work, (task, kind, settled): (Task, Kind, Settled)) {
+        work.tasks.remove(&task);
+        match settled {
+            Settled::Answered(response, resolved) => self.answered(work, task, &kind, *response, &resolved),
+            Settled::Refused(fault, resolved) => match kind {
+                Kind::Undo => work.halt = Some(Halt { fault, task, attempts: 1 }),
+                Kind::Effect | Kind::CallOff | Kind::Look | Kind::Due => {
                     let recorded = if fault.code() == "RW4005" { Recorded::Tombstone } else { Recorded::Failed };
-                    self.record.effects.insert(task, recorded);
-                    self.show_step(
-                        task,
-                        "do",
-                        if recorded == Recorded::Failed { "failed" } else { "tombstone" },
-                        &place,
-                        None,
-                        Some(&fault),
-                    );
+                    self.decided(task, recorded, &resolved, None, Some(&fault));
+                    if matches!(kind, Kind::Effect) {
+                        self.view.send_modify(|view| view.failure = Some(fault.into_wire()));
+                    }
+                }
+            },
+            Settled::Halted { fault, attempts } => work.halt = Some(Halt { fault, task, attempts }),
+            Settled::Resting { fault, attempts, until_ms } => {
+                work.resting.insert(task, Rest { fault, attempts, until_ms });
+            }
+            Settled::GivenUp => {}
+        }
+    }
+
+    fn answered(&mut self, work: &mut Work, task: Task, kind: &Kind, response: v1::CallResponse, resolved: &Resolved) {
+        let is_stored = response.from_stored_outcome;
+        match kind {
+            Kind::Look if !is_stored => {
+                work.absent.insert(task);
+                return;
+            }
+            Kind::CallOff if !is_stored => {
+                if let Some(Wait::Signal { .. }) = self.plan.wait(task)
+                    && self.record.called_back.is_none()
+                {
+                    let fault = Fault::refused("RW4010", "the signal did not come in time", "start the chain again");
                     self.view.send_modify(|view| view.failure = Some(fault.into_wire()));
                 }
-                Err(halt) => halted = Some(halt),
+                return self.decided(task, Recorded::Tombstone, resolved, None, None);
+            }
+            Kind::Undo => {
+                self.record.undone.insert(task);
+                let outcome = if response.is_skipped { "skipped" } else { "done" };
+                self.show_step(task, "undo", outcome, resolved, Some(&response), None);
+            }
+            Kind::Effect | Kind::Look | Kind::Due | Kind::CallOff => {
+                Arc::make_mut(&mut self.results).insert(task, first_row(&response));
+                let recorded = if response.is_skipped { Recorded::Skipped } else { Recorded::Done };
+                self.decided(task, recorded, resolved, Some(&response), None);
             }
         }
-        halted.map_or(Ok(()), Err)
-    }
-
-    async fn call_off(&mut self, tasks: Vec<Task>) -> Result<(), Halt> {
-        self.show("compensating", tasks.first().copied());
-        let outcomes = join_all(tasks.iter().map(|task| self.one(*task, false, true))).await;
-        for (task, outcome) in tasks.into_iter().zip(outcomes) {
-            let (answer, place) = outcome?;
-            // A tombstone of ours is answered without a stored outcome; else the step had been decided before.
-            let recorded = match &answer {
-                Ok(response) if response.from_stored_outcome => Recorded::Done,
-                Ok(_) => Recorded::Tombstone,
-                Err(fault) if fault.code() == "RW4005" => Recorded::Tombstone,
-                Err(_) => Recorded::Failed,
-            };
-            self.record.effects.insert(task, recorded);
-            if let (Recorded::Done, Ok(response)) = (recorded, &answer) {
-                self.results.insert(task, first_row(response));
-            }
-            let name = match recorded {
-                Recorded::Done => "done",
-                Recorded::Failed => "failed",
-                Recorded::Tombstone => "tombstone",
-            };
-            self.show_step(task, "do", name, &place, answer.as_ref().ok(), answer.as_ref().err());
+        if self.at.status == Status::Waiting {
+            self.at.status = Status::Running;
+            work.has_woken = true;
         }
-        Ok(())
-    }
-
-    async fn undo(&mut self, tasks: Vec<Task>) -> Result<(), Halt> {
-        self.show("compensating", tasks.first().copied());
-        let outcomes = join_all(tasks.iter().map(|task| self.one(*task, true, false))).await;
-        for (task, outcome) in tasks.into_iter().zip(outcomes) {
-            let (answer, place) = outcome?;
-            match answer {
-                Ok(response) => {
-                    self.record.undone.insert(task, ());
-                    self.show_step(task, "undo", "done", &place, Some(&response), None);
-                }
-                Err(fault) => return Err(Halt { fault, task, attempts: 1 }),
-            }
-        }
-        Ok(())
-    }
-
-    /// Runs one task until it is decided. The outer error is a halt; the inner one a refusal that stands at the root.
-    async fn one(&self, task: Task, is_undo: bool, is_tombstone: bool) -> Result<(Result<v1::CallResponse, Fault>, Resolved), Halt> {
-        let halt = |fault, attempts| Halt { fault, task, attempts };
-        let mut attempts = 0;
-        let mut pause = FIRST_PAUSE;
-        let mut wait_for_peer = FIRST_PAUSE;
-        loop {
-            let schema = self.home.routing.catalog().map(|catalog| catalog.schema.clone());
-            let schema = schema.map_err(|fault| halt(fault, attempts))?;
-            let resolved = self
-                .plan
-                .resolve(&schema, task, is_undo, &self.results)
-                .map_err(|error| halt(Fault::refused("RW4006", error.to_string(), "bring the definition back, then replay"), attempts))?;
-            let execute = self.message(task, is_undo, is_tombstone, &resolved);
-            let fault = match self.home.routing.try_once(&execute, Instant::now() + ATTEMPT_LIMIT).await {
-                Ok(reply::Result::Executed(response)) => return Ok((Ok(response), resolved)),
-                Ok(_) => Fault::internal("a step was answered with something that is no step's answer"),
-                Err(fault) => fault,
-            };
-            match fault.retry_class() {
-                // Only what stands at the root may turn the chain back: else the step could still take effect after its
-                // predecessors were undone. The rest waits for a person, such as arguments that a new schema doesn't take.
-                RetryClass::Refused if !stands_at_root(&fault, is_tombstone) => return Err(halt(fault, attempts + 1)),
-                RetryClass::Refused if !is_tombstone && resolved.parks_on_refusal && fault.code() != "RW4005" => {
-                    return Err(halt(fault, attempts + 1));
-                }
-                RetryClass::Refused => return Ok((Err(fault), resolved)),
-                // Never reached it: no attempt. It goes on at once when the peer is back.
-                RetryClass::Reroute => {
-                    self.home.routing.refresh();
-                    sleep(wait_for_peer).await;
-                    wait_for_peer = (wait_for_peer * 2).min(LONGEST_WAIT_FOR_PEER);
-                    continue;
-                }
-                RetryClass::Retry if is_away(&fault) => {
-                    sleep(wait_for_peer).await;
-                    wait_for_peer = (wait_for_peer * 2).min(LONGEST_WAIT_FOR_PEER);
-                    continue;
-                }
-                _ => attempts += 1,
-            }
-            if attempts + self.attempts >= MAX_ATTEMPTS {
-                return Err(halt(fault, attempts + self.attempts));
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+        if !is_stored {
+            self.has_come_on();
         }
     }
 
-    fn message(&self, task: Task, is_undo: bool, is_tombstone: bool, resolved: &Resolved) -> v1::Execute {
-        let direction = if is_undo { v1::Direction::Undo } else { v1::Direction::Do };
-        v1::Execute {
-            transaction: resolved.transaction.clone(),
-            entity: resolved.entity.clone(),
-            root_key: resolved.root_key.clone(),
-            arguments: resolved.arguments.iter().map(|(name, text)| v1::TextArgument { name: name.clone(), text: text.clone() }).collect(),
-            request_id: self.identity.id.as_bytes().to_vec(),
-            step: task.step,
-            element: task.element,
-            direction: direction.into(),
-            issued_at_ms: self.identity.issued_at_ms,
-            chain_fingerprint: self.identity.fingerprint.clone(),
-            refusal_is_no_outcome: resolved.parks_on_refusal,
-            is_tombstone,
-            ..v1::Execute::default()
+    /// The chain is further than any driver before got it: what they lost no longer counts.
+    fn has_come_on(&mut self) {
+        self.at.attempts = 0;
+        if std::mem::take(&mut self.at.recoveries) > 0 {
+            self.note_soon();
         }
     }
 
-    async fn end(self, status: &'static str) {
+    fn decided(&mut self, task: Task, recorded: Recorded, resolved: &Resolved, response: Option<&v1::CallResponse>, fault: Option<&Fault>) {
+        self.record.effects.insert(task, recorded);
+        self.show_step(task, "do", show::outcome_name(recorded), resolved, response, fault);
+    }
+
+    /// A deadline or used-up attempts turn the chain back: durable before anything is called off, because no outcome at any
+    /// root says so.
+    async fn turn_back(&mut self, cause: CalledBack, fault: Fault) -> bool {
+        self.view.send_modify(|view| view.failure = Some(fault.into_wire()));
+        let Some(status) = self.after(Event::TurnBack) else { return false };
+        let note = Note { called_back: Some(cause), ..self.note_of(status) };
+        match self.home.note(&self.identity, note).await {
+            Ok(true) => {
+                self.record.called_back = Some(cause);
+                self.at.status = status;
+                true
+            }
+            Ok(false) => false,
+            Err(fault) => {
+                tracing::debug!(chain = %self.identity.id, %fault, "a chain could not be turned back; the scan finds it again");
+                false
+            }
+        }
+    }
+
+    /// After a refusal the outcome at the root says that the chain goes back; home hears of it for its lists.
+    fn note_turn(&mut self) {
+        if self.at.status == Status::Waiting {
+            self.at.status = Status::Running;
+        }
+        if let Some(status) = self.after(Event::TurnBack) {
+            self.at.status = status;
+            self.note_soon();
+        }
+    }
+
+    fn note_soon(&self) {
+        let (home, identity) = (self.home.clone(), self.identity.clone());
+        let note = self.note_of(self.at.status);
+        self.home.serving.tasks.spawn(async move { home.note_lazily(&identity, note).await });
+    }
+
+    /// The status after an event of the chain's own; none, with a word in the log, if the table doesn't know it.
+    fn after(&self, event: Event) -> Option<Status> {
+        let status = transition(self.at.status, event, &Standing::default()).ok();
+        if status.is_none() {
+            tracing::error!(chain = %self.identity.id, status = self.at.status.name(), event = event.name(), "a chain made an unknown step");
+        }
+        status
+    }
+
+    /// The row as it is now; it is looked at again at once.
+    fn note_of(&self, status: Status) -> Note {
+        let view = self.view.borrow();
+        Note {
+            revision: self.at.revision,
+            status,
+            called_back: None,
+            step: (!view.step.is_empty()).then(|| view.step.clone()),
+            error: view.failure.clone().map(|failure| show::error_json(&Fault::from(failure))),
+            result: None,
+            waits: Some(self.at.waits.clone()),
+            attempts: self.at.attempts,
+            recoveries: self.at.recoveries,
+            next_attempt_at_ms: Some(clock::now_ms()),
+            expires_at_ms: self.at.expires_at_ms,
+            ended_at_ms: None,
+            deed: None,
+        }
+    }
+
+    async fn end(mut self, event: Event) {
+        if self.at.status == Status::Waiting {
+            self.at.status = Status::Running;
+        }
+        let Some(status) = self.after(event) else { return };
         // Every outcome is durable at its root, so the end is a fact already; home hears of it when there is company.
-        let note = Note { from: &["running", "compensating"], status, error: self.error_json(), ..Note::default() };
-        self.show(status, None);
+        let result = if event == Event::Complete { self.plan.result(&self.results) } else { None };
+        let mut note = Note { result: result.clone(), step: None, ended_at_ms: Some(clock::now_ms()), ..self.note_of(status) };
+        if event == Event::Complete {
+            note.error = None;
+        }
+        note.attempts = 0;
+        self.view.send_modify(|view| {
+            view.status = status.name().to_owned();
+            view.step = String::new();
+            view.result = result.unwrap_or_default();
+            if event == Event::Complete {
+                view.failure = None;
+            }
+        });
         self.home.note_lazily(&self.identity, note).await;
     }
 
-    async fn halt(self, halt: Halt) {
-        let is_back = self.record.is_called_back || self.record.effects.values().any(|outcome| *outcome != Recorded::Done);
-        let status = if is_back && !self.plan.shape().is_past_pivot(&self.record) { "stuck" } else { "parked" };
-        let step = self.step_text(halt.task);
-        let error = error_json(&halt.fault);
+    async fn halt(mut self, halt: Halt) {
+        if self.at.status == Status::Waiting {
+            self.at.status = Status::Running;
+        }
+        let Some(status) = self.after(Event::Exhaust) else { return };
+        let step = self.plan.step_text(halt.task);
         let note = Note {
-            from: &["running", "compensating"],
-            status,
             step: Some(step.clone()),
-            error: Some(error),
+            error: Some(show::error_json(&halt.fault)),
             attempts: halt.attempts,
-            event: None,
+            recoveries: 0,
+            next_attempt_at_ms: None,
+            ..self.note_of(status)
         };
         // Whoever waits is told only what is durable.
         let noted = self.home.note(&self.identity, note).await;
-        tracing::info!(chain = %self.identity.id, status, step, fault = %halt.fault, "a chain waits for a person");
-        if noted.is_ok() {
+        tracing::info!(chain = %self.identity.id, status = status.name(), step, fault = %halt.fault, "a chain waits for a person");
+        if matches!(noted, Ok(true)) {
             self.view.send_modify(|view| {
-                view.status = status.to_owned();
+                view.status = status.name().to_owned();
                 view.step = step;
                 view.attempts = halt.attempts;
                 view.failure = Some(halt.fault.into_wire());
@@ -250,19 +445,50 @@ impl Driver {
         }
     }
 
-    fn error_json(&self) -> Option<String> {
-        self.view.borrow().failure.clone().map(|failure| error_json(&Fault::from(failure)))
-    }
-
-    fn step_text(&self, task: Task) -> String {
-        let name = self.plan.step(task).map(|step| step.name.as_str()).unwrap_or_default();
-        format!("{}/{} {name}", task.step + 1, self.plan.definition.steps.len())
-    }
-
-    fn show(&self, status: &str, task: Option<Task>) {
+    /// Makes room for others until the next moment that counts.
+    async fn leave(&mut self, work: &mut Work, wake: Option<i64>) -> Leave {
+        let is_waiting = work.resting.is_empty() && !work.is_back;
+        if is_waiting && self.at.status == Status::Waiting {
+            return Leave::Gone;
+        }
+        let status = match (is_waiting, self.at.status) {
+            (true, _) => self.after(Event::Await),
+            (false, Status::Waiting) => Some(Status::Running),
+            (false, status) => Some(status),
+        };
+        let Some(status) = status else { return Leave::Gone };
+        let mut note = Note { next_attempt_at_ms: wake, recoveries: 0, ..self.note_of(status) };
+        if let Some((task, rest)) = work.resting.iter().min_by_key(|(_, rest)| rest.until_ms) {
+            note.step = Some(self.plan.step_text(*task));
+            note.attempts = rest.attempts;
+            note.error = Some(show::error_json(&rest.fault));
+        }
+        let (step, attempts) = (note.step.clone(), note.attempts);
+        if !matches!(self.home.note(&self.identity, note).await, Ok(true)) || !is_waiting {
+            return Leave::Gone;
+        }
+        self.at.status = status;
+        self.at.recoveries = 0;
         self.view.send_modify(|view| {
-            view.status = status.to_owned();
-            view.step = task.map(|task| self.step_text(task)).unwrap_or_default();
+            view.status = status.name().to_owned();
+            view.step = step.unwrap_or_default();
+            view.attempts = attempts;
+        });
+        // A signal that came while the row was still `running` woke nobody: now that it says `waiting`, one more look is enough.
+        work.absent.clear();
+        Leave::LookAgain
+    }
+
+    fn show(&self, tasks: &[Task]) {
+        let step = tasks.first().map(|task| self.plan.step_text(*task)).unwrap_or_default();
+        let status = self.at.status.name();
+        self.view.send_if_modified(|view| {
+            let is_new = view.step != step || view.status != status;
+            if is_new {
+                view.step = step;
+                view.status = status.to_owned();
+            }
+            is_new
         });
     }
 
@@ -275,66 +501,22 @@ impl Driver {
         response: Option<&v1::CallResponse>,
         fault: Option<&Fault>,
     ) {
-        let step = v1::ChainStep {
-            name: self.plan.step(task).map(|step| step.name.clone()).unwrap_or_default(),
-            step: task.step,
-            element: task.element,
-            direction: direction.to_owned(),
-            outcome: outcome.to_owned(),
-            entity: resolved.entity.clone(),
-            root_key: resolved.root_key.clone(),
-            peer: response.map(|response| response.peer.clone()).unwrap_or_default(),
-            transaction: resolved.transaction.clone(),
-            worker_us: response.map_or(0, |response| response.worker_us),
-            at: String::new(),
-            failure: fault.map(|fault| fault.as_wire().clone()),
-        };
+        let step = show::step(&self.plan, task, direction, outcome, resolved, response, fault);
         self.view.send_modify(|view| view.steps.push(step));
     }
 }
 
-/// The refusals that say: the peer could not take it now. They are no attempts.
-fn is_away(fault: &Fault) -> bool {
-    matches!(fault.code(), "RW5002" | "RW5004" | "RW3001" | "RW3103" | "RW2006")
+enum Leave {
+    /// The row says where it stands; or somebody else has changed it, and it is theirs.
+    Gone,
+    /// Before it goes, a last look for signals.
+    LookAgain,
 }
 
-/// Whether a refusal is an outcome at the step's root: one that was stored before, or one that a lane has just recorded.
-/// What is refused before it reaches a lane leaves nothing there, and a tombstone is refused by a stored outcome only.
-fn stands_at_root(fault: &Fault, is_tombstone: bool) -> bool {
-    let is_recorded_by_lane = matches!(fault.code(), "RW3101" | "RW2004" | "RW3108");
-    fault.as_wire().from_stored_outcome || (is_recorded_by_lane && !is_tombstone)
-}
-
-pub(super) fn error_json(fault: &Fault) -> String {
-    let failure = fault.as_wire();
-    serde_json::json!({
-        "code": failure.code, "message": failure.message, "help": failure.help, "sqlstate": failure.sqlstate,
-        "detail": failure.detail, "hint": failure.hint,
-    })
-    .to_string()
-}
-
-async fn sleep(pause: Duration) {
-    let jittered = pause.mul_f64(rand::rng().random_range(0.8..1.2));
-    tokio::time::sleep(jittered).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_refusal_that_stands_at_the_root_turns_a_chain_back() {
-        let fresh = |code| Fault::refused(code, "", "");
-        for code in ["RW3101", "RW2004", "RW3108"] {
-            assert!(stands_at_root(&fresh(code), false), "{code}");
-            assert!(!stands_at_root(&fresh(code), true), "{code}");
-        }
-        // No transaction, other arguments, another root, an id of somebody else's: nothing was recorded.
-        for code in ["RW2001", "RW2002", "RW2003", "RW2007", "RW3106", "RW3107"] {
-            assert!(!stands_at_root(&fresh(code), false) && !stands_at_root(&fresh(code), true), "{code}");
-        }
-        assert!(stands_at_root(&fresh("RW3101").from_stored_outcome(), true));
-        assert!(stands_at_root(&fresh("RW4005").from_stored_outcome(), false));
+/// Until a moment of the wall clock, which may be set meanwhile: it is looked at again each second.
+async fn sleep_until(wake: Option<i64>, now: i64) {
+    match wake {
+        Some(wake) => tokio::time::sleep(Duration::from_millis(u64::try_from(wake - now).unwrap_or(0)).min(LONGEST_PAUSE_IN_PLACE)).await,
+        None => std::future::pending().await,
     }
 }

@@ -1,8 +1,11 @@
-//! Which chains are being driven here, and the scan that finds those that should be.
+//! Which chains are being driven here, and what a driver writes down at home.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -11,28 +14,28 @@ use rootward_proto::{Fault, FaultResult, v1};
 use rootward_router::Routing;
 use rootward_schema::Text;
 use tokio::{
-    sync::{oneshot, watch},
+    sync::{Notify, oneshot, watch},
     time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    driver::{Driver, Identity},
-    plan::{Plan, Results},
-    state::{Record, Recorded, Task},
-    store::{self, ChainRow, Note, StoreError},
+    attempt::millis,
+    driver::{Driver, Standpoint},
+    plan::{Plan, Results, first_row},
+    show,
+    state::{Record, Recorded, Status, Task},
+    store::{self, ChainRow, Note},
 };
 use crate::{
-    lane::{Share, Unit},
+    clock,
+    lane::{Freshness, Share, Unit},
     serving::Serving,
 };
 
 /// Chains that are driven at once; the rest wait in their table and the scan comes back to them.
 const MAX_DRIVERS: usize = 4096;
-const SCAN_INTERVAL: Duration = Duration::from_secs(1);
-const SCAN_PAGE: i64 = 500;
-/// Recoveries after which a chain is parked: its step may be what kills the worker.
-const MAX_RECOVERIES: i32 = 20;
 /// How long a note may wait in the lane.
 const NOTE_LIMIT: Duration = Duration::from_secs(30);
 
@@ -43,85 +46,178 @@ pub(crate) struct ChainHome {
     pub serving: Arc<Serving>,
     pub pool: Pool,
     pub drivers: Drivers,
+    /// How long the outcomes of ended chains are kept at least, and so how long a driver's messages are good.
+    pub retention: Duration,
 }
 
-/// The chains that have a driver, with what is known of each.
-#[derive(Default)]
-pub(crate) struct Drivers(Mutex<HashMap<Uuid, watch::Receiver<v1::Chain>>>);
-
-/// A chain that was started here a moment ago.
-pub(crate) struct Started {
+/// Where a chain lies and what it is.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
     pub id: Uuid,
     pub partition: i32,
     pub entity: String,
     pub root_key: String,
     pub fingerprint: Vec<u8>,
     pub issued_at_ms: i64,
+}
+
+/// The chains that have a driver.
+#[derive(Default)]
+pub(crate) struct Drivers {
+    running: Mutex<HashMap<Uuid, Running>>,
+    /// The scan left chains behind for want of room.
+    has_backlog: AtomicBool,
+    /// There is room again.
+    freed: Notify,
+}
+
+#[derive(Clone)]
+struct Running {
+    view: watch::Receiver<v1::Chain>,
+    stop: CancellationToken,
+    poke: Arc<Notify>,
+}
+
+/// A chain that was started here a moment ago.
+pub(crate) struct Started {
+    pub identity: Identity,
     pub plan: Plan,
     pub version: u32,
+    pub labels: BTreeMap<String, String>,
+    pub deadline_ms: Option<i64>,
+    pub expires_at_ms: i64,
     /// The answer of the first step.
     pub first: v1::CallResponse,
 }
 
 impl Drivers {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, watch::Receiver<v1::Chain>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Running>> {
         // Nothing panics while it is held; a poisoned map would still be whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn view(&self, id: Uuid) -> Option<watch::Receiver<v1::Chain>> {
-        self.lock().get(&id).cloned()
+        self.lock().get(&id).map(|running| running.view.clone())
+    }
+
+    /// Tells a driver that a signal has come; false if the chain has none.
+    pub(super) fn poke(&self, id: Uuid) -> bool {
+        self.lock().get(&id).map(|running| running.poke.notify_one()).is_some()
     }
 
     /// Whether a driver has come to an end that is not a row yet.
-    pub(crate) fn has_ended_ones(&self) -> bool {
-        self.lock().values().any(|view| matches!(view.borrow().status.as_str(), "completed" | "failed" | "compensated"))
+    pub(super) fn has_ended_ones(&self) -> bool {
+        self.lock().values().any(|running| has_ended(&running.view.borrow()))
+    }
+
+    /// Ends a chain's driver and waits until it has gone. What it has sent may still take effect.
+    pub(super) async fn stop(&self, id: Uuid) {
+        let running = self.lock().get(&id).cloned();
+        if let Some(mut running) = running {
+            let has_ended = has_ended(&running.view.borrow());
+            let gone = async { while running.view.changed().await.is_ok() {} };
+            tokio::pin!(gone);
+            // An end that is not a row yet is on its way.
+            if has_ended && tokio::time::timeout(Duration::from_millis(500), &mut gone).await.is_ok() {
+                return;
+            }
+            running.stop.cancel();
+            gone.await;
+        }
     }
 
     pub(crate) fn count(&self) -> usize {
         self.lock().len()
     }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.count() < MAX_DRIVERS
+    }
+
+    /// Whether a driver that only waits should make room.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.count() > MAX_DRIVERS / 2
+    }
+
+    /// Says whether the scan left chains behind.
+    pub(super) fn set_backlog(&self, has_backlog: bool) {
+        self.has_backlog.store(has_backlog, Ordering::Relaxed);
+    }
+
+    /// Returns when half of the room is free and chains were left behind.
+    pub(super) async fn freed(&self) {
+        self.freed.notified().await;
+    }
+
+    fn remove(&self, id: Uuid) {
+        let count = {
+            let mut running = self.lock();
+            running.remove(&id);
+            running.len()
+        };
+        if count <= MAX_DRIVERS / 2 && self.has_backlog.swap(false, Ordering::Relaxed) {
+            self.freed.notify_one();
+        }
+    }
+}
+
+fn has_ended(chain: &v1::Chain) -> bool {
+    Status::from_name(&chain.status).is_some_and(Status::is_ended)
 }
 
 impl ChainHome {
+    /// How long a driver's messages are good, in milliseconds.
+    pub(super) fn step_life_ms(&self) -> i64 {
+        millis(self.retention)
+    }
+
+    /// Until when the messages of a driver that begins now are good.
+    pub(crate) fn new_expiry_ms(&self) -> i64 {
+        clock::now_ms().saturating_add(self.step_life_ms())
+    }
+
     /// Drives a chain whose first step has just become durable.
     pub(crate) fn drive_started(self: &Arc<Self>, started: Started) -> Option<watch::Receiver<v1::Chain>> {
         let first = Task { step: 0, element: 0 };
         let record = Record { effects: BTreeMap::from([(first, Recorded::Done)]), ..Record::default() };
-        let results = Results::from([(first, super::plan::first_row(&started.first))]);
-        let identity = Identity {
-            id: started.id,
-            partition: started.partition,
-            entity: started.entity.clone(),
-            root_key: started.root_key.clone(),
-            fingerprint: started.fingerprint,
-            issued_at_ms: started.issued_at_ms,
-        };
+        let results = Results::from([(first, first_row(&started.first))]);
+        let Started { identity, plan, version, labels, deadline_ms, expires_at_ms, first } = started;
+        let definition = &plan.definition;
         let step = v1::ChainStep {
-            name: started.plan.definition.steps.first().map(|step| step.name.clone()).unwrap_or_default(),
+            name: definition.steps.first().map(|step| step.name.clone()).unwrap_or_default(),
             direction: "do".to_owned(),
             outcome: "done".to_owned(),
-            entity: started.entity.clone(),
-            root_key: started.root_key.clone(),
-            peer: started.first.peer.clone(),
-            worker_us: started.first.worker_us,
-            transaction: started.plan.definition.steps.first().map(|step| step.call.clone()).unwrap_or_default(),
+            entity: identity.entity.clone(),
+            root_key: identity.root_key.clone(),
+            peer: first.peer.clone(),
+            worker_us: first.worker_us,
+            transaction: definition.steps.first().map(|step| step.call.clone()).unwrap_or_default(),
             ..v1::ChainStep::default()
         };
         let view = v1::Chain {
-            id: started.id.to_string(),
-            definition: started.plan.definition.name.clone(),
-            version: started.version,
-            status: "running".to_owned(),
-            input: input_json(&started.plan.input),
-            entity: started.entity,
-            root_key: started.root_key,
-            partition: started.partition,
+            id: identity.id.to_string(),
+            definition: definition.name.clone(),
+            version,
+            status: Status::Running.name().to_owned(),
+            input: serde_json::to_string(&plan.input).unwrap_or_default(),
+            entity: identity.entity.clone(),
+            root_key: identity.root_key.clone(),
+            partition: identity.partition,
             peer: self.peer.clone(),
+            labels: labels.into_iter().collect(),
             steps: vec![step],
             ..v1::Chain::default()
         };
-        self.drive(identity, started.plan, record, results, 0, view, None)
+        let at = Standpoint {
+            status: Status::Running,
+            revision: 0,
+            deadline_ms,
+            waits: BTreeMap::new(),
+            attempts: 0,
+            recoveries: 0,
+            expires_at_ms,
+        };
+        self.drive(identity, plan, record, results, at, view, None)
     }
 
     #[allow(clippy::too_many_arguments)] // the parts of one driver
@@ -131,25 +227,36 @@ impl ChainHome {
         plan: Plan,
         record: Record,
         results: Results,
-        attempts: u32,
+        at: Standpoint,
         view: v1::Chain,
         first: Option<Note>,
     ) -> Option<watch::Receiver<v1::Chain>> {
         let id = identity.id;
         let (view, shown) = watch::channel(view);
+        let running = Running { view: shown.clone(), stop: CancellationToken::new(), poke: Arc::default() };
         {
             let mut drivers = self.drivers.lock();
             if let Some(known) = drivers.get(&id) {
-                return Some(known.clone());
+                return Some(known.view.clone());
             }
             if drivers.len() >= MAX_DRIVERS {
                 return None;
             }
-            drivers.insert(id, shown.clone());
+            drivers.insert(id, running.clone());
         }
         let home = self.clone();
-        let driver = Driver { home: self.clone(), identity: identity.clone(), plan, record, results, attempts, view };
-        let stop = self.serving.stop.clone();
+        let identity = Arc::new(identity);
+        let driver = Driver {
+            home: self.clone(),
+            identity: identity.clone(),
+            plan: Arc::new(plan),
+            record,
+            results: Arc::new(results),
+            at,
+            view,
+            poke: running.poke,
+        };
+        let end_of_term = self.serving.stop.clone();
         self.serving.tasks.spawn(async move {
             let work = async {
                 // The attempt is durable before the step goes out again.
@@ -163,106 +270,40 @@ impl ChainHome {
             };
             tokio::select! {
                 () = work => {}
-                () = stop.cancelled() => {}
+                () = running.stop.cancelled() => {}
+                () = end_of_term.cancelled() => {}
             }
-            home.drivers.lock().remove(&id);
+            home.drivers.remove(id);
         });
         Some(shown)
     }
 
-    /// Drives a chain from its row.
-    pub(super) fn drive_row(self: &Arc<Self>, row: &ChainRow, first: Note) -> Result<Option<watch::Receiver<v1::Chain>>, Fault> {
+    /// Drives a chain from its row: once the row says what `first` does, or at once if it says so already.
+    pub(super) fn drive_row(
+        self: &Arc<Self>,
+        row: &ChainRow,
+        first: Note,
+        is_noted: bool,
+    ) -> Result<Option<watch::Receiver<v1::Chain>>, Fault> {
         let plan = plan_of(row)?;
-        let record = Record { is_called_back: first.status == "compensating", ..Record::default() };
-        let attempts = first.attempts;
-        let view = self.chain_of(row);
-        Ok(self.drive(identity_of(row), plan, record, Results::new(), attempts, v1::Chain { failure: None, ..view }, Some(first)))
-    }
-
-    /// The row as a message.
-    pub(super) fn chain_of(&self, row: &ChainRow) -> v1::Chain {
-        v1::Chain {
-            id: row.id.to_string(),
-            definition: row.definition.clone(),
-            version: u32::try_from(row.version).unwrap_or_default(),
-            status: row.status.clone(),
-            step: row.step.clone().unwrap_or_default(),
-            attempts: u32::try_from(row.attempts).unwrap_or_default(),
-            input: row.input.to_string(),
-            entity: row.entity.clone(),
-            root_key: row.root_key.clone(),
-            partition: row.partition,
-            peer: self.peer.clone(),
-            failure: row.error.as_ref().map(failure_of),
-            created_at: row.created_at.clone(),
-            updated_at: row.updated_at.clone(),
-            steps: Vec::new(),
-            events: Vec::new(),
-            age_s: row.age_s,
-        }
-    }
-
-    /// Finds open chains without a driver, now and every second, until the term ends.
-    pub(crate) async fn recover(self: Arc<Self>) {
-        let stop = self.serving.stop.clone();
-        loop {
-            let scan = async {
-                if let Err(error) = self.scan().await {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "the scan for open chains failed; it is tried again");
-                }
-                tokio::time::sleep(SCAN_INTERVAL).await;
-            };
-            tokio::select! {
-                () = scan => {}
-                () = stop.cancelled() => return,
-            }
-        }
-    }
-
-    async fn scan(self: &Arc<Self>) -> Result<(), StoreError> {
-        let mut after = Uuid::nil();
-        loop {
-            let page = store::scan_open(&self.pool, after, SCAN_PAGE).await?;
-            let Some(last) = page.last() else { return Ok(()) };
-            after = last.id;
-            for row in &page {
-                if self.drivers.count() >= MAX_DRIVERS {
-                    return Ok(());
-                }
-                // A row younger than the scan's rhythm belongs to a start that is being answered.
-                if self.drivers.view(row.id).is_none() && row.age_s > SCAN_INTERVAL.as_secs_f64() {
-                    self.recover_row(row);
-                }
-            }
-        }
-    }
-
-    fn recover_row(self: &Arc<Self>, row: &ChainRow) {
-        let is_worn_out = row.attempts >= MAX_RECOVERIES;
-        let status = match (is_worn_out, row.status.as_str()) {
-            (false, "compensating") => "compensating",
-            (false, _) => "running",
-            (true, "compensating") => "stuck",
-            (true, _) => "parked",
+        let record = Record { called_back: first.called_back.or(row.called_back), ..Record::default() };
+        let at = Standpoint {
+            status: first.status,
+            revision: first.revision + i32::from(is_noted && first.deed.is_some()),
+            deadline_ms: row.deadline_ms,
+            waits: row.waits.clone(),
+            attempts: first.attempts,
+            recoveries: first.recoveries,
+            expires_at_ms: first.expires_at_ms,
         };
-        let attempts = u32::try_from(row.attempts).unwrap_or_default() + u32::from(!is_worn_out);
-        let mut note = Note { from: &["running", "compensating"], status, step: row.step.clone(), attempts, ..Note::default() };
-        if is_worn_out {
-            let fault = Fault::refused(
-                "RW4002",
-                format!("the chain was recovered {MAX_RECOVERIES} times without reaching an end"),
-                "find what ends its worker, then replay it",
-            );
-            note.error = Some(super::driver::error_json(&fault));
-            let home = self.clone();
-            let identity = identity_of(row);
-            self.serving.tasks.spawn(async move { home.note(&identity, note).await });
-        } else if let Err(fault) = self.drive_row(row, note) {
-            tracing::error!(chain = %row.id, %fault, "an open chain can't be recovered");
+        let mut view = v1::Chain { status: first.status.name().to_owned(), ..show::chain(&self.peer, row) };
+        if record.called_back.is_none() {
+            view.failure = None; // it was why it stopped, not how it goes on
         }
+        Ok(self.drive(identity_of(row), plan, record, Results::new(), at, view, (!is_noted).then_some(first)))
     }
 
-    /// Changes the chain's row through its lane; true if it was in a status that the change starts from.
+    /// Changes the chain's row through its lane; true if it was as the note's writer knew it.
     ///
     /// # Errors
     /// What kept the lane from it.
@@ -274,32 +315,41 @@ impl ChainHome {
     pub(super) async fn note_lazily(&self, identity: &Identity, note: Note) {
         if let Err(fault) = self.note_with(identity, note, Share::Lazy).await {
             // The outcomes are the truth: the scan finds the chain again and comes to the same end.
-            tracing::debug!(chain = %identity.id, %fault, "the end of a chain is not noted yet");
+            tracing::debug!(chain = %identity.id, %fault, "the progress of a chain is not noted yet");
         }
     }
 
     async fn note_with(&self, identity: &Identity, note: Note, share: Share) -> FaultResult<bool> {
-        let (lane, epoch) = self.serving.lane_of(identity.partition)?;
         let root = (identity.entity.as_str(), identity.root_key.as_str());
         let call = store::note_call(self.serving.secret.clone(), identity.partition, root, identity.id, &note);
+        Ok(self.own_work(identity.partition, "chain progress", call, share).await?.as_deref() == Some("t"))
+    }
+
+    /// Runs one statement of our own through the lane of a partition; returns the value that it gives.
+    ///
+    /// # Errors
+    /// What kept the lane from it.
+    pub(crate) async fn own_work(&self, partition: i32, label: &'static str, call: crate::pg::Call, share: Share) -> FaultResult<Text> {
+        let (lane, epoch) = self.serving.lane_of(partition)?;
         let (answer, answered) = oneshot::channel();
         lane.submit(
             Unit {
-                label: "chain progress".into(),
-                partition: identity.partition,
+                label: label.into(),
+                partition,
                 epoch,
                 context: None,
                 effect: Vec::new(),
                 after: vec![call],
                 outcome: None,
                 is_alone: false,
+                freshness: Freshness::Own,
                 deadline: Instant::now() + NOTE_LIMIT,
                 answer,
             },
             share,
         )?;
-        let done = answered.await.map_err(|_| Fault::internal("a lane dropped a note"))??;
-        Ok(done.after.first().and_then(|result| result.scalar()) == Some("t"))
+        let done = answered.await.map_err(|_| Fault::internal("a lane dropped work of our own"))??;
+        Ok(done.after.first().and_then(|result| result.scalar()).map(str::to_owned))
     }
 }
 
@@ -318,22 +368,5 @@ pub(super) fn plan_of(row: &ChainRow) -> Result<Plan, Fault> {
     let unreadable = |error: serde_json::Error| Fault::internal(format!("the plan of chain {} can't be read: {error}", row.id));
     let definition = serde_json::from_value(row.plan.clone()).map_err(unreadable)?;
     let input: BTreeMap<String, Text> = serde_json::from_value(row.input.clone()).map_err(unreadable)?;
-    Plan::new(definition, input).map_err(|error| Fault::internal(error.to_string()))
-}
-
-pub(super) fn input_json(input: &BTreeMap<String, Text>) -> String {
-    serde_json::to_string(input).unwrap_or_default()
-}
-
-fn failure_of(json: &serde_json::Value) -> v1::Failure {
-    let text = |name: &str| json.get(name).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
-    v1::Failure {
-        code: text("code"),
-        message: text("message"),
-        help: text("help"),
-        sqlstate: text("sqlstate"),
-        detail: text("detail"),
-        hint: text("hint"),
-        ..v1::Failure::default()
-    }
+    Plan::new(definition, input, (row.entity.clone(), row.root_key.clone())).map_err(|error| Fault::internal(error.to_string()))
 }

@@ -1,16 +1,25 @@
 //! Chains: steps over several roots, driven from the home of the first one.
 //!
-//! `state` says what comes next and is pure; `plan` resolves roots and arguments and is pure; `store` is the SQL; `driver`
-//! joins them for one chain; `drivers` keeps them apart and recovers what a crash left behind.
+//! `state` says what comes next and is pure; `plan` resolves roots and arguments and is pure; `store` is the SQL; `attempt`
+//! brings one task to its decision, `driver` joins them for one chain, `drivers` keeps them apart, `recover` finds those that
+//! should be driven; `commands` is what people do to one chain, `bulk` to many, `watch` follows one; `forget` is the end.
 
+mod attempt;
+mod bulk;
 mod commands;
 mod driver;
 mod drivers;
+mod forget;
 mod plan;
+mod recover;
+mod show;
 mod state;
 mod store;
+mod watch;
 
-pub(crate) use drivers::{ChainHome, Drivers, Started};
+pub(crate) use bulk::{Bulk, verb_of};
+pub(crate) use commands::{Change, Skip};
+pub(crate) use drivers::{ChainHome, Drivers, Identity, Started};
 pub(crate) use plan::{Plan, built_in, step_request_id};
-pub(crate) use state::Task;
-pub(crate) use store::{ChainFilter, open_call};
+pub(crate) use state::{Event, Status, Task};
+pub(crate) use store::{ChainFilter, NewChain, StoreError, old, open_call};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use rootward_proto::v1;
-use rootward_schema::{BUILT_IN_PARAMETERS, Chain, Expression, OnFailure, Schema, Step, Target, Text};
+use rootward_schema::{BUILT_IN_PARAMETERS, Chain, Expression, OnFailure, Schema, Step, Target, Text, Wait};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -17,6 +17,8 @@ const MAX_ELEMENTS: usize = 1000;
 pub(crate) struct Plan {
     pub definition: Chain,
     pub input: BTreeMap<String, Text>,
+    /// The root where the chain's row lies, and the outcomes of its waits.
+    home: (String, String),
     /// By step: the list that it fans out over.
     lists: Vec<Option<Vec<Value>>>,
 }
@@ -41,8 +43,8 @@ pub(crate) type Results = BTreeMap<Task, BTreeMap<String, Text>>;
 pub(crate) struct PlanError(pub String);
 
 impl Plan {
-    pub(crate) fn new(definition: Chain, input: BTreeMap<String, Text>) -> Result<Plan, PlanError> {
-        let mut plan = Plan { definition, input, lists: Vec::new() };
+    pub(crate) fn new(definition: Chain, input: BTreeMap<String, Text>, home: (String, String)) -> Result<Plan, PlanError> {
+        let mut plan = Plan { definition, input, home, lists: Vec::new() };
         for step in &plan.definition.steps {
             plan.lists.push(step.for_each.as_ref().map(|list| plan.list(step, list)).transpose()?);
         }
@@ -65,12 +67,62 @@ impl Plan {
     }
 
     pub(crate) fn shape(&self) -> Shape {
-        let steps = self.definition.steps.iter().zip(&self.lists).map(|(step, list)| StepShape {
+        let steps = self.definition.steps.iter().zip(&self.lists).enumerate().map(|(at, (step, list))| StepShape {
             elements: list.as_ref().map_or(1, |list| u32::try_from(list.len()).unwrap_or(u32::MAX)),
             has_compensation: step.compensate.is_some(),
             is_pivot: step.is_pivot,
+            keeps: step.on_failure == OnFailure::Keep,
+            after: match &step.after {
+                Some(after) => after.iter().filter_map(|before| usize::try_from(*before).ok()).collect(),
+                None => at.checked_sub(1).into_iter().collect(),
+            },
         });
-        Shape { steps: steps.collect() }
+        Shape::new(steps.collect())
+    }
+
+    /// What the step waits for, if it is a wait.
+    pub(crate) fn wait(&self, task: Task) -> Option<&Wait> {
+        self.step(task).and_then(|step| step.wait.as_ref())
+    }
+
+    /// A step by its name, with its place.
+    pub(crate) fn step_named(&self, name: &str) -> Option<(u32, &Step)> {
+        let at = self.definition.steps.iter().position(|step| step.name == name)?;
+        Some((u32::try_from(at).ok()?, &self.definition.steps[at]))
+    }
+
+    /// `2/3 deposit`
+    pub(crate) fn step_text(&self, task: Task) -> String {
+        let name = self.step(task).map(|step| step.name.as_str()).unwrap_or_default();
+        format!("{}/{} {name}", task.step + 1, self.definition.steps.len())
+    }
+
+    /// The root of a task.
+    ///
+    /// # Errors
+    /// [`PlanError`] if its key can't be told from these results or is none of the schema's.
+    pub(crate) fn root_of(&self, schema: &Schema, task: Task, results: &Results) -> Result<(String, String), PlanError> {
+        let step = self.step(task).ok_or_else(|| PlanError(format!("there is no step {}", task.step + 1)))?;
+        if step.wait.is_some() {
+            return Ok(self.home.clone());
+        }
+        let root = schema.roots.get(&step.entity).ok_or_else(|| PlanError(format!("the schema has no root `{}` any more", step.entity)))?;
+        let key = self.value(&step.root_key, task, results).map_err(PlanError)?.unwrap_or_default();
+        let key = root.key_type.canonical(&key).map_err(|error| PlanError(error.to_string()))?;
+        Ok((step.entity.clone(), key))
+    }
+
+    /// What a completed chain answers, as JSON; nothing if its definition names nothing.
+    pub(crate) fn result(&self, results: &Results) -> Option<String> {
+        if self.definition.result.is_empty() {
+            return None;
+        }
+        let first = Task { step: 0, element: 0 };
+        let values = self.definition.result.iter().map(|(name, expression)| {
+            let text = self.value(expression, first, results).ok().flatten();
+            (name.clone(), text.map_or(Value::Null, Value::String))
+        });
+        serde_json::to_string(&values.collect::<serde_json::Map<_, _>>()).ok()
     }
 
     pub(crate) fn step(&self, task: Task) -> Option<&Step> {
@@ -80,6 +132,9 @@ impl Plan {
     /// What runs for a task, by the schema in force.
     pub(crate) fn resolve(&self, schema: &Schema, task: Task, is_undo: bool, results: &Results) -> Result<Resolved, PlanError> {
         let step = self.step(task).ok_or_else(|| PlanError(format!("there is no step {}", task.step + 1)))?;
+        if let Some(wait) = self.resolve_wait(task) {
+            return Ok(wait);
+        }
         let (call, args) = match (&step.compensate, is_undo) {
             (Some(compensation), true) => (&compensation.call, &compensation.args),
             (None, true) => return Err(PlanError(format!("step `{}` has no compensation", step.name))),
@@ -101,9 +156,21 @@ impl Plan {
             arguments.insert(column.name.clone(), text);
         }
         let root_key = arguments.get(parameter).cloned().flatten().ok_or_else(|| bad(parameter, "the root key is NULL".to_owned()))?;
-        let is_behind_pivot = self.definition.steps.iter().take(usize::try_from(task.step).unwrap_or(0)).any(|earlier| earlier.is_pivot);
-        let parks_on_refusal = is_undo || is_behind_pivot || step.on_failure == OnFailure::Park;
+        let parks_on_refusal = is_undo || self.is_behind_pivot(task) || step.on_failure == OnFailure::Park;
         Ok(Resolved { transaction: call.clone(), entity: entity.clone(), root_key, arguments, parks_on_refusal })
+    }
+
+    /// Where the outcome of a wait lies; none for a step that calls a transaction.
+    pub(crate) fn resolve_wait(&self, task: Task) -> Option<Resolved> {
+        let step = self.step(task).filter(|step| step.wait.is_some())?;
+        let (entity, root_key) = self.home.clone();
+        let parks_on_refusal = step.on_failure == OnFailure::Park || self.is_behind_pivot(task);
+        Some(Resolved { transaction: String::new(), entity, root_key, arguments: BTreeMap::new(), parks_on_refusal })
+    }
+
+    /// Every step later in the list than the pivot comes after it: the check refuses steps beside it.
+    fn is_behind_pivot(&self, task: Task) -> bool {
+        self.definition.steps.iter().take(usize::try_from(task.step).unwrap_or(0)).any(|earlier| earlier.is_pivot)
     }
 
     fn value(&self, expression: &Expression, task: Task, results: &Results) -> Result<Text, String> {

@@ -1,7 +1,11 @@
 //! What a chain does next, from what is recorded of it. One pure function for the first run, recovery and replay alike
-//! (after steno's `next_status`).
+//! (after steno's `next_status`); its statuses and their transitions are in [`status`].
 
-use std::collections::BTreeMap;
+mod status;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+pub(crate) use status::{Event, Illegal, Standing, Status, legal_verbs, transition};
 
 /// One element of one step; a step that doesn't fan out has element 0 only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -13,38 +17,66 @@ pub(crate) struct Task {
 /// The shape of a chain: all that the order of its steps depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Shape {
-    pub steps: Vec<StepShape>,
+    steps: Vec<StepShape>,
+    /// By step: every step that is before it, directly or not.
+    before: Vec<BTreeSet<usize>>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StepShape {
     pub elements: u32,
     pub has_compensation: bool,
     pub is_pivot: bool,
+    /// A refusal of this step keeps what took effect.
+    pub keeps: bool,
+    /// The steps that must be done before this one begins; all of them come earlier in the list.
+    pub after: Vec<usize>,
 }
 
-/// The outcome of one direction of a task.
+/// How far one step is.
+#[derive(Debug, Clone, Copy, Default)]
+struct Progress {
+    /// All steps before it are done. Until then nothing of it can have started, so nothing of it can take effect.
+    can_begin: bool,
+    is_done: bool,
+}
+
+/// The outcome of one task in its forward direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Recorded {
     Done,
+    /// A person counts it as done; nothing took effect, so nothing is undone.
+    Skipped,
     Failed,
     Tombstone,
+}
+
+/// Why a chain goes back though no step was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CalledBack {
+    /// A person cancelled it.
+    Cancelled,
+    /// A person has it undone.
+    Compensated,
+    /// Its deadline has passed.
+    Late,
+    /// A step's attempts are used up.
+    Exhausted,
 }
 
 /// Everything that decides about a chain.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Record {
     pub effects: BTreeMap<Task, Recorded>,
-    /// Compensations that took effect.
-    pub undone: BTreeMap<Task, ()>,
-    /// A person asked to go back.
-    pub is_called_back: bool,
+    /// Compensations that took effect, or that a person counts as such.
+    pub undone: BTreeSet<Task>,
+    pub called_back: Option<CalledBack>,
 }
 
 /// What comes next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// Run these, in any order.
+    /// Run these, in any order; it is never empty.
     Run(Vec<Task>),
     /// See to it that these can't take effect any more, or learn that they have.
     CallOff(Vec<Task>),
@@ -52,180 +84,154 @@ pub(crate) enum Next {
     Undo(Vec<Task>),
     /// Every step is done.
     Completed,
-    /// Nothing took effect that would have to be undone.
+    /// A step was refused, and nothing that took effect is to be undone.
     Failed,
+    /// A person cancelled it before anything took effect that would have to be undone.
+    Cancelled,
     /// All that took effect and can be undone is undone.
     Compensated,
+    /// A step behind the pivot is refused for good, which no chain that passed the check can be.
+    Blocked(Task),
+}
+
+impl CalledBack {
+    pub(crate) const ALL: [CalledBack; 4] = [CalledBack::Cancelled, CalledBack::Compensated, CalledBack::Late, CalledBack::Exhausted];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            CalledBack::Cancelled => "cancelled",
+            CalledBack::Compensated => "compensated",
+            CalledBack::Late => "late",
+            CalledBack::Exhausted => "exhausted",
+        }
+    }
+
+    pub(crate) fn from_name(name: &str) -> Option<CalledBack> {
+        CalledBack::ALL.into_iter().find(|cause| cause.name() == name)
+    }
+}
+
+impl Recorded {
+    /// Whether the steps behind it may run.
+    pub(crate) fn lets_on(self) -> bool {
+        matches!(self, Recorded::Done | Recorded::Skipped)
+    }
 }
 
 impl Shape {
+    pub(crate) fn new(steps: Vec<StepShape>) -> Shape {
+        let mut before: Vec<BTreeSet<usize>> = Vec::with_capacity(steps.len());
+        for (at, step) in steps.iter().enumerate() {
+            let mut all = BTreeSet::new();
+            // The check refuses references forward; were there one, it would not count.
+            for direct in step.after.iter().copied().filter(|direct| *direct < at) {
+                all.insert(direct);
+                all.extend(before.get(direct).into_iter().flatten());
+            }
+            before.push(all);
+        }
+        Shape { steps, before }
+    }
+
+    pub(crate) fn steps(&self) -> &[StepShape] {
+        &self.steps
+    }
+
     fn tasks(&self, step: usize) -> impl Iterator<Item = Task> + use<> {
         let elements = self.steps.get(step).map_or(0, |shape| shape.elements);
         let step = u32::try_from(step).unwrap_or(u32::MAX);
         (0..elements).map(move |element| Task { step, element })
     }
 
-    /// Whether the pivot is done, after which a chain only goes forward.
-    pub(crate) fn is_past_pivot(&self, record: &Record) -> bool {
-        (0..self.steps.len())
-            .any(|step| self.steps[step].is_pivot && self.tasks(step).all(|task| record.effects.get(&task) == Some(&Recorded::Done)))
+    pub(crate) fn all_tasks(&self) -> impl Iterator<Item = Task> + '_ {
+        (0..self.steps.len()).flat_map(|step| self.tasks(step))
     }
+
+    fn step(&self, task: Task) -> Option<&StepShape> {
+        self.steps.get(place(task))
+    }
+
+    fn progress(&self, record: &Record) -> Vec<Progress> {
+        let mut progress: Vec<Progress> = Vec::with_capacity(self.steps.len());
+        for at in 0..self.steps.len() {
+            let can_begin = self.before[at].iter().all(|before| progress[*before].is_done);
+            let lets_on = |task| record.effects.get(&task).is_some_and(|outcome| outcome.lets_on());
+            // A step over an empty list is done as soon as it could begin.
+            progress.push(Progress { can_begin, is_done: can_begin && self.tasks(at).all(lets_on) });
+        }
+        progress
+    }
+
+    /// Tasks without an outcome that may have started.
+    fn undecided(&self, record: &Record) -> Vec<Task> {
+        let begun = self.progress(record).into_iter().enumerate().filter(|(_, progress)| progress.can_begin);
+        begun.flat_map(|(step, _)| self.tasks(step)).filter(|task| !record.effects.contains_key(task)).collect()
+    }
+
+    /// The pivot's place if it is done, after which a chain only goes forward.
+    pub(crate) fn passed_pivot(&self, record: &Record) -> Option<usize> {
+        let progress = self.progress(record);
+        (0..self.steps.len()).find(|step| self.steps[*step].is_pivot && progress[*step].is_done)
+    }
+
+    /// Whether a task took effect that a compensation would undo.
+    pub(crate) fn is_undoable(&self, task: Task, record: &Record) -> bool {
+        self.step(task).is_some_and(|step| step.has_compensation) && record.effects.get(&task) == Some(&Recorded::Done)
+    }
+
+    fn is_before(&self, earlier: Task, later: Task) -> bool {
+        self.before.get(place(later)).is_some_and(|before| before.contains(&place(earlier)))
+    }
+}
+
+fn place(task: Task) -> usize {
+    usize::try_from(task.step).unwrap_or(usize::MAX)
+}
+
+/// Whether what is recorded turns the chain back: a refusal or a person's word, before the pivot.
+pub(crate) fn goes_back(shape: &Shape, record: &Record) -> bool {
+    let is_refused = record.effects.values().any(|outcome| !outcome.lets_on());
+    (is_refused || record.called_back.is_some()) && shape.passed_pivot(record).is_none()
 }
 
 /// What `record` of a chain of this `shape` asks for.
 pub(crate) fn next(shape: &Shape, record: &Record) -> Next {
-    let is_refused = record.effects.values().any(|outcome| *outcome != Recorded::Done);
-    if (is_refused || record.is_called_back) && !shape.is_past_pivot(record) {
+    if goes_back(shape, record) {
         return go_back(shape, record);
     }
-    for step in 0..shape.steps.len() {
-        let open: Vec<Task> = shape.tasks(step).filter(|task| !record.effects.contains_key(task)).collect();
-        if !open.is_empty() {
-            return Next::Run(open);
-        }
+    let open = shape.undecided(record);
+    if !open.is_empty() {
+        return Next::Run(open);
     }
-    Next::Completed
+    match record.effects.iter().find(|(_, outcome)| !outcome.lets_on()) {
+        Some((task, _)) => Next::Blocked(*task),
+        None => Next::Completed,
+    }
 }
 
 fn go_back(shape: &Shape, record: &Record) -> Next {
-    // A step starts only when all of the one before are done. So behind the first step with an element that is not done,
-    // nothing can have started, and nothing ever will.
-    for step in 0..shape.steps.len() {
-        let open: Vec<Task> = shape.tasks(step).filter(|task| !record.effects.contains_key(task)).collect();
-        if !open.is_empty() {
-            return Next::CallOff(open);
-        }
-        if shape.tasks(step).any(|task| record.effects.get(&task) != Some(&Recorded::Done)) {
-            break;
-        }
-        if shape.steps[step].is_pivot {
-            return Next::Completed; // unreachable: the caller has asked for the pivot
-        }
+    // Before anything is undone, everything that may have started is decided: else it could still take effect afterwards.
+    let open = shape.undecided(record);
+    if !open.is_empty() {
+        return Next::CallOff(open);
     }
-    let undoable = |task: &Task| {
-        let has_compensation =
-            usize::try_from(task.step).ok().and_then(|step| shape.steps.get(step)).is_some_and(|step| step.has_compensation);
-        has_compensation && record.effects.get(task) == Some(&Recorded::Done)
-    };
-    for step in (0..shape.steps.len()).rev() {
-        let open: Vec<Task> = shape.tasks(step).filter(|task| undoable(task) && !record.undone.contains_key(task)).collect();
-        if !open.is_empty() {
-            return Next::Undo(open);
-        }
+    let refused = |task: &Task| record.effects.get(task).is_some_and(|outcome| !outcome.lets_on());
+    let is_kept = shape.all_tasks().filter(refused).all(|task| shape.step(task).is_some_and(|step| step.keeps));
+    if is_kept && record.called_back.is_none() {
+        return Next::Failed;
     }
-    if record.effects.keys().any(undoable) { Next::Compensated } else { Next::Failed }
+    let open: Vec<Task> = shape.all_tasks().filter(|task| shape.is_undoable(*task, record) && !record.undone.contains(task)).collect();
+    let is_last = |task: &Task| !open.iter().any(|other| shape.is_before(*task, *other));
+    let last: Vec<Task> = open.iter().copied().filter(is_last).collect();
+    if !last.is_empty() {
+        return Next::Undo(last);
+    }
+    match record.called_back {
+        _ if shape.all_tasks().any(|task| shape.is_undoable(task, record)) => Next::Compensated,
+        Some(CalledBack::Cancelled) => Next::Cancelled,
+        _ => Next::Failed,
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn shape(steps: &[(u32, bool, bool)]) -> Shape {
-        let steps = steps.iter().map(|(elements, has_compensation, is_pivot)| StepShape {
-            elements: *elements,
-            has_compensation: *has_compensation,
-            is_pivot: *is_pivot,
-        });
-        Shape { steps: steps.collect() }
-    }
-
-    fn task(step: u32, element: u32) -> Task {
-        Task { step, element }
-    }
-
-    fn record(effects: &[(Task, Recorded)]) -> Record {
-        Record { effects: effects.iter().copied().collect(), ..Record::default() }
-    }
-
-    use Recorded::{Done, Failed, Tombstone};
-
-    #[test]
-    fn steps_run_in_order_and_the_last_one_completes() {
-        let shape = shape(&[(1, true, false), (1, false, false)]);
-        assert_eq!(next(&shape, &record(&[])), Next::Run(vec![task(0, 0)]));
-        assert_eq!(next(&shape, &record(&[(task(0, 0), Done)])), Next::Run(vec![task(1, 0)]));
-        assert_eq!(next(&shape, &record(&[(task(0, 0), Done), (task(1, 0), Done)])), Next::Completed);
-    }
-
-    #[test]
-    fn a_refusal_undoes_what_was_done_in_reverse() {
-        let shape = shape(&[(1, true, false), (1, true, false), (1, false, false)]);
-        let mut record = record(&[(task(0, 0), Done), (task(1, 0), Done), (task(2, 0), Failed)]);
-        assert_eq!(next(&shape, &record), Next::Undo(vec![task(1, 0)]));
-        record.undone.insert(task(1, 0), ());
-        assert_eq!(next(&shape, &record), Next::Undo(vec![task(0, 0)]));
-        record.undone.insert(task(0, 0), ());
-        assert_eq!(next(&shape, &record), Next::Compensated);
-    }
-
-    #[test]
-    fn before_the_first_compensation_every_undecided_element_is_called_off() {
-        let shape = shape(&[(3, true, false), (1, false, true)]);
-        let mut record = record(&[(task(0, 0), Done), (task(0, 1), Failed)]);
-        assert_eq!(next(&shape, &record), Next::CallOff(vec![task(0, 2)]));
-        record.effects.insert(task(0, 2), Tombstone);
-        assert_eq!(next(&shape, &record), Next::Undo(vec![task(0, 0)]));
-    }
-
-    #[test]
-    fn a_refused_first_step_leaves_nothing_to_undo() {
-        let shape = shape(&[(1, true, false), (1, false, false)]);
-        assert_eq!(next(&shape, &record(&[(task(0, 0), Failed)])), Next::Failed);
-    }
-
-    #[test]
-    fn after_the_pivot_a_chain_only_goes_forward() {
-        let shape = shape(&[(1, true, false), (1, false, true), (1, false, false)]);
-        let mut record = record(&[(task(0, 0), Done), (task(1, 0), Done)]);
-        record.is_called_back = true;
-        assert_eq!(next(&shape, &record), Next::Run(vec![task(2, 0)]));
-    }
-
-    #[test]
-    fn called_back_it_settles_each_step_before_it_undoes_any() {
-        let shape = shape(&[(1, true, false), (1, true, false), (1, false, true)]);
-        let mut record = Record { is_called_back: true, ..Record::default() };
-        assert_eq!(next(&shape, &record), Next::CallOff(vec![task(0, 0)]));
-        record.effects.insert(task(0, 0), Done);
-        assert_eq!(next(&shape, &record), Next::CallOff(vec![task(1, 0)]));
-        record.effects.insert(task(1, 0), Tombstone);
-        assert_eq!(next(&shape, &record), Next::Undo(vec![task(0, 0)]));
-    }
-
-    /// Every record of a small chain leads to an end, whatever each task's outcome is, and no step runs after a refusal.
-    #[test]
-    fn every_record_leads_to_an_end() {
-        let shape = shape(&[(2, true, false), (1, true, false), (1, false, true), (2, false, false)]);
-        let tasks: Vec<Task> = (0..4).flat_map(|step| shape.tasks(step)).collect();
-        for choice in 0..3_usize.pow(u32::try_from(tasks.len()).expect("few")) {
-            let outcome_of = |at: usize| [Done, Failed, Tombstone][choice / 3_usize.pow(u32::try_from(at).expect("few")) % 3];
-            let mut record = Record::default();
-            let mut has_gone_back = false;
-            for _ in 0..32 {
-                match next(&shape, &record) {
-                    Next::Run(open) => {
-                        assert!(!has_gone_back, "forward after back");
-                        for task in open {
-                            let at = tasks.iter().position(|other| *other == task).expect("known");
-                            // Behind the pivot refusals leave no outcome.
-                            record.effects.insert(task, if task.step > 2 { Done } else { outcome_of(at) });
-                        }
-                    }
-                    Next::CallOff(open) => open.into_iter().for_each(|task| {
-                        has_gone_back = true;
-                        record.effects.insert(task, Tombstone);
-                    }),
-                    Next::Undo(open) => open.into_iter().for_each(|task| {
-                        has_gone_back = true;
-                        assert!(record.undone.insert(task, ()).is_none(), "undone twice");
-                    }),
-                    Next::Completed | Next::Failed | Next::Compensated => break,
-                }
-            }
-            let end = next(&shape, &record);
-            assert!(matches!(end, Next::Completed | Next::Failed | Next::Compensated), "{choice}: {end:?}");
-            let is_all_done = tasks.iter().all(|task| record.effects.get(task) == Some(&Done));
-            assert_eq!(end == Next::Completed, is_all_done, "{choice}");
-        }
-    }
-}
+mod tests;

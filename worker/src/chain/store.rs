@@ -1,11 +1,14 @@
 //! The SQL of chains: reads by the pool, writes as calls for the partition's lane.
 
+use std::collections::BTreeMap;
+
 use deadpool_postgres::Pool;
 use rootward_schema::Text;
 use tokio_postgres::{Row, types::ToSql};
 use uuid::Uuid;
 
-use crate::pg::Call;
+use super::state::{CalledBack, Status};
+use crate::{clock::timestamp, pg::Call};
 
 /// A chain's row at its home.
 #[derive(Debug, Clone)]
@@ -16,17 +19,30 @@ pub(crate) struct ChainRow {
     pub id: Uuid,
     pub definition: String,
     pub version: i32,
-    pub status: String,
+    pub status: Status,
+    pub revision: i32,
     pub plan: serde_json::Value,
     pub input: serde_json::Value,
+    pub labels: BTreeMap<String, String>,
     pub fingerprint: Vec<u8>,
     pub issued_at_ms: i64,
+    pub deadline_ms: Option<i64>,
+    pub called_back: Option<CalledBack>,
     pub step: Option<String>,
     pub error: Option<serde_json::Value>,
-    pub attempts: i32,
+    pub result: Option<serde_json::Value>,
+    /// By step: when its timer is due or its signal too late, in milliseconds since 1970.
+    pub waits: BTreeMap<u32, i64>,
+    pub attempts: u32,
+    pub recoveries: u32,
+    /// In milliseconds since 1970; none for a wait without an end.
+    pub next_attempt_at_ms: Option<i64>,
+    pub expires_at_ms: i64,
     pub created_at: String,
     pub updated_at: String,
+    pub ended_at: Option<String>,
     pub age_s: f64,
+    pub is_collected: bool,
 }
 
 /// Which chains a command is about.
@@ -36,11 +52,20 @@ pub(crate) struct ChainFilter {
     pub definition: Option<String>,
     pub error: Option<String>,
     pub id: Option<Uuid>,
+    pub labels: BTreeMap<String, String>,
+    pub entity: Option<String>,
+    pub root_key: Option<String>,
+    pub since_ms: Option<i64>,
+    pub until_ms: Option<i64>,
 }
 
-const COLUMNS: &str = "partition, entity, root_key, id, definition, version, status, plan, input, fingerprint, \
-    (extract(epoch from issued_at) * 1000)::bigint as issued_at_ms, step, error, attempts, created_at::text as created_at, \
-    updated_at::text as updated_at, extract(epoch from clock_timestamp() - updated_at)::double precision as age_s";
+const COLUMNS: &str = "partition, entity, root_key, id, definition, version, status, revision, plan, input, labels, fingerprint, \
+    (extract(epoch from issued_at) * 1000)::bigint as issued_at_ms, (extract(epoch from deadline) * 1000)::bigint as deadline_ms, called_back, \
+    step, error, result, waits, attempts, recoveries, \
+    case when next_attempt_at < 'infinity' then (extract(epoch from next_attempt_at) * 1000)::bigint end as next_attempt_at_ms, \
+    (extract(epoch from expires_at) * 1000)::bigint as expires_at_ms, created_at::text as created_at, \
+    updated_at::text as updated_at, ended_at::text as ended_at, is_collected, \
+    extract(epoch from clock_timestamp() - updated_at)::double precision as age_s";
 
 type StoreResult<T> = Result<T, StoreError>;
 
@@ -51,139 +76,321 @@ pub(crate) enum StoreError {
     Pool(#[from] deadpool_postgres::PoolError),
     #[error("the peer's database refused a query")]
     Postgres(#[from] tokio_postgres::Error),
+    #[error("chain {0} can't be read; this worker may be too old")]
+    Row(Uuid),
 }
 
-fn row_of(row: &Row) -> Result<ChainRow, tokio_postgres::Error> {
+fn row_of(row: &Row) -> StoreResult<ChainRow> {
+    let id: Uuid = row.try_get("id")?;
+    let status = Status::from_name(row.try_get("status")?).ok_or(StoreError::Row(id))?;
+    let called_back: Option<&str> = row.try_get("called_back")?;
+    let called_back = called_back.map(|name| CalledBack::from_name(name).ok_or(StoreError::Row(id))).transpose()?;
+    let json = |column: &str| -> StoreResult<serde_json::Value> { Ok(row.try_get(column)?) };
+    let count = |column: &str| -> StoreResult<u32> { Ok(u32::try_from(row.try_get::<_, i32>(column)?).unwrap_or_default()) };
     Ok(ChainRow {
         partition: row.try_get("partition")?,
         entity: row.try_get("entity")?,
         root_key: row.try_get("root_key")?,
-        id: row.try_get("id")?,
+        id,
         definition: row.try_get("definition")?,
         version: row.try_get("version")?,
-        status: row.try_get("status")?,
-        plan: row.try_get("plan")?,
-        input: row.try_get("input")?,
+        status,
+        revision: row.try_get("revision")?,
+        plan: json("plan")?,
+        input: json("input")?,
+        labels: serde_json::from_value(json("labels")?).map_err(|_| StoreError::Row(id))?,
         fingerprint: row.try_get("fingerprint")?,
         issued_at_ms: row.try_get("issued_at_ms")?,
+        deadline_ms: row.try_get("deadline_ms")?,
+        called_back,
         step: row.try_get("step")?,
         error: row.try_get("error")?,
-        attempts: row.try_get("attempts")?,
+        result: row.try_get("result")?,
+        waits: serde_json::from_value(json("waits")?).map_err(|_| StoreError::Row(id))?,
+        attempts: count("attempts")?,
+        recoveries: count("recoveries")?,
+        next_attempt_at_ms: row.try_get("next_attempt_at_ms")?,
+        expires_at_ms: row.try_get("expires_at_ms")?,
         created_at: row.try_get("created_at")?,
         updated_at: row.try_get("updated_at")?,
+        ended_at: row.try_get("ended_at")?,
         age_s: row.try_get("age_s")?,
+        is_collected: row.try_get("is_collected")?,
     })
 }
 
-/// Open chains of partitions that this peer owns, by id behind `after`: a page of the recovery scan.
-pub(crate) async fn scan_open(pool: &Pool, after: Uuid, page: i64) -> StoreResult<Vec<ChainRow>> {
-    let sql = format!(
-        "/* scan_open_chains */ select {COLUMNS} from rootward.chain c where status in ('running', 'compensating') and id > $1 \
-         and exists (select from rootward.ownership o where o.partition = c.partition and o.state = 'owned') order by id limit $2"
-    );
-    let client = pool.get().await?;
-    let rows = client.query(&sql, &[&after, &page]).await?;
-    Ok(rows.iter().map(row_of).collect::<Result<_, _>>()?)
+fn rows_of(rows: &[Row]) -> StoreResult<Vec<ChainRow>> {
+    rows.iter().map(row_of).collect()
 }
 
-const FILTER: &str = "(cardinality($1::text[]) = 0 or status = any ($1)) and ($2::text is null or definition = $2) and ($3::text is null or \
-     coalesce(error->>'code', '') || ' ' || coalesce(error->>'sqlstate', '') || ' ' || coalesce(error->>'message', '') like $3) \
-     and ($4::uuid is null or id = $4)";
+/// A chain that the scan came by: when it was due, and its id.
+pub(crate) type Due = (f64, Uuid);
 
-/// The newest chains that match, and how many match in all.
-pub(crate) async fn list(pool: &Pool, filter: &ChainFilter, limit: i64) -> StoreResult<(Vec<ChainRow>, i64, i64)> {
-    let client = pool.get().await?;
-    let parameters: [&(dyn ToSql + Sync); 4] = [&filter.statuses, &filter.definition, &filter.error, &filter.id];
-    let sql = format!("/* list_chains */ select {COLUMNS} from rootward.chain where {FILTER} order by created_at desc limit {limit}");
-    let rows = client.query(&sql, &parameters).await?;
-    let sql = format!("/* count_chains */ select count(*) from rootward.chain where {FILTER}");
-    let matched = client.query_one(&sql, &parameters).await?.try_get(0)?;
-    let sql = "/* count_running_chains */ select count(*) from rootward.chain where status in ('running', 'compensating')";
-    let running = client.query_one(sql, &[]).await?.try_get(0)?;
-    Ok((rows.iter().map(row_of).collect::<Result<_, _>>()?, matched, running))
+/// The next chains of one status that are due now and whose partition this peer owns, behind `after` in the order of when
+/// they were due: a page of the recovery scan.
+pub(crate) async fn scan_due(pool: &Pool, status: Status, now_ms: i64, after: Due, page: i64) -> StoreResult<Vec<Due>> {
+    let sql = "/* scan_due_chains */ select extract(epoch from next_attempt_at)::double precision, id from rootward.chain c \
+               where ended_at is null and status = $1 and next_attempt_at <= to_timestamp($2::double precision / 1000) \
+               and (next_attempt_at, id) > (to_timestamp($3::double precision), $4) \
+               and exists (select from rootward.ownership o where o.partition = c.partition and o.state = 'owned') \
+               order by next_attempt_at, id limit $5";
+    #[allow(clippy::cast_precision_loss)] // milliseconds since 1970 fit into 53 bits
+    let now = now_ms as f64;
+    let rows = pool.get().await?.query(sql, &[&status.name(), &now, &after.0, &after.1, &page]).await?;
+    Ok(rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, tokio_postgres::Error>>()?)
+}
+
+/// The chains of these ids.
+pub(crate) async fn get_many(pool: &Pool, ids: &[Uuid]) -> StoreResult<Vec<ChainRow>> {
+    let sql = format!("/* get_chains */ select {COLUMNS} from rootward.chain where id = any ($1)");
+    rows_of(&pool.get().await?.query(&sql, &[&ids]).await?)
+}
+
+/// The parameters of [`FILTER`], in order.
+struct FilterParameters {
+    statuses: Option<Vec<String>>,
+    labels: Option<serde_json::Value>,
+    since: Option<f64>,
+    until: Option<f64>,
+}
+
+const FILTER: &str = "($1::text[] is null or status = any ($1)) and ($2::text is null or definition = $2) and ($3::text is null or \
+     coalesce(error->>'code', '') || ' ' || coalesce(error->>'sqlstate', '') || ' ' || coalesce(error->>'message', '') like $3) \
+     and ($4::uuid is null or id = $4) and ($5::jsonb is null or labels @> $5) and ($6::text is null or entity = $6) \
+     and ($7::text is null or root_key = $7) and ($8::double precision is null or created_at >= to_timestamp($8 / 1000)) \
+     and ($9::double precision is null or created_at < to_timestamp($9 / 1000))";
+
+impl FilterParameters {
+    #[allow(clippy::cast_precision_loss)] // milliseconds since 1970 fit into 53 bits
+    fn new(filter: &ChainFilter) -> FilterParameters {
+        FilterParameters {
+            statuses: (!filter.statuses.is_empty()).then(|| filter.statuses.clone()),
+            labels: (!filter.labels.is_empty()).then(|| serde_json::json!(filter.labels)),
+            since: filter.since_ms.map(|ms| ms as f64),
+            until: filter.until_ms.map(|ms| ms as f64),
+        }
+    }
+
+    fn all<'a>(&'a self, filter: &'a ChainFilter) -> Vec<&'a (dyn ToSql + Sync)> {
+        vec![
+            &self.statuses,
+            &filter.definition,
+            &filter.error,
+            &filter.id,
+            &self.labels,
+            &filter.entity,
+            &filter.root_key,
+            &self.since,
+            &self.until,
+        ]
+    }
+}
+
+/// The partial index covers open chains only: a filter that names open statuses alone is told so.
+fn open_condition(filter: &ChainFilter) -> &'static str {
+    let is_open = |name: &String| Status::from_name(name).is_some_and(|status| !status.is_ended());
+    if !filter.statuses.is_empty() && filter.statuses.iter().all(is_open) { " and ended_at is null" } else { "" }
+}
+
+/// The newest chains that match.
+pub(crate) async fn list(pool: &Pool, filter: &ChainFilter, limit: i64) -> StoreResult<Vec<ChainRow>> {
+    let parameters = FilterParameters::new(filter);
+    let sql = format!(
+        "/* list_chains */ select {COLUMNS} from rootward.chain where {FILTER}{} order by created_at desc limit {limit}",
+        open_condition(filter)
+    );
+    rows_of(&pool.get().await?.query(&sql, &parameters.all(filter)).await?)
+}
+
+/// Chains that match, by id behind `after`: a page of a bulk command.
+pub(crate) async fn page(pool: &Pool, filter: &ChainFilter, after: Uuid, limit: i64) -> StoreResult<Vec<ChainRow>> {
+    let parameters = FilterParameters::new(filter);
+    let mut all = parameters.all(filter);
+    all.push(&after);
+    let sql = format!(
+        "/* page_chains */ select {COLUMNS} from rootward.chain where {FILTER}{} and id > $10 order by id limit {limit}",
+        open_condition(filter)
+    );
+    rows_of(&pool.get().await?.query(&sql, &all).await?)
+}
+
+/// How many chains match, by a column: `status`, or `step`.
+pub(crate) async fn count_by(pool: &Pool, filter: &ChainFilter, column: &'static str) -> StoreResult<BTreeMap<String, u64>> {
+    let parameters = FilterParameters::new(filter);
+    let sql = format!(
+        "/* count_chains */ select coalesce({column}, ''), count(*) from rootward.chain where {FILTER}{} group by 1",
+        open_condition(filter)
+    );
+    let rows = pool.get().await?.query(&sql, &parameters.all(filter)).await?;
+    let counts = rows.iter().map(|row| Ok((row.try_get(0)?, u64::try_from(row.try_get::<_, i64>(1)?).unwrap_or_default())));
+    Ok(counts.collect::<Result<_, tokio_postgres::Error>>()?)
+}
+
+/// How many of these chains are in which status; the ones that are gone are not counted.
+pub(crate) async fn statuses_of(pool: &Pool, ids: &[Uuid]) -> StoreResult<BTreeMap<String, u64>> {
+    let sql = "/* count_statuses */ select status, count(*) from rootward.chain where id = any ($1) group by 1";
+    let rows = pool.get().await?.query(sql, &[&ids]).await?;
+    let counts = rows.iter().map(|row| Ok((row.try_get(0)?, u64::try_from(row.try_get::<_, i64>(1)?).unwrap_or_default())));
+    Ok(counts.collect::<Result<_, tokio_postgres::Error>>()?)
 }
 
 /// One chain by its id.
 pub(crate) async fn get(pool: &Pool, id: Uuid) -> StoreResult<Option<ChainRow>> {
-    let client = pool.get().await?;
-    let sql = format!("/* get_chain */ select {COLUMNS} from rootward.chain where id = $1");
-    Ok(client.query_opt(&sql, &[&id]).await?.as_ref().map(row_of).transpose()?)
+    Ok(get_many(pool, &[id]).await?.pop())
 }
 
-/// What people did to a chain: when, what, why.
-pub(crate) async fn events(pool: &Pool, partition: i32, id: Uuid) -> StoreResult<Vec<(String, String, String)>> {
-    let client = pool.get().await?;
-    let sql =
-        "/* list_chain_events */ select at::text, event, reason from rootward.chain_event where partition = $1 and id = $2 order by number";
-    let rows = client.query(sql, &[&partition, &id]).await?;
-    Ok(rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))).collect::<Result<_, tokio_postgres::Error>>()?)
+/// What people did to a chain: when, what, why, who.
+pub(crate) async fn events(pool: &Pool, partition: i32, id: Uuid) -> StoreResult<Vec<[String; 4]>> {
+    let sql = "/* list_chain_events */ select at::text, event, reason, by from rootward.chain_event \
+               where partition = $1 and id = $2 order by number";
+    let rows = pool.get().await?.query(sql, &[&partition, &id]).await?;
+    let event = |row: &Row| Ok([row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?]);
+    Ok(rows.iter().map(event).collect::<Result<_, tokio_postgres::Error>>()?)
 }
 
-/// Writes the chain's row; runs in the commit of its first step.
-#[allow(clippy::too_many_arguments)] // the columns of one row
-pub(crate) fn open_call(
-    secret: Text,
-    partition: i32,
-    root: (&str, &str),
-    id: Uuid,
-    definition: &str,
-    version: u32,
-    plan: String,
-    input: String,
-    fingerprint: &[u8],
-    issued_at: String,
-    status: &str,
-) -> Call {
+/// A chain's row as it is made.
+pub(crate) struct NewChain<'a> {
+    pub partition: i32,
+    pub entity: &'a str,
+    pub root_key: &'a str,
+    pub id: Uuid,
+    pub definition: &'a str,
+    pub version: u32,
+    pub plan: String,
+    pub input: String,
+    pub labels: String,
+    pub fingerprint: &'a [u8],
+    pub issued_at_ms: i64,
+    pub deadline_ms: Option<i64>,
+    pub status: Status,
+    pub next_attempt_at_ms: i64,
+    pub expires_at_ms: i64,
+    pub ended_at_ms: Option<i64>,
+}
+
+/// Writes the chain's row; runs in the commit of its first step, or alone if the start is scheduled.
+pub(crate) fn open_call(secret: Text, chain: NewChain<'_>) -> Call {
     Call::prepared(
-        "select rootward.open_chain($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+        "select rootward.open_chain($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, null, $17)",
         vec![
             secret,
-            Some(partition.to_string()),
-            Some(root.0.to_owned()),
-            Some(root.1.to_owned()),
-            Some(id.to_string()),
-            Some(definition.to_owned()),
-            Some(version.to_string()),
-            Some(plan),
-            Some(input),
-            Some(format!("\\x{}", hex::encode(fingerprint))),
-            Some(issued_at),
-            Some(status.to_owned()),
+            Some(chain.partition.to_string()),
+            Some(chain.entity.to_owned()),
+            Some(chain.root_key.to_owned()),
+            Some(chain.id.to_string()),
+            Some(chain.definition.to_owned()),
+            Some(chain.version.to_string()),
+            Some(chain.plan),
+            Some(chain.input),
+            Some(chain.labels),
+            Some(format!("\\x{}", hex::encode(chain.fingerprint))),
+            Some(timestamp(chain.issued_at_ms)),
+            chain.deadline_ms.map(timestamp),
+            Some(chain.status.name().to_owned()),
+            Some(timestamp(chain.next_attempt_at_ms)),
+            Some(timestamp(chain.expires_at_ms)),
+            chain.ended_at_ms.map(timestamp),
         ],
     )
 }
 
-/// A change of a chain's row.
-#[derive(Debug, Clone, Default)]
+/// What a person did to a chain.
+#[derive(Debug, Clone)]
+pub(crate) struct Deed {
+    pub event: &'static str,
+    pub reason: String,
+    pub by: String,
+}
+
+/// The new state of a chain's row.
+#[derive(Debug, Clone)]
 pub(crate) struct Note {
-    /// The statuses that it starts from; in another one nothing changes.
-    pub from: &'static [&'static str],
-    pub status: &'static str,
+    /// What the writer knows of: after a later deed of a person it changes nothing.
+    pub revision: i32,
+    pub status: Status,
+    pub called_back: Option<CalledBack>,
     pub step: Text,
     pub error: Text,
+    pub result: Text,
+    /// Kept as they are if none.
+    pub waits: Option<BTreeMap<u32, i64>>,
     pub attempts: u32,
-    /// What a person did, and why.
-    pub event: Option<(&'static str, String)>,
+    pub recoveries: u32,
+    /// Never, if none.
+    pub next_attempt_at_ms: Option<i64>,
+    pub expires_at_ms: i64,
+    pub ended_at_ms: Option<i64>,
+    pub deed: Option<Deed>,
 }
 
-/// Changes the chain's row; returns whether it was in one of the statuses that the change starts from.
+/// Changes the chain's row; returns whether it was as the note's writer knew it.
 pub(crate) fn note_call(secret: Text, partition: i32, root: (&str, &str), id: Uuid, note: &Note) -> Call {
-    let (event, reason) = note.event.clone().map_or((None, None), |(event, reason)| (Some(event.to_owned()), Some(reason)));
+    let (event, reason, by) = match note.deed.clone() {
+        Some(deed) => (Some(deed.event.to_owned()), Some(deed.reason), Some(deed.by)),
+        None => (None, None, None),
+    };
     Call::prepared(
-        "select rootward.note_chain($1, $2, $3, $4, $5, $6, $7, $8, $9, null, $10, $11, $12)",
+        "select rootward.note_chain($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)",
         vec![
             secret,
             Some(partition.to_string()),
             Some(root.0.to_owned()),
             Some(root.1.to_owned()),
             Some(id.to_string()),
-            Some(format!("{{{}}}", note.from.join(","))),
-            Some(note.status.to_owned()),
+            Some(note.revision.to_string()),
+            Some(note.status.name().to_owned()),
+            note.called_back.map(|cause| cause.name().to_owned()),
             note.step.clone(),
             note.error.clone(),
+            note.result.clone(),
+            note.waits.as_ref().and_then(|waits| serde_json::to_string(waits).ok()),
             Some(note.attempts.to_string()),
+            Some(note.recoveries.to_string()),
+            Some(note.next_attempt_at_ms.map_or_else(|| "infinity".to_owned(), timestamp)),
+            Some(timestamp(note.expires_at_ms)),
+            note.ended_at_ms.map(timestamp),
             event,
             reason,
+            by,
         ],
     )
+}
+
+/// Ended chains and outcomes that are old enough to be collected, from a range of the tables' pages.
+pub(crate) mod old {
+    use super::{Pool, StoreResult, Uuid, timestamp};
+
+    /// How many pages a table has.
+    pub(crate) async fn pages(pool: &Pool, table: &'static str) -> StoreResult<i64> {
+        let sql = format!("/* count_pages */ select pg_relation_size('rootward.{table}') / current_setting('block_size')::bigint");
+        Ok(pool.get().await?.query_one(&sql, &[]).await?.try_get(0)?)
+    }
+
+    /// A request's outcome: partition, entity, root key, request id.
+    pub(crate) type OldOutcome = (i32, String, String, Uuid);
+
+    /// Outcomes of requests issued before a moment, among the pages from `first` to before `end`.
+    pub(crate) async fn outcomes(pool: &Pool, first: i64, end: i64, issued_before_ms: i64) -> StoreResult<Vec<OldOutcome>> {
+        let sql = format!(
+            "/* scan_old_outcomes */ select distinct partition, entity, root_key, request_id from rootward.outcome \
+             where ctid >= '({first},0)'::tid and ctid < '({end},0)'::tid and not in_chain and issued_at < '{}' \
+             and partition in (select partition from rootward.ownership where state = 'owned')",
+            timestamp(issued_before_ms)
+        );
+        let rows = pool.get().await?.query(&sql, &[]).await?;
+        let outcome = |row: &tokio_postgres::Row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?));
+        Ok(rows.iter().map(outcome).collect::<Result<_, tokio_postgres::Error>>()?)
+    }
+
+    /// The ids of chains that ended before a moment and whose last driver has long expired, among these pages.
+    pub(crate) async fn chains(pool: &Pool, first: i64, end: i64, ended_before_ms: i64, expired_before_ms: i64) -> StoreResult<Vec<Uuid>> {
+        let sql = format!(
+            "/* scan_old_chains */ select id from rootward.chain where ctid >= '({first},0)'::tid and ctid < '({end},0)'::tid \
+             and ended_at < '{}' and expires_at < '{}' and partition in (select partition from rootward.ownership where state = 'owned')",
+            timestamp(ended_before_ms),
+            timestamp(expired_before_ms)
+        );
+        let rows = pool.get().await?.query(&sql, &[]).await?;
+        Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
+    }
 }

@@ -421,5 +421,15 @@ fn new_outcome<'a>(unit: &'a Unit, answer: &Answer) -> Option<NewOutcome<'a>> {
         return None;
     }
     let (kind, reply) = if outcome.is_tombstone { (StoredKind::Tombstone, Vec::new()) } else { encode_reply(answer) };
-    Some(NewOutcome { partition: unit.partition, key: &outcome.key, fingerprint: &outcome.fingerprint, kind, reply })
+    let in_chain = outcome.in_chain && !(outcome.opens_chain && answer.is_err());
+    let issued_at_ms = outcome.issued_at_ms;
+    Some(NewOutcome {
+        partition: unit.partition,
+        key: &outcome.key,
+        fingerprint: &outcome.fingerprint,
+        kind,
+        reply,
+        in_chain,
+        issued_at_ms,
+    })
 }

@@ -1,16 +1,20 @@
 //! What a lane sends for a unit and for a batch, and what a unit's results mean.
 
-use rootward_proto::Fault;
+use std::sync::Arc;
+
+use rootward_proto::{Fault, v1};
 use rootward_schema::{DeferrableConstraint, Text, quoted};
 
 use super::{
+    freshness::Floors,
     outcome::{NewOutcome, OutcomeKey, response_of},
     refusal,
     unit::{Answer, Done, Planned, Unit},
 };
 use crate::{
+    clock::timestamp,
     execute::REFERENCE_PARTITION,
-    pg::{Call, StatementResult},
+    pg::{Call, StatementResult, array},
 };
 
 /// What a lane knows besides its connection.
@@ -19,20 +23,27 @@ pub(crate) struct LaneContext {
     secret: Text,
     term: Text,
     closing: Vec<Call>,
+    floors: Arc<Floors>,
 }
 
 impl LaneContext {
-    pub(crate) fn new(number: u32, secret: &[u8], term: i64, deferrable: &[DeferrableConstraint]) -> LaneContext {
+    pub(crate) fn new(number: u32, secret: &[u8], term: i64, deferrable: &[DeferrableConstraint], floors: Arc<Floors>) -> LaneContext {
         LaneContext {
             number,
             secret: Some(format!("\\x{}", hex::encode(secret))),
             term: Some(term.to_string()),
             closing: closing_calls(deferrable),
+            floors,
         }
     }
 
     pub(super) fn number(&self) -> u32 {
         self.number
+    }
+
+    /// Why a unit is too old to run, if it is.
+    pub(super) fn staleness(&self, unit: &Unit) -> Option<Fault> {
+        self.floors.refusal(unit.freshness)
     }
 
     pub(super) fn begin(&self, epochs: &[(i32, i64)]) -> Call {
@@ -69,7 +80,7 @@ impl LaneContext {
     pub(super) fn record(&self, outcomes: &[NewOutcome<'_>]) -> Call {
         let column = |of: &dyn Fn(&NewOutcome<'_>) -> String| Some(array(outcomes.iter().map(of)));
         Call::prepared(
-            "select rootward.record($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+            "select rootward.record($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
             vec![
                 self.secret.clone(),
                 column(&|row| row.partition.to_string()),
@@ -83,6 +94,8 @@ impl LaneContext {
                 column(&|row| row.fingerprint.transaction.clone()),
                 column(&|row| format!("\\x{}", hex::encode(&row.fingerprint.hash))),
                 column(&|row| format!("\\x{}", hex::encode(&row.reply))),
+                column(&|row| row.in_chain.to_string()),
+                column(&|row| timestamp(row.issued_at_ms)),
             ],
         )
     }
@@ -108,12 +121,6 @@ fn closing_calls(deferrable: &[DeferrableConstraint]) -> Vec<Call> {
     }
     calls.push(Call::prepared("reset all", Vec::new()));
     calls
-}
-
-/// An array in PostgreSQL's text form.
-fn array(values: impl Iterator<Item = String>) -> String {
-    let quoted: Vec<String> = values.map(|value| format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))).collect();
-    format!("{{{}}}", quoted.join(","))
 }
 
 impl LaneContext {
@@ -163,22 +170,12 @@ impl LaneContext {
             }
         }
         let after: Vec<StatementResult> = results.skip(self.closing_calls().len()).cloned().collect();
-        let mut response = response_of(&last);
+        let mark = unit.outcome.as_ref().and_then(|outcome| outcome.mark.as_deref());
+        let mut response = mark.map_or_else(|| response_of(&last), v1::CallResponse::clone);
         if unit.partition == REFERENCE_PARTITION {
             response.reference_version =
                 after.last().and_then(StatementResult::scalar).and_then(|text| text.parse().ok()).unwrap_or_default();
         }
         Ok(Done { response, after })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn arrays_quote_what_would_break_them() {
-        assert_eq!(array(["a\"b".to_owned(), "c\\d".to_owned(), "e,f".to_owned()].into_iter()), r#"{"a\"b","c\\d","e,f"}"#);
-        assert_eq!(array(std::iter::empty()), "{}");
     }
 }

@@ -90,6 +90,8 @@ pub(crate) struct NewOutcome<'a> {
     pub fingerprint: &'a Fingerprint,
     pub kind: StoredKind,
     pub reply: Vec<u8>,
+    pub in_chain: bool,
+    pub issued_at_ms: i64,
 }
 
 /// The reply of an answer as it is stored.
@@ -100,7 +102,7 @@ pub(crate) fn encode_reply(answer: &Answer) -> (StoredKind, Vec<u8>) {
     }
 }
 
-/// The answer from a stored row: kind, transaction, fingerprint, reply.
+/// The answer from a stored row: kind, transaction, fingerprint, reply, the moment in milliseconds.
 pub(crate) fn stored_answer(asked: &Fingerprint, key: &OutcomeKey, row: &[Text]) -> Answer {
     let column = |at: usize| row.get(at).and_then(Option::as_deref).unwrap_or_default();
     let bytes = |at: usize| hex::decode(column(at).trim_start_matches("\\x")).unwrap_or_default();
@@ -120,6 +122,7 @@ pub(crate) fn stored_answer(asked: &Fingerprint, key: &OutcomeKey, row: &[Text])
             let mut response = v1::CallResponse::decode(bytes(3).as_slice())
                 .map_err(|error| Fault::internal(format!("a stored reply can't be read: {error}")))?;
             response.from_stored_outcome = true;
+            response.recorded_at_ms = column(4).parse().unwrap_or_default();
             Ok(Done { response, after: Vec::new() })
         }
         "failed" => {

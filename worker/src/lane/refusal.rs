@@ -12,8 +12,13 @@ pub(super) fn judge(unit: &Unit, statement: Option<&Planned>, error: &ServerErro
     let place = statement.map(|planned| format!("; see {}", planned.location)).unwrap_or_default();
     let message = &error.message;
     let fault = match error.sqlstate.as_str() {
+        "RW004" if statement.is_none() => Fault::refused(
+            "RW4009",
+            format!("{message}; it was scheduled, or started with other words"),
+            "nothing was executed; see it with `rootward chain show`, or start another one with an id of its own",
+        ),
         // A guard of ours that users' SQL called, or that it pretends to be; or the session's statements, which it deallocated.
-        "42501" | "RW001" | "RW002" | "RW003" | "26000" => Fault::refused(
+        "42501" | "RW001" | "RW002" | "RW003" | "RW004" | "26000" => Fault::refused(
             "RW2004",
             format!("`{label}` on {at} reached outside its root: {message}"),
             format!("a transaction touches the tree of one root and reads reference data; work over several roots is a chain{place}"),
@@ -79,9 +84,10 @@ fn is_refusal(sqlstate: &str) -> bool {
     ["P0", "21", "22", "23", "42", "44", "2F", "38", "39", "0A", "25", "26", "34", "55"].iter().any(|class| sqlstate.starts_with(class))
 }
 
-/// Whether this refusal is worth an outcome row: it would be the same again.
+/// Whether this refusal is worth an outcome row: it would be the same again. That a chain is there already is none: the row
+/// would be the outcome of that chain's first step.
 pub(super) fn is_outcome(fault: &Fault) -> bool {
-    fault.retry_class() == rootward_proto::v1::RetryClass::Refused
+    fault.retry_class() == rootward_proto::v1::RetryClass::Refused && fault.code() != "RW4009"
 }
 
 #[cfg(test)]

@@ -76,7 +76,7 @@ async fn run_lane(context: LaneContext, mut connection: Connection, mut queues: 
         lazy_since = None;
         take_waiting(&mut batch, &mut queues);
         left_over = keep_apart(&mut batch);
-        drop_expired(&mut batch);
+        drop_expired(&context, &mut batch);
         if batch.is_empty() {
             continue;
         }
@@ -151,8 +151,14 @@ fn keep_apart(batch: &mut Vec<Unit>) -> Vec<Unit> {
     later
 }
 
-fn drop_expired(batch: &mut Vec<Unit>) {
+fn drop_expired(context: &LaneContext, batch: &mut Vec<Unit>) {
     let now = Instant::now();
+    for unit in std::mem::take(batch) {
+        match context.staleness(&unit) {
+            Some(fault) => drop(unit.answer.send(Err(fault))),
+            None => batch.push(unit),
+        }
+    }
     let (live, expired): (Vec<Unit>, Vec<Unit>) = batch.drain(..).partition(|unit| unit.deadline > now);
     for unit in expired {
         let _ = unit.answer.send(Err(Fault::retry(

@@ -6,7 +6,10 @@ use rootward_proto::{FaultResult, v1};
 use rootward_schema::Expect;
 use tokio::{sync::oneshot, time::Instant};
 
-use super::outcome::{Fingerprint, OutcomeKey};
+use super::{
+    freshness::Freshness,
+    outcome::{Fingerprint, OutcomeKey},
+};
 use crate::pg::{Call, StatementResult};
 
 /// What the lane runs for one request; all of it takes effect in one commit or none.
@@ -26,6 +29,8 @@ pub(crate) struct Unit {
     pub outcome: Option<UnitOutcome>,
     /// Ad-hoc SQL shares a batch with nobody: it could change settings of the session.
     pub is_alone: bool,
+    /// How old it may be.
+    pub freshness: Freshness,
     /// After this moment it is not begun any more.
     pub deadline: Instant,
     pub answer: oneshot::Sender<Answer>,
@@ -42,6 +47,14 @@ pub(crate) struct UnitOutcome {
     pub is_look_up: bool,
     /// A refusal is the sender's to note, and leaves no row.
     pub refusal_is_no_outcome: bool,
+    /// Is stored as the answer; nothing runs.
+    pub mark: Option<Box<v1::CallResponse>>,
+    /// It is collected when its chain's home says so, not by its age.
+    pub in_chain: bool,
+    /// A refusal of it makes no chain, so nobody's home collects that one.
+    pub opens_chain: bool,
+    /// When the request was first issued, in milliseconds since 1970.
+    pub issued_at_ms: i64,
 }
 
 /// One statement of the users'.

@@ -104,8 +104,19 @@ create table if not exists rootward.outcome (
   transaction text not null,
   fingerprint bytea not null,
   reply bytea not null,
+  -- A chain's outcomes are collected by its home, once it has ended; the others by the age of their request.
+  in_chain boolean not null,
+  issued_at timestamptz not null,
   at timestamptz not null default clock_timestamp(),
   primary key (partition, entity, root_key, request_id, step, element, direction)
+);
+
+-- What may have been collected: a request issued, or a chain's step that expires, before these moments is refused, whatever
+-- any clock says later. Both only grow.
+create table if not exists rootward.collected (
+  partition integer primary key,
+  issued_before timestamptz not null default '-infinity',
+  expired_before timestamptz not null default '-infinity'
 );
 
 -- Chains, each at its home: the partition of the first step's root.
@@ -116,22 +127,38 @@ create table if not exists rootward.chain (
   id uuid not null,
   definition text not null,
   version integer not null,
-  status text not null check (status in ('running', 'compensating', 'parked', 'stuck', 'completed', 'failed', 'compensated')),
+  status text not null check (status in ('scheduled', 'running', 'waiting', 'paused', 'parked', 'compensating', 'stuck',
+    'completed', 'failed', 'compensated', 'cancelled', 'abandoned')),
+  -- Counts what people did: a driver that doesn't know of the last of it changes nothing any more.
+  revision integer not null default 0,
   plan jsonb not null,
   input jsonb not null,
+  labels jsonb not null default '{}',
   fingerprint bytea not null,
   issued_at timestamptz not null,
+  deadline timestamptz,
+  -- Why it goes back though no step was refused.
+  called_back text check (called_back in ('cancelled', 'compensated', 'late', 'exhausted')),
   step text,
   error jsonb,
   result jsonb,
+  -- By step: when its timer is due or its signal too late, in milliseconds.
+  waits jsonb not null default '{}',
+  -- Attempts of the step where it stands, and how often a driver was lost since it last came on.
   attempts integer not null default 0,
+  recoveries integer not null default 0,
+  next_attempt_at timestamptz not null,
+  -- Roots refuse its steps after this moment; every driver moves it on before it sends anything.
+  expires_at timestamptz not null,
   created_at timestamptz not null default clock_timestamp(),
   updated_at timestamptz not null default clock_timestamp(),
   ended_at timestamptz,
-  primary key (partition, entity, root_key, id)
+  is_collected boolean not null default false,
+  -- The id first: it is looked for alone. The root keeps it unique per root, the partition lets it move.
+  primary key (id, partition, entity, root_key)
 );
-create index if not exists chain_open on rootward.chain (status, id) where status in ('running', 'compensating', 'parked', 'stuck');
-create index if not exists chain_id on rootward.chain (id);
+-- Lists of open chains by status, and the scan for those that are due. Ended chains have no entry.
+create index if not exists chain_open on rootward.chain (status, next_attempt_at, id) where ended_at is null;
 
 -- What people did to a chain.
 create table if not exists rootward.chain_event (
@@ -140,6 +167,7 @@ create table if not exists rootward.chain_event (
   at timestamptz not null default clock_timestamp(),
   event text not null,
   reason text not null,
+  by text not null,
   number bigint generated always as identity,
   primary key (partition, id, number)
 );
@@ -193,11 +221,11 @@ end $$;
 -- The stored outcomes among these requests, each with its place (from 0) in the arrays.
 create or replace function rootward.find_outcomes(
   secret bytea, partitions integer[], entities text[], root_keys text[], request_ids uuid[], steps integer[], elements integer[], directions text[])
-returns table (ordinal integer, kind text, transaction text, fingerprint bytea, reply bytea)
+returns table (ordinal integer, kind text, transaction text, fingerprint bytea, reply bytea, recorded_at_ms bigint)
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 begin
   perform rootward.check_secret(secret);
-  return query select (u.place - 1)::integer, o.kind, o.transaction, o.fingerprint, o.reply
+  return query select (u.place - 1)::integer, o.kind, o.transaction, o.fingerprint, o.reply, (extract(epoch from o.at) * 1000)::bigint
     from unnest(partitions, entities, root_keys, request_ids, steps, elements, directions)
       with ordinality as u(partition, entity, root_key, request_id, step, element, direction, place)
     join rootward.outcome o on (o.partition, o.entity, o.root_key, o.request_id, o.step, o.element, o.direction)
@@ -208,13 +236,15 @@ end $$;
 -- writes here: the error takes the whole batch back.
 create or replace function rootward.record(
   secret bytea, partitions integer[], entities text[], root_keys text[], request_ids uuid[], steps integer[], elements integer[],
-  directions text[], kinds text[], transactions text[], fingerprints bytea[], replies bytea[]) returns void
+  directions text[], kinds text[], transactions text[], fingerprints bytea[], replies bytea[], in_chains boolean[], issued_ats timestamptz[])
+returns void
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 declare written bigint;
 begin
   perform rootward.check_secret(secret);
-  insert into rootward.outcome (partition, entity, root_key, request_id, step, element, direction, kind, transaction, fingerprint, reply)
-    select * from unnest(partitions, entities, root_keys, request_ids, steps, elements, directions, kinds, transactions, fingerprints, replies)
+  insert into rootward.outcome (partition, entity, root_key, request_id, step, element, direction, kind, transaction, fingerprint, reply, in_chain, issued_at)
+    select * from unnest(partitions, entities, root_keys, request_ids, steps, elements, directions, kinds, transactions, fingerprints, replies,
+      in_chains, issued_ats)
     on conflict do nothing;
   get diagnostics written = row_count;
   if written <> cardinality(partitions) then
@@ -222,38 +252,106 @@ begin
   end if;
 end $$;
 
--- The chain's row, in the same commit as its first step.
+-- The chain's row, in the same commit as its first step, or before it if the start is scheduled.
 create or replace function rootward.open_chain(
   secret bytea, partition integer, entity text, root_key text, id uuid, definition text, version integer, plan jsonb, input jsonb,
-  fingerprint bytea, issued_at timestamptz, status text) returns void
+  labels jsonb, fingerprint bytea, issued_at timestamptz, deadline timestamptz, status text, next_attempt_at timestamptz,
+  expires_at timestamptz, result jsonb, ended_at timestamptz) returns void
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 begin
   perform rootward.check_secret(secret);
-  insert into rootward.chain (partition, entity, root_key, id, definition, version, plan, input, fingerprint, issued_at, status, ended_at)
-  values (open_chain.partition, open_chain.entity, open_chain.root_key, open_chain.id, open_chain.definition, open_chain.version,
-          open_chain.plan, open_chain.input, open_chain.fingerprint, open_chain.issued_at, open_chain.status,
-          case when open_chain.status = 'completed' then clock_timestamp() end);
+  insert into rootward.chain (partition, entity, root_key, id, definition, version, plan, input, labels, fingerprint, issued_at, deadline,
+      status, next_attempt_at, expires_at, result, ended_at)
+    values (open_chain.partition, open_chain.entity, open_chain.root_key, open_chain.id, open_chain.definition, open_chain.version,
+      open_chain.plan, open_chain.input, open_chain.labels, open_chain.fingerprint, open_chain.issued_at, open_chain.deadline,
+      open_chain.status, open_chain.next_attempt_at, open_chain.expires_at, open_chain.result, open_chain.ended_at)
+    on conflict do nothing;
+  if not found then
+    raise exception 'chain % is there already', open_chain.id using errcode = 'RW004';
+  end if;
 end $$;
 
--- Progress of a chain at its home. An ended chain never opens again, whoever comes late. `changed` says whether the row is
--- in one of the statuses that the change starts from.
+-- Progress of a chain at its home, by a driver or a person that knows of everything that people did before. An ended chain
+-- never opens again, but for one that failed and is compensated. Returns whether anything was changed.
 create or replace function rootward.note_chain(
-  secret bytea, partition integer, entity text, root_key text, id uuid, from_statuses text[], status text, step text, error jsonb, result jsonb,
-  attempts integer, event text, reason text) returns boolean
+  secret bytea, partition integer, entity text, root_key text, id uuid, revision integer, status text, called_back text, step text, error jsonb,
+  result jsonb, waits jsonb, attempts integer, recoveries integer, next_attempt_at timestamptz, expires_at timestamptz, ended_at timestamptz,
+  event text, reason text, by text) returns boolean
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 declare changed boolean;
 begin
   perform rootward.check_secret(secret);
-  update rootward.chain c set status = note_chain.status, step = note_chain.step, error = note_chain.error,
-      result = coalesce(note_chain.result, c.result), attempts = note_chain.attempts, updated_at = clock_timestamp(),
-      ended_at = case when note_chain.status in ('completed', 'failed', 'compensated') then clock_timestamp() end
+  update rootward.chain c set
+      revision = c.revision + case when event is null then 0 else 1 end,
+      status = note_chain.status, called_back = coalesce(note_chain.called_back, c.called_back), step = note_chain.step, error = note_chain.error,
+      result = coalesce(note_chain.result, c.result), waits = coalesce(note_chain.waits, c.waits), attempts = note_chain.attempts,
+      recoveries = note_chain.recoveries, next_attempt_at = note_chain.next_attempt_at, expires_at = greatest(c.expires_at, note_chain.expires_at),
+      ended_at = note_chain.ended_at, updated_at = clock_timestamp(),
+      -- A person's word lifts a deadline that has passed: else it would undo what was just repaired.
+      deadline = case when event in ('replay', 'skip', 'resume') and c.deadline <= note_chain.next_attempt_at then null else c.deadline end
     where c.partition = note_chain.partition and c.entity = note_chain.entity and c.root_key = note_chain.root_key and c.id = note_chain.id
-      and c.status = any (from_statuses);
+      and c.revision = note_chain.revision and not c.is_collected
+      and (c.ended_at is null or c.status = 'failed' and event = 'compensate');
   changed := found;
   if changed and event is not null then
-    insert into rootward.chain_event (partition, id, event, reason) values (note_chain.partition, note_chain.id, note_chain.event, note_chain.reason);
+    insert into rootward.chain_event (partition, id, event, reason, by)
+      values (note_chain.partition, note_chain.id, note_chain.event, note_chain.reason, note_chain.by);
   end if;
   return changed;
+end $$;
+
+-- Takes away outcomes of requests issued before a moment; from then on such requests are refused in this partition.
+create or replace function rootward.collect_outcomes(
+  secret bytea, partition integer, issued_before timestamptz, entities text[], root_keys text[], request_ids uuid[]) returns bigint
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare removed bigint;
+begin
+  perform rootward.check_secret(secret);
+  insert into rootward.collected as c (partition, issued_before) values (collect_outcomes.partition, collect_outcomes.issued_before)
+    on conflict on constraint collected_pkey do update set issued_before = greatest(c.issued_before, excluded.issued_before);
+  delete from rootward.outcome o using unnest(entities, root_keys, request_ids) as u(entity, root_key, request_id)
+    where o.partition = collect_outcomes.partition and o.entity = u.entity and o.root_key = u.root_key and o.request_id = u.request_id
+      and not o.in_chain and o.issued_at < collect_outcomes.issued_before;
+  get diagnostics removed = row_count;
+  return removed;
+end $$;
+
+-- Takes away a chain's outcomes at one root, when its home says that it has ended; from then on no step of a chain that
+-- expires as early runs in this partition.
+create or replace function rootward.forget_chain(secret bytea, partition integer, entity text, root_key text, id uuid, expires_at timestamptz)
+returns void
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  perform rootward.check_secret(secret);
+  insert into rootward.collected as c (partition, expired_before) values (forget_chain.partition, forget_chain.expires_at)
+    on conflict on constraint collected_pkey do update set expired_before = greatest(c.expired_before, excluded.expired_before);
+  delete from rootward.outcome o where o.partition = forget_chain.partition and o.entity = forget_chain.entity
+    and o.root_key = forget_chain.root_key and o.request_id = forget_chain.id and o.in_chain;
+end $$;
+
+-- Marks an ended chain, so that nobody opens it again while its roots forget it; then takes its row away. A start with its
+-- id is refused from then on.
+create or replace function rootward.collect_chain(
+  secret bytea, partition integer, entity text, root_key text, id uuid, ended_before timestamptz, is_last boolean) returns boolean
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare issued timestamptz;
+begin
+  perform rootward.check_secret(secret);
+  update rootward.chain c set is_collected = true
+    where c.partition = collect_chain.partition and c.entity = collect_chain.entity and c.root_key = collect_chain.root_key
+      and c.id = collect_chain.id and c.ended_at < collect_chain.ended_before
+    returning c.issued_at into issued;
+  if issued is null then
+    return false;
+  end if;
+  if is_last then
+    insert into rootward.collected as k (partition, issued_before) values (collect_chain.partition, issued + interval '1 millisecond')
+      on conflict on constraint collected_pkey do update set issued_before = greatest(k.issued_before, excluded.issued_before);
+    delete from rootward.chain_event e where e.partition = collect_chain.partition and e.id = collect_chain.id;
+    delete from rootward.chain c where c.partition = collect_chain.partition and c.entity = collect_chain.entity
+      and c.root_key = collect_chain.root_key and c.id = collect_chain.id;
+  end if;
+  return true;
 end $$;
 
 -- Counts a change of the reference data, in the same commit.
@@ -285,5 +383,6 @@ end $$;
 
 revoke execute on all functions in schema rootward from public;
 grant execute on function rootward.root_key(text), rootward.begin_batch, rootward.enter, rootward.record, rootward.find_outcomes,
-  rootward.open_chain, rootward.note_chain, rootward.bump_reference to rootward_lane;
+  rootward.open_chain, rootward.note_chain,
+  rootward.collect_outcomes, rootward.forget_chain, rootward.collect_chain, rootward.bump_reference to rootward_lane;
 reset role;

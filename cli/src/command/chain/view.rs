@@ -15,10 +15,44 @@ pub(super) fn summary(chain: &v1::Chain) -> String {
     }
     match chain.status.as_str() {
         "parked" | "stuck" => text += &format!("\n  next: repair the cause, then rootward chain replay {}", chain.id),
-        "running" | "compensating" => text += &format!("\n  it goes on by itself; next: rootward chain show {}", chain.id),
+        "running" | "compensating" => text += &format!("\n  it goes on by itself; next: rootward chain watch {}", chain.id),
+        "waiting" | "scheduled" if !chain.next_attempt_at.is_empty() => {
+            text += &format!("\n  it goes on by itself at {}; next: rootward chain watch {}", chain.next_attempt_at, chain.id);
+        }
+        "waiting" => text += &format!("\n  it waits for a signal; next: rootward chain signal {} {}", chain.id, step_name(chain)),
+        "paused" => text += &format!("\n  next: rootward chain resume {}", chain.id),
+        "completed" if !chain.result.is_empty() => text += &format!("\n  result {}", chain.result),
         _ => {}
     }
     text
+}
+
+/// The name in `2/3 deposit`.
+fn step_name(chain: &v1::Chain) -> &str {
+    chain.step.split_once(' ').map_or("STEP", |(_, name)| name)
+}
+
+/// What happened between two looks at a chain, a line each.
+pub(super) fn watch_lines(last: &v1::Chain, chain: &v1::Chain) -> Vec<String> {
+    let is_new = |step: &&v1::ChainStep| step.outcome != "open" && !last.steps.iter().any(|known| is_same(known, step));
+    let mut lines: Vec<String> = chain.steps.iter().filter(is_new).map(|step| format!("  {}", effect_text(step))).collect();
+    if (last.status.as_str(), last.step.as_str()) != (chain.status.as_str(), chain.step.as_str()) || chain.failure != last.failure {
+        lines.push(summary(&v1::Chain { steps: Vec::new(), ..chain.clone() }));
+    }
+    lines
+}
+
+fn is_same(left: &v1::ChainStep, right: &v1::ChainStep) -> bool {
+    (left.step, left.element, &left.direction, &left.outcome) == (right.step, right.element, &right.direction, &right.outcome)
+}
+
+/// `2 deposit[3] done at account 7 on p2  {"balance":"5.00"}`
+pub(super) fn effect_text(step: &v1::ChainStep) -> String {
+    let direction = if step.direction == "undo" { "undo " } else { "" };
+    let element = if step.element > 0 { format!("[{}]", step.element + 1) } else { String::new() };
+    let peer = if step.peer.is_empty() { String::new() } else { format!(" on {}", step.peer) };
+    let result = if step.result.is_empty() { String::new() } else { format!("  {}", step.result) };
+    format!("{} {direction}{}{element} {} at {} {}{peer}{result}", step.step + 1, step.name, step.outcome, step.entity, step.root_key)
 }
 
 fn step_text(step: &v1::ChainStep) -> String {
@@ -85,17 +119,37 @@ pub(super) fn show_text(chain: &v1::Chain) -> String {
         format!("input {}", chain.input),
     ];
     let rows: Vec<Vec<String>> = chain.steps.iter().map(step_row).collect();
-    lines.push(output::table(&["STEP", "DO", "OUTCOME", "ROOT", "PEER", "TRANSACTION", "ERROR"], &rows));
-    lines.extend(chain.events.iter().map(|event| format!("{}  {}  {}", event.at, event.event, event.reason)));
+    if !chain.labels.is_empty() {
+        let mut labels: Vec<String> = chain.labels.iter().map(|(name, text)| format!("{name}={text}")).collect();
+        labels.sort();
+        lines.push(format!("labels {}", labels.join(" ")));
+    }
+    let times = [("deadline", &chain.deadline), ("looked at again", &chain.next_attempt_at), ("ended", &chain.ended_at)];
+    lines.extend(times.iter().filter(|(_, at)| !at.is_empty()).map(|(what, at)| format!("{what} {at}")));
+    if chain.attempts > 0 {
+        lines.push(format!("{} attempts of the step where it stands", chain.attempts));
+    }
+    let headings = ["STEP", "DO", "OUTCOME", "ROOT", "PEER", "TRANSACTION", "AT", "RESULT OR ERROR"];
+    lines.push(output::table(&headings, &rows));
+    if !chain.result.is_empty() {
+        lines.push(format!("result {}", chain.result));
+    }
+    lines.extend(chain.events.iter().map(|event| {
+        let by = if event.by.is_empty() { String::new() } else { format!(" by {}", event.by) };
+        format!("{}  {}{by}  {}", event.at, event.event, event.reason)
+    }));
     if let Some(failure) = &chain.failure {
         lines.push(format!("[{}] {}\n  help: {}", failure.code, failure.message, failure.help));
     }
-    if is_waiting(chain) {
-        lines.push(format!("next: rootward chain replay {}", chain.id));
-    }
-    if chain.status == "parked" {
-        lines.push(format!("   or: rootward chain compensate {} --reason …", chain.id));
-    }
+    lines.extend(chain.verbs.iter().enumerate().map(|(at, verb)| {
+        let first = if at == 0 { "next:" } else { "   or:" };
+        match verb.as_str() {
+            "signal" => format!("{first} rootward chain signal {} {}", chain.id, step_name(chain)),
+            "skip" => format!("{first} rootward chain skip {} --step {} --reason …", chain.id, step_name(chain)),
+            "replay" | "resume" | "pause" | "fork" => format!("{first} rootward chain {verb} {}", chain.id),
+            _ => format!("{first} rootward chain {verb} {} --reason …", chain.id),
+        }
+    }));
     lines.join("\n")
 }
 
@@ -112,8 +166,9 @@ fn step_row(step: &v1::ChainStep) -> Vec<String> {
         step.outcome.clone(),
         format!("{} {}", step.entity, step.root_key),
         step.peer.clone(),
-        step.transaction.clone(),
-        step.failure.as_ref().map(|failure| format!("[{}] {}", failure.code, failure.message)).unwrap_or_default(),
+        if step.transaction.is_empty() { step.waits_for.clone() } else { step.transaction.clone() },
+        step.at.clone(),
+        step.failure.as_ref().map_or_else(|| step.result.clone(), |failure| format!("[{}] {}", failure.code, failure.message)),
     ]
 }
 
@@ -123,17 +178,24 @@ pub(super) fn chain_json(chain: &v1::Chain) -> Json {
         json!({
             "name": step.name, "step": step.step, "element": step.element, "direction": step.direction, "outcome": step.outcome,
             "entity": step.entity, "root_key": step.root_key, "peer": step.peer, "transaction": step.transaction,
-            "worker_us": step.worker_us, "error": step.failure.as_ref().map(output::failure_json),
+            "worker_us": step.worker_us, "error": step.failure.as_ref().map(output::failure_json), "at": step.at,
+            "result": json_or_null(&step.result), "waits_for": step.waits_for,
         })
     };
-    let event = |event: &v1::ChainEvent| json!({"at": event.at, "event": event.event, "reason": event.reason});
+    let event = |event: &v1::ChainEvent| json!({"at": event.at, "event": event.event, "reason": event.reason, "by": event.by});
     json!({
         "id": chain.id, "type": chain.definition, "version": chain.version, "status": chain.status, "step": chain.step,
         "attempts": chain.attempts, "input": serde_json::from_str::<Json>(&chain.input).unwrap_or_default(),
         "entity": chain.entity, "root_key": chain.root_key, "partition": chain.partition, "peer": chain.peer,
         "error": chain.failure.as_ref().map(output::failure_json), "created_at": chain.created_at, "updated_at": chain.updated_at,
+        "ended_at": chain.ended_at, "deadline": chain.deadline, "next_attempt_at": chain.next_attempt_at, "labels": chain.labels,
+        "result": json_or_null(&chain.result), "verbs": chain.verbs,
         "steps": chain.steps.iter().map(step).collect::<Vec<_>>(), "events": chain.events.iter().map(event).collect::<Vec<_>>(),
     })
+}
+
+fn json_or_null(text: &str) -> Json {
+    serde_json::from_str(text).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -166,7 +228,7 @@ mod tests {
     #[test]
     fn a_chain_for_programs_keeps_its_form() {
         let step = v1::ChainStep { name: "withdraw".into(), direction: "do".into(), outcome: "done".into(), ..v1::ChainStep::default() };
-        let event = v1::ChainEvent { at: "now".into(), event: "replay".into(), reason: "unfrozen".into() };
+        let event = v1::ChainEvent { at: "now".into(), event: "replay".into(), reason: "unfrozen".into(), by: "ann".into() };
         let chain = v1::Chain {
             id: "x".into(),
             definition: "transfer".into(),
