@@ -1,6 +1,7 @@
 //! The check: from what was written and what the server says to a compiled schema, or to everything that is wrong.
 
 mod arguments;
+mod assignments;
 mod chains;
 mod functions;
 mod keys;
@@ -10,6 +11,7 @@ mod statements;
 mod tables;
 mod transactions;
 mod trees;
+mod undo;
 
 use crate::codes;
 use crate::definition::{DeferrableConstraint, Invariant, Schema};
