@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use toml::de::DeValue;
+
 use crate::codes;
 use crate::finding::Finding;
-use crate::manifest::{Entry, string};
+use crate::manifest::{Entry, wrong_type};
 
 /// Ten years of 365.25 days. Whoever writes more means something else.
 const MAX_MS: u128 = 10 * 8_766 * 3_600_000;
@@ -16,17 +18,20 @@ pub fn duration_text(ms: u64) -> String {
 
 /// The duration of a setting, in milliseconds.
 pub(crate) fn duration(entry: &Entry<'_>, findings: &mut Vec<Finding>) -> Option<u64> {
-    let written = string(entry, findings)?;
     let key = &entry.key.value;
-    let refuse = |message: String, help: &str| Finding::error(codes::SETTING, &written.place, message).help(help);
-    let Ok(duration) = humantime::parse_duration(&written.value) else {
-        let message = format!("`{key} = \"{}\"` is no duration", written.value);
+    let DeValue::String(written) = entry.value.get_ref() else {
+        wrong_type(key, &entry.place(), "a duration in quotes, such as `\"10m\"`", entry.value.get_ref(), findings);
+        return None;
+    };
+    let refuse = |message: String, help: &str| Finding::error(codes::SETTING, &entry.place(), message).help(help);
+    let Ok(duration) = humantime::parse_duration(written) else {
+        let message = format!("`{key} = \"{written}\"` is no duration");
         findings.push(refuse(message, "write a number with its unit: `50ms`, `10s`, `15m`, `24h` or `3d`"));
         return None;
     };
     let ms = duration.as_millis();
     if !(1..=MAX_MS).contains(&ms) || Duration::from_millis(u64::try_from(ms).unwrap_or(0)) != duration {
-        let message = format!("`{key} = \"{}\"` is out of range", written.value);
+        let message = format!("`{key} = \"{written}\"` is out of range");
         findings.push(refuse(message, "a duration is a whole number of milliseconds, from `1ms` to `10years`"));
         return None;
     }

@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use rootward_schema::{
-    Chain, Column, Expression, Invariant, OnFailure, ReferenceTable, RootEntity, Schema, Step, Target, Transaction, TreeTable,
+    Chain, Column, Expression, Invariant, OnExhausted, OnFailure, ReferenceTable, Retry, RootEntity, Schema, Step, Target, Transaction,
+    TreeTable, Wait, duration_text,
 };
 use serde_json::{Value, json};
 
@@ -78,24 +79,68 @@ fn show_transaction(transaction: &Transaction) -> String {
 }
 
 fn show_chain(chain: &Chain) -> String {
-    let steps: Vec<String> = chain.steps.iter().enumerate().map(|(at, step)| show_step(at + 1, step)).collect();
-    format!("  {}({})\n{}", chain.name, columns(&chain.parameters), steps.join("\n"))
+    let deadline = chain.deadline_ms.map(|deadline| format!(", within {}", duration_text(deadline))).unwrap_or_default();
+    let result = if chain.result.is_empty() { String::new() } else { format!(" -> {}", arguments(&chain.result)) };
+    let steps = (0..chain.steps.len()).map(|at| show_step(chain, at)).collect::<Vec<String>>();
+    format!("  {}({}){deadline}{result}\n{}", chain.name, columns(&chain.parameters), steps.join("\n"))
 }
 
-fn show_step(number: usize, step: &Step) -> String {
-    let mut line = format!("    {number} {}", step.name);
+fn show_step(chain: &Chain, at: usize) -> String {
+    let step = &chain.steps[at];
+    let mut line = format!("    {} {}", at + 1, step.name);
     if let Some(list) = &step.for_each {
         let _ = write!(line, " for each of {}", expression(list));
     }
-    let _ = write!(line, ": {}({}) at {} {}", step.call, arguments(&step.args), step.entity, expression(&step.root_key));
+    if let Some(after) = &step.after {
+        let names = after.iter().filter_map(|place| chain.steps.get(usize::try_from(*place).ok()?)).map(|step| step.name.as_str());
+        let _ = write!(line, " after {}", names.collect::<Vec<_>>().join(", "));
+    }
+    match &step.wait {
+        Some(wait) => line.push_str(&show_wait(wait)),
+        None => {
+            let _ = write!(line, ": {}({}) at {} {}", step.call, arguments(&step.args), step.entity, expression(&step.root_key));
+        }
+    }
     if let Some(compensation) = &step.compensate {
         let _ = write!(line, ", undone by {}({})", compensation.call, arguments(&compensation.args));
     }
     if step.is_pivot {
         line.push_str(", the pivot");
     }
-    if step.on_failure == OnFailure::Park {
-        line.push_str(", parks when refused");
+    line.push_str(match (step.on_failure, &step.wait) {
+        (OnFailure::Compensate, _) => "",
+        (OnFailure::Park, None) => ", parks when refused",
+        (OnFailure::Park, Some(_)) => ", parks then",
+        (OnFailure::Keep, None) => ", keeps what is done when refused",
+        (OnFailure::Keep, Some(_)) => ", keeps what is done then",
+    });
+    line.push_str(&show_retry(step));
+    line
+}
+
+fn show_wait(wait: &Wait) -> String {
+    match wait {
+        Wait::Timer { after_ms } => format!(": waits {}", duration_text(*after_ms)),
+        Wait::Signal { payload, timeout_ms } => {
+            let timeout = timeout_ms.map(|timeout| format!(", {} at most", duration_text(timeout))).unwrap_or_default();
+            format!(": waits for a signal({}){timeout}", columns(payload))
+        }
+    }
+}
+
+/// The part of a step's retries that is not the default.
+fn show_retry(step: &Step) -> String {
+    let mut line = String::new();
+    let Retry { initial_ms, factor, max_ms, attempts, jitter, non_retryable } = &step.retry;
+    if step.retry != Retry::default() {
+        let (initial, max) = (duration_text(*initial_ms), duration_text(*max_ms));
+        let _ = write!(line, ", {attempts} attempts from {initial} to {max} times {factor}, jitter {jitter}");
+        if !non_retryable.is_empty() {
+            let _ = write!(line, ", none after {}", non_retryable.join(", "));
+        }
+    }
+    if step.on_exhausted == OnExhausted::Fail {
+        line.push_str(", goes back when they are used up");
     }
     line
 }

@@ -76,7 +76,7 @@ fn parse_step<'a>(step: &'a Spanned<DeValue<'a>>, section: &str, findings: &mut 
         on_failure: OnFailure::default(),
         after: None,
         retry: Retry::default(),
-        on_exhausted: Located { value: OnExhausted::default(), place: place.clone() },
+        on_exhausted: nothing_exhausted(&place),
     };
     for setting in &settings {
         match setting.key.value.as_str() {
@@ -94,6 +94,10 @@ fn parse_step<'a>(step: &'a Spanned<DeValue<'a>>, section: &str, findings: &mut 
             _ => unknown(&setting.key, SETTINGS, &format!("{section}.steps"), findings),
         }
     }
+    if parsed.wait().is_some() {
+        // It has a finding for each of these; more would be about nothing.
+        parsed = StepSource { compensate: None, is_pivot: false, on_exhausted: nothing_exhausted(&place), ..parsed };
+    }
     if let Some(call) = parsed.call()
         && !table.contains_key("root")
     {
@@ -108,6 +112,10 @@ fn parse_step<'a>(step: &'a Spanned<DeValue<'a>>, section: &str, findings: &mut 
         findings.push(finding.help("give it one, by which it is shown and signalled: `name = \"approval\"`"));
     }
     Some(parsed)
+}
+
+fn nothing_exhausted(place: &Place) -> Located<OnExhausted> {
+    Located { value: OnExhausted::default(), place: place.clone() }
 }
 
 /// What the step does, and a finding for each setting that doesn't go with it.
