@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use rootward_cluster::{introspect, scratch_database};
-use rootward_schema::{Schema, Source, check, codes, render};
+use rootward_schema::{Column, Expression, OnExhausted, OnFailure, Retry, Schema, Source, Type, Wait, check, codes, render};
 use tokio_postgres::{Client, NoTls};
 
 const ROOTWARD: &str = env!("CARGO_BIN_EXE_rootward-test");
@@ -67,6 +67,52 @@ async fn the_shop_has_the_trees_of_its_description() {
 }
 
 #[tokio::test]
+async fn the_workflow_compiles_to_what_it_says() {
+    let scratch = scratch_database(ROOTWARD).await.expect("a database");
+    let mut client = connect(&scratch.conninfo()).await;
+    let schema = compile(&mut client, &schema_folder().join("examples/workflow")).await;
+    let after = |chain: &str| -> Vec<Option<Vec<u32>>> { schema.chains[chain].steps.iter().map(|step| step.after.clone()).collect() };
+    assert_eq!(after("side_by_side"), [None, Some(vec![0]), Some(vec![0]), Some(vec![1, 2]), None]);
+    assert_eq!(schema.chains["side_by_side"].result["last"], Expression::Parameter("last".to_owned()));
+
+    let [ask, approval, _] = schema.chains["approval"].steps.as_slice() else { panic!("three steps") };
+    let payload = [("approved_by", Type::Text), ("amount", Type::Bigint)];
+    let payload = payload.map(|(name, r#type)| Column { name: name.to_owned(), r#type }).to_vec();
+    assert_eq!(approval.wait, Some(Wait::Signal { payload, timeout_ms: Some(2_000) }));
+    assert_eq!((&approval.entity, &approval.root_key, approval.call.as_str()), (&ask.entity, &ask.root_key, ""));
+    assert_eq!(schema.chains["delayed"].steps[1].wait, Some(Wait::Timer { after_ms: 1_000 }));
+    assert_eq!(schema.chains["kept"].steps[1].on_failure, OnFailure::Keep);
+    assert_eq!(schema.chains["impatient"].deadline_ms, Some(2_000));
+
+    let second = &schema.chains["brittle"].steps[1];
+    let retry = Retry { initial_ms: 50, max_ms: 1_000, attempts: 2, non_retryable: vec!["55P03".to_owned()], ..Retry::default() };
+    assert_eq!((&second.retry, second.on_exhausted), (&retry, OnExhausted::Fail));
+    assert_eq!(schema.chains["brittle"].steps[0].retry, Retry::default());
+}
+
+/// What stands between ```` ```LANGUAGE ```` and ```` ``` ```` on a page.
+fn snippets<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
+    let opening = format!("\n```{language}\n");
+    page.split(opening.as_str()).skip(1).filter_map(|rest| rest.split("\n```").next()).collect()
+}
+
+#[tokio::test]
+async fn the_snippets_about_chains_are_one_schema_without_a_warning() {
+    let page = std::fs::read_to_string(schema_folder().join("../docs/chains.md")).expect("the page");
+    let (tables, transactions): (Vec<&str>, Vec<&str>) = snippets(&page, "sql").into_iter().partition(|sql| sql.starts_with("create "));
+    let settings = snippets(&page, "toml");
+    assert!(settings.len() >= 4 && tables.len() == 1 && transactions.len() >= 6, "the page has its snippets");
+    let (settings, tables, transactions) = (settings.join("\n"), tables.join("\n"), transactions.join("\n\n"));
+    let files = [("rootward.toml", settings.as_str()), ("tables.sql", &tables), ("transactions/page.sql", &transactions)];
+
+    let scratch = scratch_database(ROOTWARD).await.expect("a database");
+    let mut client = connect(&scratch.conninfo()).await;
+    let schema = compile_source(&mut client, &Source::from_texts(files), "docs/chains.md").await;
+    let known: Vec<&str> = schema.chains.keys().map(String::as_str).collect();
+    assert_eq!(known, ["order", "order_at_price", "transfer"]);
+}
+
+#[tokio::test]
 async fn trying_a_schema_out_leaves_the_database_as_it_was() {
     let scratch = scratch_database(ROOTWARD).await.expect("a database");
     let mut client = connect(&scratch.conninfo()).await;
@@ -109,11 +155,14 @@ async fn what_a_view_or_a_function_locked_is_not_laid_to_a_statement() {
 }
 
 async fn compile(client: &mut Client, folder: &Path) -> Schema {
-    let source = Source::read(folder);
-    let facts = introspect(client, &source).await.expect("the server answers");
-    match check(&source, &facts) {
+    compile_source(client, &Source::read(folder), &folder.display().to_string()).await
+}
+
+async fn compile_source(client: &mut Client, source: &Source, what: &str) -> Schema {
+    let facts = introspect(client, source).await.expect("the server answers");
+    match check(source, &facts) {
         Ok((schema, warnings)) if warnings.is_empty() => schema,
-        Ok((_, findings)) | Err(findings) => panic!("{}:\n{}", folder.display(), render(&findings, &source)),
+        Ok((_, findings)) | Err(findings) => panic!("{what}:\n{}", render(&findings, source)),
     }
 }
 

@@ -168,3 +168,62 @@ fn show_invariant(invariant: &Invariant) -> String {
     };
     format!("  {}: {what}", invariant.name)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn step(name: &str) -> Step {
+        Step {
+            name: name.to_owned(),
+            call: name.to_owned(),
+            entity: "item".to_owned(),
+            root_key: Expression::Parameter("item".to_owned()),
+            args: BTreeMap::new(),
+            for_each: None,
+            compensate: None,
+            is_pivot: false,
+            on_failure: OnFailure::Compensate,
+            after: None,
+            retry: Retry::default(),
+            on_exhausted: OnExhausted::Park,
+            wait: None,
+        }
+    }
+
+    fn lines(steps: Vec<Step>) -> Vec<String> {
+        let result = BTreeMap::from([("item".to_owned(), Expression::Parameter("item".to_owned()))]);
+        let parameters = vec![Column { name: "item".to_owned(), r#type: rootward_schema::Type::Bigint }];
+        let chain = Chain { name: "c".to_owned(), parameters, steps, deadline_ms: Some(600_000), result };
+        show_chain(&chain).lines().map(|line| line.trim_start().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_chain_is_shown_with_everything_that_is_not_the_default() {
+        let signal = Wait::Signal {
+            payload: vec![Column { name: "by".to_owned(), r#type: rootward_schema::Type::Text }],
+            timeout_ms: Some(259_200_000),
+        };
+        let retry = Retry { attempts: 2, max_ms: 1_000, non_retryable: vec!["55P03".to_owned()], ..Retry::default() };
+        let steps = vec![
+            step("a"),
+            Step { after: Some(vec![0]), on_failure: OnFailure::Keep, ..step("b") },
+            Step { after: Some(vec![0, 1]), wait: Some(Wait::Timer { after_ms: 90_000 }), ..step("c") },
+            Step { wait: Some(signal), on_failure: OnFailure::Park, ..step("d") },
+            Step { retry, on_exhausted: OnExhausted::Fail, is_pivot: true, ..step("e") },
+            Step { on_failure: OnFailure::Park, ..step("f") },
+        ];
+        let wanted = [
+            "c(item bigint), within 10m -> item = $item",
+            "1 a: a() at item $item",
+            "2 b after a: b() at item $item, keeps what is done when refused",
+            "3 c after a, b: waits 1m 30s",
+            "4 d: waits for a signal(by text), 3days at most, parks then",
+            "5 e: e() at item $item, the pivot, 2 attempts from 50ms to 1s times 2, jitter 0.2, none after 55P03, goes back when they are used up",
+            "6 f: f() at item $item, parks when refused",
+        ];
+        assert_eq!(lines(steps), wanted);
+    }
+}
