@@ -1,6 +1,7 @@
 //! The check: from what was written and what the server says to a compiled schema, or to everything that is wrong.
 
 mod arguments;
+mod assignments;
 mod chains;
 mod functions;
 mod keys;
@@ -10,6 +11,7 @@ mod statements;
 mod tables;
 mod transactions;
 mod trees;
+mod undo;
 
 use crate::codes;
 use crate::definition::{DeferrableConstraint, Invariant, Schema};
@@ -127,7 +129,60 @@ mod tests {
     use super::*;
     use crate::finding::render;
 
+    /// A step with any of the settings that steps have, right and wrong ones.
+    fn step() -> impl Strategy<Value = String> {
+        let name = proptest::sample::select(vec!["a", "b", "c", ""]);
+        let settings = vec![
+            "call = \"t\"",
+            "call = 1",
+            "wait = \"1h\"",
+            "wait = \"x\"",
+            "signal = { x = \"text\" }",
+            "timeout = \"1s\"",
+            "root = { e = \"$p\" }",
+            "root = { e = \"$steps.a.x\" }",
+            "args = { x = \"$steps.b.x\", y = \"$element\" }",
+            "for_each = \"$p\"",
+            "for_each = \"$steps.a.x\"",
+            "compensate = \"t\"",
+            "compensate = { call = \"t\", args = { x = \"$steps.c.x\" } }",
+            "pivot = true",
+            "after = []",
+            "after = [\"a\"]",
+            "after = [\"b\", \"c\", \"d\"]",
+            "retry = { initial = \"1h\", attempts = 0, non_retryable = [\"x\"] }",
+            "on_exhausted = \"fail\"",
+            "on_failure = \"keep\"",
+        ];
+        let count = settings.len();
+        (name, proptest::sample::subsequence(settings, 0..=count))
+            .prop_map(|(name, settings)| format!("{{ {} }}", [vec![format!("name = \"{name}\"")], unique(&settings)].concat().join(", ")))
+    }
+
+    /// TOML takes each key once.
+    fn unique(settings: &[&str]) -> Vec<String> {
+        let key = |setting: &str| setting.split(' ').next().unwrap_or("").to_owned();
+        let is_first = |at: &usize| settings[..*at].iter().all(|other| key(other) != key(settings[*at]));
+        (0..settings.len()).filter(is_first).map(|at| settings[at].to_owned()).collect()
+    }
+
     proptest! {
+        #[test]
+        fn any_chain_is_checked_without_a_panic(steps in proptest::collection::vec(step(), 0..6), deadline in 0..2) {
+            let deadline = if deadline == 1 { "deadline = \"1s\"\n" } else { "" };
+            let manifest = format!(
+                "name = \"n\"\n[root.e]\ntable = \"e\"\n[chain.c]\n{deadline}params = {{ p = \"json\" }}\nsteps = [{}]\n",
+                steps.join(", ")
+            );
+            let files = [(MANIFEST_FILE, manifest.as_str()), ("transactions/t.sql", "-- name: t\n-- root: e = :id\nselect :id, :x;\n")];
+            let source = Source::from_texts(files);
+            prop_assert!(!source.findings.iter().any(|finding| finding.code == codes::TOML), "{manifest}");
+            let findings = match check(&source, &Facts::default()) {
+                Ok((_, findings)) | Err(findings) => findings,
+            };
+            render(&findings, &source);
+        }
+
         #[test]
         fn any_files_are_checked_without_a_panic(
             manifest in "(name|version|partitions|\\[root\\.a\\]|\\[chain\\.c\\]|table|steps|params|call|[a-z$.\"=\\[\\]{}, \n]|[0-9])*",

@@ -129,21 +129,33 @@ catalogue! {
     ARGUMENT_TYPE = "RW1052", "an argument has another type than the parameter",
         "The value would be refused when the step runs, perhaps after other steps took effect. Declare the chain's parameter with the type of the transaction's.";
     STEP_REFERENCE = "RW1053", "a `$` reference leads nowhere",
-        "`$param` is a parameter of the chain, `$element` and `$element.field` the element of `for_each`, `$steps.STEP.COLUMN` a column that an earlier step answers with. A step knows earlier steps only.";
+        "`$param` is a parameter of the chain, `$element` and `$element.field` the element of `for_each`, `$steps.STEP.COLUMN` a column that an earlier step answers with, or what its signal carried. A step knows the steps only that are surely done when it begins: those that its `after` leads to.";
     STEP_ROOT = "RW1054", "a step runs at the wrong root",
         "A step runs at one root, of the entity that its transaction names in `-- root:`. Its compensation runs at the same root.";
     CHAIN_SHAPE = "RW1055", "a chain has no steps, or two pivots",
         "A chain has at least one step. At most one of them is the pivot, after which it only goes forward.";
     REFUSED_AFTER_PIVOT = "RW1057", "a step after the pivot can be refused",
-        "After the pivot there is no way back, so a refusal there would leave the chain half done. Move the step before the pivot and compensate it, take the cause of refusal out of its transaction, or let it wait for a person: `on_failure = \"park\"`.";
+        "After the pivot there is no way back, so a refusal there, or attempts that are used up, would leave the chain half done. Move the step before the pivot and compensate it, take the cause of refusal out of its transaction, or let it wait for a person: `on_failure = \"park\"` and `on_exhausted = \"park\"`.";
     NOT_UNDONE = "RW1058", "a step cannot be undone though a later one can be refused",
-        "When a later step is refused, every step before it is undone; this one writes and has nothing that undoes it. Give it `compensate`, make it the pivot, or let the later steps park.";
+        "When a step is refused, every step that is done by then is undone: those before it, and those beside it. This one writes and has nothing that undoes it. What turns a chain back is a refusal under `on_failure = \"compensate\"`, a signal whose `timeout` passes, and used-up attempts under `on_exhausted = \"fail\"`. Give the step `compensate`, make it the pivot, or let the others park.";
     COMPENSATION_REFUSES = "RW1059", "a compensation can be refused",
-        "A compensation that is refused leaves its chain stuck until a person helps. Write a transaction for this purpose that expects nothing.";
+        "A compensation that is refused leaves its chain stuck until a person helps. Write a transaction for this purpose that expects nothing, changes by sums (`set balance = balance + :amount`) or to constants, and gives back no more than its step took. What the step could insert, its compensation can: that is not counted.";
     FAN_OUT = "RW1060", "a step cannot fan out over this",
-        "`for_each` takes a parameter of type json or jsonb that holds a list, or a json column of an earlier step.";
+        "`for_each` takes a parameter of type json or jsonb that holds a list.";
     INVARIANT = "RW1061", "an invariant cannot be counted",
         "An invariant is `sum`, one query with one numeric value, perhaps with `equals`, another one, or it is `none`, a query that must find no row.";
+    AFTER = "RW1062", "`after` names no earlier step",
+        "A step begins when all steps that its `after` names are done; without `after` that is the one before it in the list. It names earlier steps of the same chain, so that there is no circle. Steps with the same `after` run side by side.";
+    BESIDE_PIVOT = "RW1063", "a step runs beside the pivot",
+        "When the pivot is done, the chain only goes forward; until then it may have to go back. A step that runs beside it could be in either half. Let the pivot wait for the step, or the step for the pivot, with `after`.";
+    WAIT = "RW1064", "a wait stands first, or has what only a transaction has",
+        "A step does one of three things: `call` runs a transaction at a root, `wait` lets time pass, `signal` waits for somebody. A wait lies at the chain's home, takes effect nowhere and is never undone, so it has no root, arguments, compensation or attempts. A chain starts with a transaction, whose commit holds the chain's row; to start a chain later, give `--start-at`.";
+    NOT_BUILT = "RW1065", "a setting that is not built yet",
+        "The setting has a meaning in the design, but this version can't do it. `for_each` over an earlier step's result is one: fan out over a parameter of the chain, or let the transaction take the list apart in SQL.";
+    CREDIT_FIRST = "RW1066", "a chain adds at one root before it subtracts at another",
+        "Between two steps everybody sees what the first one did. What was added may be spent before the step that subtracts is refused, and then it can't be taken back. Put the step that subtracts first; or add to a column of its own, such as `reserved`, which a step behind the other one moves to where it can be spent.";
+    LATE_UNDONE = "RW1067", "a deadline calls back what cannot be undone",
+        "A chain whose deadline passes before its pivot is done goes back; this step writes and has nothing that undoes it, so its effect would stay. That is a warning, no error: a refusal is part of the business and will happen, a deadline passes when something else is wrong, and an effect that stays may be harmless then. Give the step `compensate`, or make it the pivot.";
 }
 
 #[cfg(test)]

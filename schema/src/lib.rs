@@ -6,6 +6,7 @@
 
 mod containment;
 mod definition;
+mod duration;
 mod pg_hash;
 mod placement;
 mod ring;
@@ -27,12 +28,13 @@ pub mod facts;
 
 mod check;
 
-pub use chain_source::{Arguments, ChainSource, CompensationSource, StepSource};
+pub use chain_source::{ActionSource, Arguments, ChainSource, CompensationSource, StepSource};
 pub use check::check;
 pub use definition::{
     BUILT_IN_PARAMETERS, Chain, Column, Compensation, DeferrableConstraint, Expect, ExpectedRows, Expression, Invariant, OnExhausted,
     OnFailure, ReferenceTable, Retry, RootEntity, Schema, SqlFile, Statement, Step, Target, Transaction, TreeTable, Wait,
 };
+pub use duration::duration_text;
 pub use finding::{Finding, Located, Place, Severity, Span, line_and_column, render};
 pub use manifest::{InvariantSource, Manifest, RootSource};
 pub use nearest::{nearest, nearest_setting};

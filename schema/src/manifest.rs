@@ -269,7 +269,8 @@ pub(crate) fn string(entry: &Entry<'_>, findings: &mut Vec<Finding>) -> Option<L
     }
 }
 
-fn strings(entry: &Entry<'_>, findings: &mut Vec<Finding>) -> Vec<Located<String>> {
+/// The texts of a list.
+pub(crate) fn strings(entry: &Entry<'_>, findings: &mut Vec<Finding>) -> Vec<Located<String>> {
     let DeValue::Array(array) = entry.value.get_ref() else {
         wrong_type(&entry.key.value, &entry.place(), "a list of strings", entry.value.get_ref(), findings);
         return Vec::new();
@@ -293,7 +294,8 @@ pub(crate) fn boolean(entry: &Entry<'_>, findings: &mut Vec<Finding>) -> Option<
     value
 }
 
-fn integer(entry: &Entry<'_>, range: std::ops::RangeInclusive<i64>, findings: &mut Vec<Finding>) -> Option<i64> {
+/// A whole number within `range`.
+pub(crate) fn integer(entry: &Entry<'_>, range: std::ops::RangeInclusive<i64>, findings: &mut Vec<Finding>) -> Option<i64> {
     let Some(integer) = entry.value.get_ref().as_integer() else {
         wrong_type(&entry.key.value, &entry.place(), "a whole number", entry.value.get_ref(), findings);
         return None;
@@ -306,6 +308,25 @@ fn integer(entry: &Entry<'_>, range: std::ops::RangeInclusive<i64>, findings: &m
             range.start(),
             range.end()
         )));
+    }
+    value
+}
+
+/// A number within `range`, with or without a fraction.
+pub(crate) fn number(entry: &Entry<'_>, range: std::ops::RangeInclusive<f64>, findings: &mut Vec<Finding>) -> Option<f64> {
+    let written = match entry.value.get_ref() {
+        DeValue::Integer(integer) if integer.radix() == 10 => integer.as_str(),
+        DeValue::Float(float) => float.as_str(),
+        other => {
+            wrong_type(&entry.key.value, &entry.place(), "a number", other, findings);
+            return None;
+        }
+    };
+    let value = written.parse::<f64>().ok().filter(|value| range.contains(value));
+    if value.is_none() {
+        let message = format!("`{} = {written}` is out of range", entry.key.value);
+        let help = format!("it must be {} to {}", range.start(), range.end());
+        findings.push(Finding::error(codes::SETTING, &entry.place(), message).help(help));
     }
     value
 }

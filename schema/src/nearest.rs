@@ -25,7 +25,7 @@ pub(crate) fn did_you_mean<'a>(name: &str, candidates: impl IntoIterator<Item = 
         Some(near) => format!("did you mean `{near}`?"),
         None => {
             let known: Vec<String> = candidates.into_iter().map(|name| format!("`{name}`")).collect();
-            if known.is_empty() || known.len() > 12 { otherwise.to_owned() } else { format!("{otherwise}; known are {}", known.join(", ")) }
+            if known.is_empty() || known.len() > 14 { otherwise.to_owned() } else { format!("{otherwise}; known are {}", known.join(", ")) }
         }
     }
 }

@@ -1,9 +1,9 @@
-//! Schema files: the examples compile, and each bad schema is refused in the words that stand beside it.
+//! Schema files: the examples compile, and each bad schema is refused, or warned of, in the words that stand beside it.
 
 use std::path::{Path, PathBuf};
 
 use rootward_cluster::{introspect, scratch_database};
-use rootward_schema::{Schema, Source, check, codes, render};
+use rootward_schema::{Column, Expression, OnExhausted, OnFailure, Retry, Schema, Source, Type, Wait, check, codes, render};
 use tokio_postgres::{Client, NoTls};
 
 const ROOTWARD: &str = env!("CARGO_BIN_EXE_rootward-test");
@@ -11,7 +11,7 @@ const ROOTWARD: &str = env!("CARGO_BIN_EXE_rootward-test");
 const ACCEPT: &str = "ROOTWARD_ACCEPT";
 
 #[tokio::test]
-async fn every_bad_schema_is_refused_in_the_words_beside_it() {
+async fn every_bad_schema_is_answered_in_the_words_beside_it() {
     let scratch = scratch_database(ROOTWARD).await.expect("a database");
     let mut client = connect(&scratch.conninfo()).await;
     let mut wrong = Vec::new();
@@ -19,7 +19,10 @@ async fn every_bad_schema_is_refused_in_the_words_beside_it() {
     for folder in folders("fixtures") {
         let source = Source::read(&folder);
         let facts = introspect(&mut client, &source).await.expect("the server answers");
-        let findings = check(&source, &facts).expect_err("a bad schema is refused");
+        let findings = match check(&source, &facts) {
+            Ok((_, findings)) | Err(findings) => findings,
+        };
+        assert!(!findings.is_empty(), "{}: nothing was found", folder.display());
         seen.extend(findings.iter().map(|finding| finding.code));
         let said = render(&findings, &source);
         let expected = folder.join("expected.txt");
@@ -61,6 +64,52 @@ async fn the_shop_has_the_trees_of_its_description() {
     assert!(schema.reference.iter().all(|table| table.is_referred_to));
     let steps: Vec<(&str, bool)> = schema.chains["place_order"].steps.iter().map(|step| (step.name.as_str(), step.is_pivot)).collect();
     assert_eq!(steps, [("reserve", false), ("create_order", true), ("confirm", false)]);
+}
+
+#[tokio::test]
+async fn the_workflow_compiles_to_what_it_says() {
+    let scratch = scratch_database(ROOTWARD).await.expect("a database");
+    let mut client = connect(&scratch.conninfo()).await;
+    let schema = compile(&mut client, &schema_folder().join("examples/workflow")).await;
+    let after = |chain: &str| -> Vec<Option<Vec<u32>>> { schema.chains[chain].steps.iter().map(|step| step.after.clone()).collect() };
+    assert_eq!(after("side_by_side"), [None, Some(vec![0]), Some(vec![0]), Some(vec![1, 2]), None]);
+    assert_eq!(schema.chains["side_by_side"].result["last"], Expression::Parameter("last".to_owned()));
+
+    let [ask, approval, _] = schema.chains["approval"].steps.as_slice() else { panic!("three steps") };
+    let payload = [("approved_by", Type::Text), ("amount", Type::Bigint)];
+    let payload = payload.map(|(name, r#type)| Column { name: name.to_owned(), r#type }).to_vec();
+    assert_eq!(approval.wait, Some(Wait::Signal { payload, timeout_ms: Some(2_000) }));
+    assert_eq!((&approval.entity, &approval.root_key, approval.call.as_str()), (&ask.entity, &ask.root_key, ""));
+    assert_eq!(schema.chains["delayed"].steps[1].wait, Some(Wait::Timer { after_ms: 1_000 }));
+    assert_eq!(schema.chains["kept"].steps[1].on_failure, OnFailure::Keep);
+    assert_eq!(schema.chains["impatient"].deadline_ms, Some(2_000));
+
+    let second = &schema.chains["brittle"].steps[1];
+    let retry = Retry { initial_ms: 50, max_ms: 1_000, attempts: 2, non_retryable: vec!["55P03".to_owned()], ..Retry::default() };
+    assert_eq!((&second.retry, second.on_exhausted), (&retry, OnExhausted::Fail));
+    assert_eq!(schema.chains["brittle"].steps[0].retry, Retry::default());
+}
+
+/// What stands between ```` ```LANGUAGE ```` and ```` ``` ```` on a page.
+fn snippets<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
+    let opening = format!("\n```{language}\n");
+    page.split(opening.as_str()).skip(1).filter_map(|rest| rest.split("\n```").next()).collect()
+}
+
+#[tokio::test]
+async fn the_snippets_about_chains_are_one_schema_without_a_warning() {
+    let page = std::fs::read_to_string(schema_folder().join("../docs/chains.md")).expect("the page");
+    let (tables, transactions): (Vec<&str>, Vec<&str>) = snippets(&page, "sql").into_iter().partition(|sql| sql.starts_with("create "));
+    let settings = snippets(&page, "toml");
+    assert!(settings.len() >= 4 && tables.len() == 1 && transactions.len() >= 6, "the page has its snippets");
+    let (settings, tables, transactions) = (settings.join("\n"), tables.join("\n"), transactions.join("\n\n"));
+    let files = [("rootward.toml", settings.as_str()), ("tables.sql", &tables), ("transactions/page.sql", &transactions)];
+
+    let scratch = scratch_database(ROOTWARD).await.expect("a database");
+    let mut client = connect(&scratch.conninfo()).await;
+    let schema = compile_source(&mut client, &Source::from_texts(files), "docs/chains.md").await;
+    let known: Vec<&str> = schema.chains.keys().map(String::as_str).collect();
+    assert_eq!(known, ["order", "order_at_price", "transfer"]);
 }
 
 #[tokio::test]
@@ -106,11 +155,14 @@ async fn what_a_view_or_a_function_locked_is_not_laid_to_a_statement() {
 }
 
 async fn compile(client: &mut Client, folder: &Path) -> Schema {
-    let source = Source::read(folder);
-    let facts = introspect(client, &source).await.expect("the server answers");
-    match check(&source, &facts) {
+    compile_source(client, &Source::read(folder), &folder.display().to_string()).await
+}
+
+async fn compile_source(client: &mut Client, source: &Source, what: &str) -> Schema {
+    let facts = introspect(client, source).await.expect("the server answers");
+    match check(source, &facts) {
         Ok((schema, warnings)) if warnings.is_empty() => schema,
-        Ok((_, findings)) | Err(findings) => panic!("{}:\n{}", folder.display(), render(&findings, &source)),
+        Ok((_, findings)) | Err(findings) => panic!("{what}:\n{}", render(&findings, source)),
     }
 }
 

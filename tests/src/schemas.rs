@@ -7,7 +7,7 @@ use rootward_cluster::{Compiled, introspect, scratch_database};
 use rootward_schema::{Source, check, render};
 use tokio_postgres::NoTls;
 
-/// Compiles one of the examples: `bank`, `shop`, `locations`.
+/// Compiles one of the examples: `bank`, `shop`, `locations`, `workflow`.
 ///
 /// # Errors
 /// Whatever is wrong with it.

@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use rootward_schema::{
-    Chain, Column, Expression, Invariant, OnFailure, ReferenceTable, RootEntity, Schema, Step, Target, Transaction, TreeTable,
+    Chain, Column, Expression, Invariant, OnExhausted, OnFailure, ReferenceTable, Retry, RootEntity, Schema, Step, Target, Transaction,
+    TreeTable, Wait, duration_text,
 };
 use serde_json::{Value, json};
 
@@ -78,24 +79,68 @@ fn show_transaction(transaction: &Transaction) -> String {
 }
 
 fn show_chain(chain: &Chain) -> String {
-    let steps: Vec<String> = chain.steps.iter().enumerate().map(|(at, step)| show_step(at + 1, step)).collect();
-    format!("  {}({})\n{}", chain.name, columns(&chain.parameters), steps.join("\n"))
+    let deadline = chain.deadline_ms.map(|deadline| format!(", within {}", duration_text(deadline))).unwrap_or_default();
+    let result = if chain.result.is_empty() { String::new() } else { format!(" -> {}", arguments(&chain.result)) };
+    let steps = (0..chain.steps.len()).map(|at| show_step(chain, at)).collect::<Vec<String>>();
+    format!("  {}({}){deadline}{result}\n{}", chain.name, columns(&chain.parameters), steps.join("\n"))
 }
 
-fn show_step(number: usize, step: &Step) -> String {
-    let mut line = format!("    {number} {}", step.name);
+fn show_step(chain: &Chain, at: usize) -> String {
+    let step = &chain.steps[at];
+    let mut line = format!("    {} {}", at + 1, step.name);
     if let Some(list) = &step.for_each {
         let _ = write!(line, " for each of {}", expression(list));
     }
-    let _ = write!(line, ": {}({}) at {} {}", step.call, arguments(&step.args), step.entity, expression(&step.root_key));
+    if let Some(after) = &step.after {
+        let names = after.iter().filter_map(|place| chain.steps.get(usize::try_from(*place).ok()?)).map(|step| step.name.as_str());
+        let _ = write!(line, " after {}", names.collect::<Vec<_>>().join(", "));
+    }
+    match &step.wait {
+        Some(wait) => line.push_str(&show_wait(wait)),
+        None => {
+            let _ = write!(line, ": {}({}) at {} {}", step.call, arguments(&step.args), step.entity, expression(&step.root_key));
+        }
+    }
     if let Some(compensation) = &step.compensate {
         let _ = write!(line, ", undone by {}({})", compensation.call, arguments(&compensation.args));
     }
     if step.is_pivot {
         line.push_str(", the pivot");
     }
-    if step.on_failure == OnFailure::Park {
-        line.push_str(", parks when refused");
+    line.push_str(match (step.on_failure, &step.wait) {
+        (OnFailure::Compensate, _) => "",
+        (OnFailure::Park, None) => ", parks when refused",
+        (OnFailure::Park, Some(_)) => ", parks then",
+        (OnFailure::Keep, None) => ", keeps what is done when refused",
+        (OnFailure::Keep, Some(_)) => ", keeps what is done then",
+    });
+    line.push_str(&show_retry(step));
+    line
+}
+
+fn show_wait(wait: &Wait) -> String {
+    match wait {
+        Wait::Timer { after_ms } => format!(": waits {}", duration_text(*after_ms)),
+        Wait::Signal { payload, timeout_ms } => {
+            let timeout = timeout_ms.map(|timeout| format!(", {} at most", duration_text(timeout))).unwrap_or_default();
+            format!(": waits for a signal({}){timeout}", columns(payload))
+        }
+    }
+}
+
+/// The part of a step's retries that is not the default.
+fn show_retry(step: &Step) -> String {
+    let mut line = String::new();
+    let Retry { initial_ms, factor, max_ms, attempts, jitter, non_retryable } = &step.retry;
+    if step.retry != Retry::default() {
+        let (initial, max) = (duration_text(*initial_ms), duration_text(*max_ms));
+        let _ = write!(line, ", {attempts} attempts from {initial} to {max} times {factor}, jitter {jitter}");
+        if !non_retryable.is_empty() {
+            let _ = write!(line, ", none after {}", non_retryable.join(", "));
+        }
+    }
+    if step.on_exhausted == OnExhausted::Fail {
+        line.push_str(", goes back when they are used up");
     }
     line
 }
@@ -122,4 +167,63 @@ fn show_invariant(invariant: &Invariant) -> String {
         _ => "the sum over all peers is 0",
     };
     format!("  {}: {what}", invariant.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn step(name: &str) -> Step {
+        Step {
+            name: name.to_owned(),
+            call: name.to_owned(),
+            entity: "item".to_owned(),
+            root_key: Expression::Parameter("item".to_owned()),
+            args: BTreeMap::new(),
+            for_each: None,
+            compensate: None,
+            is_pivot: false,
+            on_failure: OnFailure::Compensate,
+            after: None,
+            retry: Retry::default(),
+            on_exhausted: OnExhausted::Park,
+            wait: None,
+        }
+    }
+
+    fn lines(steps: Vec<Step>) -> Vec<String> {
+        let result = BTreeMap::from([("item".to_owned(), Expression::Parameter("item".to_owned()))]);
+        let parameters = vec![Column { name: "item".to_owned(), r#type: rootward_schema::Type::Bigint }];
+        let chain = Chain { name: "c".to_owned(), parameters, steps, deadline_ms: Some(600_000), result };
+        show_chain(&chain).lines().map(|line| line.trim_start().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_chain_is_shown_with_everything_that_is_not_the_default() {
+        let signal = Wait::Signal {
+            payload: vec![Column { name: "by".to_owned(), r#type: rootward_schema::Type::Text }],
+            timeout_ms: Some(259_200_000),
+        };
+        let retry = Retry { attempts: 2, max_ms: 1_000, non_retryable: vec!["55P03".to_owned()], ..Retry::default() };
+        let steps = vec![
+            step("a"),
+            Step { after: Some(vec![0]), on_failure: OnFailure::Keep, ..step("b") },
+            Step { after: Some(vec![0, 1]), wait: Some(Wait::Timer { after_ms: 90_000 }), ..step("c") },
+            Step { wait: Some(signal), on_failure: OnFailure::Park, ..step("d") },
+            Step { retry, on_exhausted: OnExhausted::Fail, is_pivot: true, ..step("e") },
+            Step { on_failure: OnFailure::Park, ..step("f") },
+        ];
+        let wanted = [
+            "c(item bigint), within 10m -> item = $item",
+            "1 a: a() at item $item",
+            "2 b after a: b() at item $item, keeps what is done when refused",
+            "3 c after a, b: waits 1m 30s",
+            "4 d: waits for a signal(by text), 3days at most, parks then",
+            "5 e: e() at item $item, the pivot, 2 attempts from 50ms to 1s times 2, jitter 0.2, none after 55P03, goes back when they are used up",
+            "6 f: f() at item $item, parks when refused",
+        ];
+        assert_eq!(lines(steps), wanted);
+    }
 }

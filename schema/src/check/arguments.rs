@@ -1,21 +1,22 @@
 //! Arguments of steps: names, references and types.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::chain_source::{Arguments, ChainSource, StepSource};
+use crate::chain_source::{ActionSource, Arguments, ChainSource, StepSource};
 use crate::check::transactions::{Compiled, built_in};
 use crate::codes;
-use crate::definition::{Expression, Target, Transaction};
+use crate::definition::{Expression, Target, Transaction, Wait};
 use crate::finding::{Finding, Located, Place};
 use crate::nearest::did_you_mean;
 use crate::value::Type;
 
-/// What an expression of a step may refer to.
+/// What an expression of a step, or of the chain's result, may refer to.
 pub(crate) struct Scope<'a> {
     pub chain: &'a ChainSource,
-    /// The steps whose answers are known by then.
-    pub earlier: &'a [StepSource],
-    pub step: &'a StepSource,
+    /// The step that the expression belongs to, by its place; none for the chain's result.
+    pub step: Option<usize>,
+    /// The places of the steps that are surely done by then.
+    pub known: BTreeSet<usize>,
     pub transactions: &'a [Compiled],
 }
 
@@ -28,15 +29,28 @@ impl Scope<'_> {
         match &expression.value {
             Expression::Literal(_) => Some(None),
             Expression::Parameter(name) => self.parameter(name, &expression.place, findings),
-            Expression::Element(_) if self.step.for_each.is_some() => Some(None),
+            Expression::Element(_) if self.list().is_some() => Some(None),
             Expression::Element(_) => {
-                let message = format!("step `{}` has no `$element`", self.step.name.value);
+                let message = format!("{} has no `$element`", self.who());
                 let help = "an element exists in a step with `for_each` only";
                 findings.push(Finding::error(codes::STEP_REFERENCE, &expression.place, message).help(help));
                 None
             }
             Expression::StepResult { step, column } => self.step_result(step, column, &expression.place, findings),
         }
+    }
+
+    fn step(&self) -> Option<&StepSource> {
+        self.step.and_then(|at| self.chain.steps.get(at))
+    }
+
+    /// The list that the step fans out over.
+    fn list(&self) -> Option<&Expression> {
+        self.step().and_then(|step| step.for_each.as_ref()).map(|list| &list.value)
+    }
+
+    fn who(&self) -> String {
+        self.step().map_or_else(|| "the result".to_owned(), |step| format!("step `{}`", step.name.value))
     }
 
     fn parameter(&self, name: &str, place: &Place, findings: &mut Vec<Finding>) -> Known {
@@ -52,39 +66,55 @@ impl Scope<'_> {
     }
 
     fn step_result(&self, name: &str, column: &str, place: &Place, findings: &mut Vec<Finding>) -> Known {
-        let Some(earlier) = self.earlier.iter().find(|earlier| earlier.name.value == name) else {
-            let is_later = self.chain.steps.iter().any(|step| step.name.value == name);
-            let (message, help) = if is_later {
-                (
-                    format!("step `{name}` has not run before step `{}`", self.step.name.value),
-                    "a step knows the answers of earlier steps only".to_owned(),
-                )
-            } else {
-                let names: Vec<&str> = self.earlier.iter().map(|step| step.name.value.as_str()).collect();
-                (
-                    format!("`$steps.{name}.{column}` names no step"),
-                    did_you_mean(name, names, "a step knows the answers of earlier steps only"),
-                )
-            };
+        let mut refuse = |message: String, help: String| {
             findings.push(Finding::error(codes::STEP_REFERENCE, place, message).help(help));
-            return None;
+            None
         };
-        let list = |step: &StepSource| step.for_each.as_ref().map(|list| list.value.clone());
-        if list(earlier).is_some() && list(earlier) != list(self.step) {
-            let message = format!("step `{name}` has one answer for each element");
-            let help = "refer to it from a step with the same `for_each`";
-            findings.push(Finding::error(codes::STEP_REFERENCE, place, message).help(help));
-            return None;
+        let steps = &self.chain.steps;
+        let Some((at, earlier)) = steps.iter().enumerate().find(|(_, step)| step.name.value == name) else {
+            let names: Vec<&str> = self.known.iter().filter_map(|at| steps.get(*at)).map(|step| step.name.value.as_str()).collect();
+            let help = did_you_mean(name, names, "a step knows the answers of earlier steps only");
+            return refuse(format!("`$steps.{name}.{column}` names no step"), help);
+        };
+        if !self.known.contains(&at) {
+            return match self.step.zip(self.step()) {
+                Some((own, step)) if at < own => refuse(
+                    format!("step `{name}` may not be done when {} begins", self.who()),
+                    format!("add it to `after` of `{}`: `after = [{}]`", step.name.value, after_with(step, name)),
+                ),
+                _ => {
+                    let help = "a step knows the answers of earlier steps only";
+                    refuse(format!("step `{name}` has not run before {}", self.who()), help.to_owned())
+                }
+            };
         }
-        let Some(called) = find(self.transactions, &earlier.call.value).filter(|called| called.is_whole) else { return Some(None) };
-        if let Some(found) = called.transaction.columns.iter().find(|known| known.name == column) {
+        let list = earlier.for_each.as_ref().map(|list| &list.value);
+        if list.is_some() && list != self.list() {
+            let help = "refer to it from a step with the same `for_each`";
+            return refuse(format!("step `{name}` has one answer for each element"), help.to_owned());
+        }
+        let (what, answers, otherwise) = match &earlier.action {
+            None => return Some(None),
+            Some(ActionSource::Call(call)) => match find(self.transactions, &call.value).filter(|called| called.is_whole) {
+                None => return Some(None),
+                Some(called) => (
+                    format!("transaction `{}` answers with no column `{column}`", called.transaction.name),
+                    called.transaction.columns.as_slice(),
+                    "let its last statement return the column",
+                ),
+            },
+            Some(ActionSource::Wait(Wait::Signal { payload, .. })) => {
+                (format!("signal `{name}` carries no `{column}`"), payload.as_slice(), "name it in `signal` of the step")
+            }
+            Some(ActionSource::Wait(Wait::Timer { .. })) => {
+                (format!("step `{name}` lets time pass and answers nothing"), [].as_slice(), "refer to a step that calls or is signalled")
+            }
+        };
+        if let Some(found) = answers.iter().find(|known| known.name == column) {
             return Some(Some(found.r#type.clone()));
         }
-        let columns: Vec<&str> = called.transaction.columns.iter().map(|known| known.name.as_str()).collect();
-        let help = did_you_mean(column, columns, "let its last statement return the column");
-        let message = format!("transaction `{}` answers with no column `{column}`", called.transaction.name);
-        findings.push(Finding::error(codes::STEP_REFERENCE, place, message).help(help));
-        None
+        let help = did_you_mean(column, answers.iter().map(|known| known.name.as_str()), otherwise);
+        refuse(what, help)
     }
 
     /// Adds a finding if an expression cannot fill a parameter of type `wanted`.
@@ -127,10 +157,16 @@ impl Scope<'_> {
             .map(|parameter| format!("`{parameter}`"))
             .collect();
         if !missing.is_empty() {
-            let message = format!("step `{}` calls `{}` without {}", self.step.name.value, transaction.name, missing.join(" and "));
+            let message = format!("{} calls `{}` without {}", self.who(), transaction.name, missing.join(" and "));
             findings.push(Finding::error(codes::ARGUMENTS, &call.place, message).help("add it to `args`"));
         }
     }
+}
+
+/// The names in `after` of a step, and one more.
+fn after_with(step: &StepSource, name: &str) -> String {
+    let named = step.after.iter().flatten().map(|known| known.value.as_str());
+    named.chain([name]).map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
 }
 
 fn unknown_argument(transaction: &Transaction, name: &Located<String>, findings: &mut Vec<Finding>) {

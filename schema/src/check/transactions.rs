@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::check::refusal;
+use crate::check::assignments::{self, Assignment};
+use crate::check::refusal::{self, Reason};
 use crate::check::statements;
 use crate::check::trees::Trees;
 use crate::codes;
@@ -23,6 +24,12 @@ pub(crate) struct Compiled {
     pub has_target: bool,
     /// Whether a statement of it writes.
     pub writes: bool,
+    /// For what it can be refused.
+    pub reasons: Vec<Reason>,
+    /// What its SET clauses do.
+    pub assignments: Vec<Assignment>,
+    /// The tables that it inserts into.
+    pub inserts: Vec<String>,
 }
 
 pub(crate) fn compile(source: &Source, facts: &Facts, trees: &Trees, findings: &mut Vec<Finding>) -> Vec<Compiled> {
@@ -75,6 +82,7 @@ fn compile_one(
     let statements = compile_statements(transaction, &known, &types);
     let columns = known.iter().rev().flatten().find(|fact| !fact.columns.is_empty()).map_or_else(Vec::new, |fact| fact.columns.clone());
     let pairs = || transaction.statements.iter().zip(known.iter().copied());
+    let reasons: Vec<Reason> = pairs().flat_map(|(statement, fact)| refusal::reasons(facts, statement, fact)).collect();
     Compiled {
         is_whole: known.iter().all(Option::is_some),
         has_target: target.is_some(),
@@ -85,10 +93,13 @@ fn compile_one(
             parameters: caller_parameters(transaction, &types),
             statements,
             columns,
-            can_refuse: pairs().any(|(statement, fact)| refusal::can_refuse(facts, statement, fact)),
+            can_refuse: !reasons.is_empty(),
             file: transaction.name.place.file.clone(),
             line: transaction.line,
         },
+        reasons,
+        assignments: transaction.statements.iter().flat_map(|statement| assignments::assignments(facts, &statement.sql)).collect(),
+        inserts: transaction.statements.iter().flat_map(|statement| assignments::inserts(&statement.sql)).collect(),
     }
 }
 

@@ -6,7 +6,10 @@
 select 1 from account where account_id = :account_id;  -- expect: one, else "no such account"
 update account set balance = balance - :amount where account_id = :account_id and balance >= :amount returning balance;
 -- expect: one, else "insufficient funds"
-insert into entry (account_id, entry_id, kind, amount, at) values (:account_id, :request_id, 'transfer', -:amount, :now);
+-- A transfer of less than nothing would take from the other account, and what undoes it could be refused.
+insert into entry (account_id, entry_id, kind, amount, at)
+select :account_id, :request_id, 'transfer', -:amount::numeric, :now where :amount >= 0;
+-- expect: one, else "an amount is not negative"
 
 -- name: transfer_in
 -- root: account = :account_id
