@@ -183,6 +183,7 @@ async fn called_off_steps_stay_so(bank: &Cluster, account: i64) {
     let step = |id: Uuid, is_tombstone: bool| v1::Execute {
         step: 1,
         chain_fingerprint: vec![7; 32],
+        expires_at_ms: i64::MAX,
         is_tombstone,
         transaction: "transfer_in".to_owned(),
         ..tests::deposit(account, id)

@@ -12,7 +12,8 @@ use crate::shared::exe;
 /// Outcomes are counted, not written.
 const RECORD_WRITES_NOTHING: &str = "create or replace function rootward.record(
   secret bytea, partitions integer[], entities text[], root_keys text[], request_ids uuid[], steps integer[], elements integer[],
-  directions text[], kinds text[], transactions text[], fingerprints bytea[], replies bytea[]) returns void
+  directions text[], kinds text[], transactions text[], fingerprints bytea[], replies bytea[], in_chains boolean[],
+  issued_ats timestamptz[]) returns void
   language plpgsql as $$ begin end $$";
 
 /// Neither term nor ownership is looked at.

@@ -105,12 +105,37 @@ pub const ATTEMPTS: &[Attempt] = &[
     ad_hoc("enter beside a read", "select a.* from account a, rootward.enter(sha256('x'), 'r_account 32')", Gate("RW001")),
     ad_hoc(
         "record",
-        "select rootward.record('\\x00', '{1}', '{account}', '{1}', '{00000000-0000-0000-0000-000000000000}', '{0}', '{0}', '{do}', '{done}', '{x}', '{x}', '{x}')",
+        "select rootward.record('\\x00', '{1}', '{account}', '{1}', '{00000000-0000-0000-0000-000000000000}', '{0}', '{0}', '{do}', '{done}', '{x}', '{x}', '{x}', '{f}', '{now}')",
         Gate("RW001"),
     ),
     ad_hoc(
         "find outcomes",
         "select * from rootward.find_outcomes('\\x00', '{1}', '{account}', '{1}', '{00000000-0000-0000-0000-000000000000}', '{0}', '{0}', '{do}')",
+        Gate("RW001"),
+    ),
+    ad_hoc(
+        "open chain",
+        "select rootward.open_chain('\\x00', 1, 'account', '32', '00000000-0000-0000-0000-000000000000', 'transfer', 1, '{}', '{}', '{}', '\\x00', now(), null, 'parked', now(), now(), null, null)",
+        Gate("RW001"),
+    ),
+    ad_hoc(
+        "note chain",
+        "select rootward.note_chain('\\x00', 1, 'account', '32', '00000000-0000-0000-0000-000000000000', 0, 'failed', null, null, null, null, null, 0, 0, now(), now(), now(), null, null, null)",
+        Gate("RW001"),
+    ),
+    ad_hoc(
+        "collect outcomes",
+        "select rootward.collect_outcomes('\\x00', 1, now(), '{account}', '{32}', '{00000000-0000-0000-0000-000000000000}')",
+        Gate("RW001"),
+    ),
+    ad_hoc(
+        "forget chain",
+        "select rootward.forget_chain('\\x00', 1, 'account', '32', '00000000-0000-0000-0000-000000000000', now())",
+        Gate("RW001"),
+    ),
+    ad_hoc(
+        "collect chain",
+        "select rootward.collect_chain('\\x00', 1, 'account', '32', '00000000-0000-0000-0000-000000000000', now(), true)",
         Gate("RW001"),
     ),
     ad_hoc("begin batch", "select rootward.begin_batch('\\x00', 1, '{1}', '{1}')", Gate("RW001")),
