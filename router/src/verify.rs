@@ -191,7 +191,8 @@ fn reference(catalog: &Catalog, counted: &[Counted]) -> v1::Check {
             }
         }
     }
-    let tables = catalog.schema.reference.iter().map(|table| table.name.clone()).collect::<Vec<_>>().join(", ");
+    let names: Vec<&str> = catalog.schema.reference.iter().map(|table| table.name.as_str()).collect();
+    let tables = if names.is_empty() { "no tables".to_owned() } else { names.join(", ") };
     let copies = counted.iter().filter(|(peer, _)| !peer.is_hub).count();
     check("reference", wrong, format!("{tables}: {copies} of {copies} peers at version {}", source.reference_version))
 }

@@ -238,9 +238,13 @@ async fn run_count(context: &Context, filter: &Filter) -> Result<ExitCode, Fault
     counts.sort();
     if context.format.is_json() {
         output::print(&json!({"counts": response.counts, "missing_peers": response.missing_peers}).to_string());
+    } else if counts.is_empty() {
+        output::print("no chain matches");
     } else {
         let rows: Vec<Vec<String>> = counts.iter().map(|(status, count)| vec![(*status).clone(), count.to_string()]).collect();
         output::print(&output::table(&["STATUS", "CHAINS"], &rows));
+    }
+    if !context.format.is_json() {
         view::missing(&response.missing_peers).iter().for_each(|line| output::print_error(line));
     }
     Ok(match (response.missing_peers.is_empty(), counts.is_empty()) {

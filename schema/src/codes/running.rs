@@ -141,7 +141,7 @@ pub(super) const RUNNING: &[Code] = &[
     code(
         "RW4003",
         "the chain's state does not allow this",
-        "Parked and stuck chains are replayed; parked ones that have not passed their pivot are compensated. The message says what state it is in and since when. `rootward chain show ID` shows its steps.",
+        "Which commands a chain takes depends on its status: docs/chains.md has the table. The message says in which status it is and since when, or which pivot it has passed, after which nothing turns it back; the help names what is allowed. `rootward chain show ID` shows its steps.",
     ),
     code(
         "RW4004",
@@ -157,6 +157,31 @@ pub(super) const RUNNING: &[Code] = &[
         "RW4006",
         "a step cannot be made from the chain's definition",
         "A chain keeps the definition that it began with. The transaction that its next step calls, or a result that the step refers to, is no longer there, so the chain is parked. Bring the definition back with a new version of the schema, then `rootward chain replay ID`.",
+    ),
+    code(
+        "RW4007",
+        "the chain's deadline has passed",
+        "A chain with a deadline that has not passed its pivot by then is called back: what may still be under way is called off, and what took effect is undone. Start it again, with more time if need be (`--deadline`, or `deadline` in its definition). A person's replay or resume lifts a deadline that has passed.",
+    ),
+    code(
+        "RW4008",
+        "a step came later than its driver promised",
+        "Every message of a chain's driver is good for `retention_hours`, which the driver prolongs as long as it lives. This one is older: its sender was stopped for a long time, and the root may have forgotten the chain since. Nothing was executed. If the chain is still open, its home sends the step again by itself.",
+    ),
+    code(
+        "RW4009",
+        "there is a chain with this id already",
+        "A chain of this id lies at the same root, with another input or a scheduled start. Nothing was executed. `rootward chain show ID` shows it; start another one with an id of its own.",
+    ),
+    code(
+        "RW4010",
+        "a signal did not come in time",
+        "The step waited as long as its `timeout` says. Depending on its `on_failure` the chain is undone, kept as it is, or parked. A late signal is refused. A parked chain goes on when the signal is sent and the chain replayed.",
+    ),
+    code(
+        "RW4011",
+        "a clock makes it unsafe to forget now",
+        "Outcomes and ended chains are forgotten by their age, which a clock that was set can't tell. Nothing was forgotten. The worker looks again later; if the machine's time is right now, restart its worker.",
     ),
     code(
         "RW5001",

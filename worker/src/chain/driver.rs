@@ -139,8 +139,8 @@ impl Driver {
             }
             let wake = match next {
                 Next::Run(tasks) => self.start_forward(&mut work, tasks, now),
-                Next::CallOff(tasks) => self.start(&mut work, tasks, &Kind::CallOff, now),
-                Next::Undo(tasks) => self.start(&mut work, tasks, &Kind::Undo, now),
+                Next::CallOff(tasks) => self.start_back(&mut work, tasks, &Kind::CallOff, now),
+                Next::Undo(tasks) => self.start_back(&mut work, tasks, &Kind::Undo, now),
                 Next::Completed => return self.end(Event::Complete).await,
                 Next::Failed => return self.end(Event::Fail).await,
                 Next::Cancelled => return self.end(Event::CallOff).await,
@@ -184,7 +184,6 @@ impl Driver {
 
     /// Starts what can start; returns when the next thing that rests is due.
     fn start(&self, work: &mut Work, tasks: Vec<Task>, kind: &Kind, now: i64) -> Option<i64> {
-        self.show(&tasks);
         let mut wake: Option<i64> = None;
         for task in tasks {
             let rested = work.resting.get(&task).map(|rest| (rest.until_ms, rest.attempts));
@@ -201,9 +200,15 @@ impl Driver {
         wake
     }
 
+    fn start_back(&self, work: &mut Work, tasks: Vec<Task>, kind: &Kind, now: i64) -> Option<i64> {
+        self.show(&tasks);
+        self.start(work, tasks, kind, now)
+    }
+
     fn start_forward(&mut self, work: &mut Work, tasks: Vec<Task>, now: i64) -> Option<i64> {
         let (waits, calls): (Vec<Task>, Vec<Task>) = tasks.into_iter().partition(|task| self.plan.wait(*task).is_some());
-        let mut wake = if calls.is_empty() { None } else { self.start(work, calls, &Kind::Effect, now) };
+        self.show(if calls.is_empty() { &waits } else { &calls });
+        let mut wake = self.start(work, calls, &Kind::Effect, now);
         let in_flight = work.tasks.clone();
         for task in waits.into_iter().filter(|task| !in_flight.contains(task)) {
             let due = self.due_of(task, now);

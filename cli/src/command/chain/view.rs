@@ -239,18 +239,27 @@ mod tests {
             ..v1::Chain::default()
         };
         let wanted = concat!(
-            r#"{"attempts":0,"created_at":"","entity":"","error":{"code":"RW3101","detail":"","from_stored_outcome":false,"help":"","#,
-            r#""hint":"","message":"","retry_class":"unspecified","sqlstate":""},"events":[{"at":"now","event":"replay","#,
-            r#""reason":"unfrozen"}],"id":"x","input":{"amount":"1.10"},"partition":0,"peer":"","root_key":"","status":"","step":"","#,
-            r#""steps":[{"direction":"do","element":0,"entity":"","error":null,"name":"withdraw","outcome":"done","peer":"","#,
-            r#""root_key":"","step":0,"transaction":"","worker_us":0}],"type":"transfer","updated_at":"","version":0}"#
+            r#"{"attempts":0,"created_at":"","deadline":"","ended_at":"","entity":"","#,
+            r#""error":{"code":"RW3101","detail":"","from_stored_outcome":false,"help":"","hint":"","message":"","#,
+            r#""retry_class":"unspecified","sqlstate":""},"events":[{"at":"now","by":"ann","event":"replay","reason":"unfrozen"}],"#,
+            r#""id":"x","input":{"amount":"1.10"},"labels":{},"next_attempt_at":"","partition":0,"peer":"","result":null,"root_key":"","#,
+            r#""status":"","step":"","steps":[{"at":"","direction":"do","element":0,"entity":"","error":null,"name":"withdraw","#,
+            r#""outcome":"done","peer":"","result":null,"root_key":"","step":0,"transaction":"","waits_for":"","worker_us":0}],"#,
+            r#""type":"transfer","updated_at":"","verbs":[],"version":0}"#
         );
         assert_eq!(chain_json(&chain).to_string(), wanted);
     }
 
     #[test]
     fn a_list_says_what_is_missing_and_what_can_be_done() {
-        let parked = v1::Chain { id: "x".into(), definition: "transfer".into(), status: "parked".into(), ..v1::Chain::default() };
+        let parked = v1::Chain {
+            id: "x".into(),
+            definition: "transfer".into(),
+            status: "parked".into(),
+            step: "2/2 deposit".into(),
+            verbs: ["replay", "skip", "cancel"].map(str::to_owned).to_vec(),
+            ..v1::Chain::default()
+        };
         let response =
             v1::ListChainsResponse { chains: vec![parked.clone()], matched: 3, running: 418, missing_peers: vec!["p3".to_owned()] };
         let text = list_text(&response);
@@ -258,6 +267,7 @@ mod tests {
             assert!(text.contains(part), "{part} is missing:\n{text}");
         }
         assert_eq!(list_text(&v1::ListChainsResponse::default()), "0 of 0 shown. 0 running.");
-        assert!(show_text(&parked).ends_with("   or: rootward chain compensate x --reason …"));
+        let verbs = "next: rootward chain replay x\n   or: rootward chain skip x --step deposit --reason …\n   or: rootward chain cancel x --reason …";
+        assert!(show_text(&parked).ends_with(verbs), "{}", show_text(&parked));
     }
 }
