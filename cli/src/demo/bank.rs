@@ -193,16 +193,19 @@ pub(super) async fn wait_for_chains(stage: &mut Stage) -> anyhow::Result<()> {
 }
 
 async fn park_and_replay(stage: &mut Stage) -> anyhow::Result<()> {
-    stage.heading("a chain that can't go on parks; a person repairs the cause and replays it");
+    stage.heading("chains that can't go on park; a person repairs the cause and replays them, all at once");
     let frozen = format!("account_id={FROZEN}");
     stage.type_and_check(&["call", "freeze", &frozen], 0, "").await?;
     let to = format!("to={FROZEN}");
-    stage.type_and_check(&["chain", "start", "transfer", "from=1007", &to, "amount=50"], 4, "parked").await?;
-    stage.type_and_check(&["chain", "list", "--status", "parked"], 0, "account is frozen").await?;
+    for from in ["from=1007", "from=1008", "from=1009"] {
+        stage.type_and_check(&["chain", "start", "transfer", from, &to, "amount=50", "--label", "run=payday"], 4, "parked").await?;
+    }
+    stage.type_and_check(&["chain", "list", "--status", "parked", "--label", "run=payday"], 0, "account is frozen").await?;
     stage.type_and_check(&["call", "unfreeze", &frozen], 0, "").await?;
-    stage.type_and_check(&["chain", "replay", "--status", "parked", "--error", "%frozen%", "--dry-run"], 0, "1").await?;
-    stage
-        .type_and_check(&["chain", "replay", "--status", "parked", "--error", "%frozen%", "--reason", "unfrozen", "--yes"], 0, "1")
-        .await?;
+    let filter = ["--status", "parked", "--error", "%frozen%"];
+    let dry_run = [["chain", "replay"].as_slice(), &filter, &["--dry-run"]].concat();
+    stage.type_and_check(&dry_run, 0, "3 go on at step 2/2 `deposit`; 0 effects would be repeated").await?;
+    let replay = [["chain", "replay"].as_slice(), &filter, &["--reason", "unfrozen", "--yes"]].concat();
+    stage.type_and_check(&replay, 0, "3 matched  3 replayed  3 completed").await?;
     wait_for_chains(stage).await
 }
