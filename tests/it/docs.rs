@@ -101,6 +101,16 @@ fn readme_commands() -> Vec<Vec<String>> {
     lines.filter(|line| !line.starts_with("dev") && !line.starts_with("demo")).map(words).collect()
 }
 
+/// The commands of the page about chains, in its blocks and in its table.
+fn commands_about_chains() -> Vec<Vec<String>> {
+    let page = fs::read_to_string(top().join("docs/chains.md")).expect("a page");
+    let in_blocks = page.lines().filter(|line| line.starts_with("rootward "));
+    let in_table = page.lines().filter(|line| line.starts_with('|')).flat_map(|line| line.split('`').skip(1).step_by(2));
+    let commands = in_blocks.chain(in_table.filter(|code| code.starts_with("rootward ")));
+    let known_id = |word: String| if word == "ID" { "0198f3a0-0000-7000-8000-000000000001".to_owned() } else { word };
+    commands.map(|command| words(command.trim_start_matches("rootward ")).into_iter().map(known_id).collect()).collect()
+}
+
 /// The examples of every command's help, found by walking the subcommands.
 fn help_examples(path: &[String]) -> Vec<Vec<String>> {
     let output = Command::new(exe()).args(path).arg("--help").output().expect("the program runs");
@@ -126,6 +136,15 @@ async fn what_readme_and_help_tell_people_to_type_works() {
     for command in commands {
         let output = dev.type_in(&command);
         assert!(output.status.success(), "rootward {}: {output:?}", command.join(" "));
+    }
+    let about_chains = commands_about_chains();
+    assert!(about_chains.len() >= 14, "the page shows what to do: {about_chains:?}");
+    for command in about_chains {
+        let output = dev.type_in(&command);
+        let said = String::from_utf8_lossy(&output.stderr);
+        // The bank has no orders; everything else is understood, and finds nothing to do.
+        let is_understood = matches!(output.status.code(), Some(0 | 3)) || said.contains("there is no chain `order`");
+        assert!(is_understood, "rootward {}: {output:?}", command.join(" "));
     }
     let examples = help_examples(&[]);
     assert!(examples.len() >= 15, "help has examples: {examples:?}");
