@@ -202,7 +202,7 @@ impl worker_server::Worker for WorkerService {
         let signal = async {
             let (home, id) = (self.home()?, chain_id(&request.id)?);
             let from_stored_outcome = home.signal(id, &request.step, &texts(request.payload)?).await?;
-            let chain = Some(home.show(id).await?);
+            let chain = Some(home.show_settled(id).await?);
             Ok(v1::SignalChainResponse { chain, from_stored_outcome })
         };
         signal.await.map(Response::new).map_err(Fault::into_status)

@@ -120,7 +120,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     ),
     ad_hoc(
         "note chain",
-        "select rootward.note_chain('\\x00', 1, 'account', '32', '00000000-0000-0000-0000-000000000000', 0, 'failed', null, null, null, null, null, 0, 0, now(), now(), now(), null, null, null)",
+        "select rootward.note_chain('\\x00', 1, 'account', '32', '00000000-0000-0000-0000-000000000000', 0, true, 'failed', null, null, null, null, null, 0, 0, now(), now(), now(), null, null, null)",
         Gate("RW001"),
     ),
     ad_hoc(

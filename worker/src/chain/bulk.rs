@@ -24,6 +24,8 @@ const LISTED: i64 = 100;
 const TELL_INTERVAL: Duration = Duration::from_millis(300);
 /// How long the changed chains may take to come to an end while somebody listens.
 const END_LIMIT: Duration = Duration::from_secs(30);
+/// How long the answer to a command on one chain waits for the chain to go through.
+const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 /// Of so many chains it is told where they stand in the end.
 const FOLLOWED: usize = 100_000;
 
@@ -68,9 +70,12 @@ impl ChainHome {
             // One chain is answered at once, with its own reasons.
             // It goes on to its end even if the asker goes away.
             self.serving.tasks.spawn(self.clone().change_this(id, bulk)).await.map_err(|error| Fault::internal(error.to_string()))?.1?;
-            let chain = self.show_if_there(id).await?;
-            let statuses = chain.iter().map(|chain| (chain.status.clone(), 1)).collect();
-            let chains = chain.into_iter().collect();
+            let chains = match self.show_settled(id).await {
+                Ok(chain) => vec![chain],
+                Err(fault) if fault.code() == "RW4001" => Vec::new(), // purged
+                Err(fault) => return Err(fault),
+            };
+            let statuses = chains.iter().map(|chain| (chain.status.clone(), 1)).collect();
             let done = v1::ChangeChainsResponse { matched: 1, changed: 1, statuses, chains, is_final: true, ..Default::default() };
             let _ = told.send(Ok(done)).await;
             return Ok(answers);
@@ -108,17 +113,13 @@ impl ChainHome {
         Ok(answers)
     }
 
-    async fn show_if_there(self: &Arc<Self>, id: Uuid) -> FaultResult<Option<v1::Chain>> {
-        // It was told to go on: most are through in a moment, and then the answer is the end.
+    /// One chain that was told to go on: most are through in a moment, and then the answer is the end.
+    pub(crate) async fn show_settled(self: &Arc<Self>, id: Uuid) -> FaultResult<v1::Chain> {
         if let Some(mut view) = self.drivers.view(id) {
             let is_over = |chain: &v1::Chain| !Status::from_name(&chain.status).is_some_and(Status::is_driven);
-            let _ = tokio::time::timeout(Duration::from_secs(5), view.wait_for(is_over)).await;
+            let _ = tokio::time::timeout(SETTLE_LIMIT, view.wait_for(is_over)).await;
         }
-        match self.show(id).await {
-            Ok(chain) => Ok(Some(chain)),
-            Err(fault) if fault.code() == "RW4001" => Ok(None),
-            Err(fault) => Err(fault),
-        }
+        self.show(id).await
     }
 
     async fn change_one(self: &Arc<Self>, id: Uuid, bulk: &Bulk) -> FaultResult<()> {

@@ -26,6 +26,8 @@ use crate::clock;
 
 /// How long a look at one root may take.
 const LOOK_LIMIT: Duration = Duration::from_secs(2);
+/// How often a change is tried while others change the chain too.
+const MOST_TRIES: u32 = 5;
 
 /// What a person wants done.
 #[derive(Debug, Clone)]
@@ -208,6 +210,17 @@ impl ChainHome {
             let message = format!("`{}` wants a reason", change.verb.name());
             return Err(Fault::refused("RW4004", message, "say why with --reason; it is recorded with the chain"));
         }
+        // What a driver wrote just before it was stopped may come in between: then the chain is judged anew.
+        for _ in 1..MOST_TRIES {
+            match self.try_change(id, change).await {
+                Err(fault) if fault.code() == "RW4003" && fault.retry_class() == RetryClass::Retry => {}
+                done => return done,
+            }
+        }
+        self.try_change(id, change).await
+    }
+
+    async fn try_change(self: &Arc<Self>, id: Uuid, change: &Change) -> FaultResult<()> {
         let row = self.row(id).await?;
         let standing = Standing::default();
         transition(row.status, change.verb, &standing).map_err(|why| illegal(&row, change.verb, &why))?;
@@ -358,14 +371,16 @@ impl ChainHome {
         let answer = self.routing.execute(execute, Instant::now() + LOOK_LIMIT * 2).await?.result;
         let is_repeated = matches!(answer, reply::Result::Executed(response) if response.from_stored_outcome);
         // Its outcome is durable: whoever drives the chain finds it. If nobody does, somebody has to be woken.
-        let row = self.row(id).await?;
-        if row.status == Status::Waiting {
-            let note = Note { recoveries: 1, ..note_from(&row, Status::Running, self.new_expiry_ms()) };
-            if self.note(&identity_of(&row), note.clone()).await? {
-                self.drive_row(&row, note, true)?;
+        if self.row(id).await?.status == Status::Waiting {
+            // A driver that is about to leave would keep the next one away.
+            self.drivers.stop(id).await;
+            let row = self.row(id).await?;
+            if matches!(row.status, Status::Waiting | Status::Running) {
+                self.recover_row(&row);
             }
+        } else {
+            self.drivers.poke(id);
         }
-        self.drivers.poke(id);
         Ok(is_repeated)
     }
 }

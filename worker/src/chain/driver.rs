@@ -113,9 +113,7 @@ impl Driver {
                 work.give_up = CancellationToken::new();
             }
             // Until the row says so, a crash would leave the chain asleep.
-            if std::mem::take(&mut work.has_woken)
-                && !matches!(self.home.note(&self.identity, self.note_of(self.at.status)).await, Ok(true))
-            {
+            if std::mem::take(&mut work.has_woken) && !self.note_firmly(self.note_of(self.at.status)).await {
                 return;
             }
             if is_late {
@@ -339,16 +337,24 @@ impl Driver {
     async fn turn_back(&mut self, cause: CalledBack, fault: Fault) -> bool {
         self.view.send_modify(|view| view.failure = Some(fault.into_wire()));
         let Some(status) = self.after(Event::TurnBack) else { return false };
-        let note = Note { called_back: Some(cause), ..self.note_of(status) };
+        let is_noted = self.note_firmly(Note { called_back: Some(cause), ..self.note_of(status) }).await;
+        if is_noted {
+            self.record.called_back = Some(cause);
+            self.at.status = status;
+        }
+        is_noted
+    }
+
+    /// Writes the row firmly. If that fails, the chain is somebody else's now, or the scan finds it again.
+    async fn note_firmly(&mut self, note: Note) -> bool {
         match self.home.note(&self.identity, note).await {
             Ok(true) => {
-                self.record.called_back = Some(cause);
-                self.at.status = status;
+                self.at.revision += 1;
                 true
             }
             Ok(false) => false,
             Err(fault) => {
-                tracing::debug!(chain = %self.identity.id, %fault, "a chain could not be turned back; the scan finds it again");
+                tracing::debug!(chain = %self.identity.id, %fault, "a chain's row could not be written; the scan finds it again");
                 false
             }
         }
@@ -438,9 +444,9 @@ impl Driver {
             ..self.note_of(status)
         };
         // Whoever waits is told only what is durable.
-        let noted = self.home.note(&self.identity, note).await;
+        let is_noted = self.note_firmly(note).await;
         tracing::info!(chain = %self.identity.id, status = status.name(), step, fault = %halt.fault, "a chain waits for a person");
-        if matches!(noted, Ok(true)) {
+        if is_noted {
             self.view.send_modify(|view| {
                 view.status = status.name().to_owned();
                 view.step = step;
@@ -469,7 +475,7 @@ impl Driver {
             note.error = Some(show::error_json(&rest.fault));
         }
         let (step, attempts) = (note.step.clone(), note.attempts);
-        if !matches!(self.home.note(&self.identity, note).await, Ok(true)) || !is_waiting {
+        if !self.note_firmly(note).await || !is_waiting {
             return Leave::Gone;
         }
         self.at.status = status;

@@ -289,7 +289,7 @@ impl ChainHome {
         let record = Record { called_back: first.called_back.or(row.called_back), ..Record::default() };
         let at = Standpoint {
             status: first.status,
-            revision: first.revision + i32::from(is_noted && first.deed.is_some()),
+            revision: first.revision + 1,
             deadline_ms: row.deadline_ms,
             waits: row.waits.clone(),
             attempts: first.attempts,
@@ -303,7 +303,7 @@ impl ChainHome {
         Ok(self.drive(identity_of(row), plan, record, Results::new(), at, view, (!is_noted).then_some(first)))
     }
 
-    /// Changes the chain's row through its lane; true if it was as the note's writer knew it.
+    /// Changes the chain's row firmly, through its lane; true if it was as the note's writer knew it.
     ///
     /// # Errors
     /// What kept the lane from it.
@@ -321,7 +321,7 @@ impl ChainHome {
 
     async fn note_with(&self, identity: &Identity, note: Note, share: Share) -> FaultResult<bool> {
         let root = (identity.entity.as_str(), identity.root_key.as_str());
-        let call = store::note_call(self.serving.secret.clone(), identity.partition, root, identity.id, &note);
+        let call = store::note_call(self.serving.secret.clone(), identity.partition, root, identity.id, &note, share == Share::UnderWay);
         Ok(self.own_work(identity.partition, "chain progress", call, share).await?.as_deref() == Some("t"))
     }
 

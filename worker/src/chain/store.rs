@@ -305,7 +305,7 @@ pub(crate) struct Deed {
 /// The new state of a chain's row.
 #[derive(Debug, Clone)]
 pub(crate) struct Note {
-    /// What the writer knows of: after a later deed of a person it changes nothing.
+    /// What the writer knows of: after a later firm change it changes nothing.
     pub revision: i32,
     pub status: Status,
     pub called_back: Option<CalledBack>,
@@ -324,13 +324,15 @@ pub(crate) struct Note {
 }
 
 /// Changes the chain's row; returns whether it was as the note's writer knew it.
-pub(crate) fn note_call(secret: Text, partition: i32, root: (&str, &str), id: Uuid, note: &Note) -> Call {
+///
+/// A firm note raises the row's revision. One that is written lazily doesn't: it may come after firm ones.
+pub(crate) fn note_call(secret: Text, partition: i32, root: (&str, &str), id: Uuid, note: &Note, is_firm: bool) -> Call {
     let (event, reason, by) = match note.deed.clone() {
         Some(deed) => (Some(deed.event.to_owned()), Some(deed.reason), Some(deed.by)),
         None => (None, None, None),
     };
     Call::prepared(
-        "select rootward.note_chain($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)",
+        "select rootward.note_chain($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)",
         vec![
             secret,
             Some(partition.to_string()),
@@ -338,6 +340,7 @@ pub(crate) fn note_call(secret: Text, partition: i32, root: (&str, &str), id: Uu
             Some(root.1.to_owned()),
             Some(id.to_string()),
             Some(note.revision.to_string()),
+            Some(is_firm.to_string()),
             Some(note.status.name().to_owned()),
             note.called_back.map(|cause| cause.name().to_owned()),
             note.step.clone(),

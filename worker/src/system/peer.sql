@@ -129,7 +129,7 @@ create table if not exists rootward.chain (
   version integer not null,
   status text not null check (status in ('scheduled', 'running', 'waiting', 'paused', 'parked', 'compensating', 'stuck',
     'completed', 'failed', 'compensated', 'cancelled', 'abandoned')),
-  -- Counts what people did: a driver that doesn't know of the last of it changes nothing any more.
+  -- Counts the firm changes of this row: whoever doesn't know of the last of them changes nothing any more.
   revision integer not null default 0,
   plan jsonb not null,
   input jsonb not null,
@@ -271,10 +271,11 @@ begin
   end if;
 end $$;
 
--- Progress of a chain at its home, by a driver or a person that knows of everything that people did before. An ended chain
--- never opens again, but for one that failed and is compensated. Returns whether anything was changed.
+-- Progress of a chain at its home, by a driver or a person that knows of every firm change before. What is written lazily is
+-- not firm: it may come late, and then changes nothing. An ended chain never opens again, but for one that failed and is
+-- compensated. Returns whether anything was changed.
 create or replace function rootward.note_chain(
-  secret bytea, partition integer, entity text, root_key text, id uuid, revision integer, status text, called_back text, step text, error jsonb,
+  secret bytea, partition integer, entity text, root_key text, id uuid, revision integer, is_firm boolean, status text, called_back text, step text, error jsonb,
   result jsonb, waits jsonb, attempts integer, recoveries integer, next_attempt_at timestamptz, expires_at timestamptz, ended_at timestamptz,
   event text, reason text, by text) returns boolean
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
@@ -282,7 +283,7 @@ declare changed boolean;
 begin
   perform rootward.check_secret(secret);
   update rootward.chain c set
-      revision = c.revision + case when event is null then 0 else 1 end,
+      revision = c.revision + is_firm::integer,
       status = note_chain.status, called_back = coalesce(note_chain.called_back, c.called_back), step = note_chain.step, error = note_chain.error,
       result = coalesce(note_chain.result, c.result), waits = coalesce(note_chain.waits, c.waits), attempts = note_chain.attempts,
       recoveries = note_chain.recoveries, next_attempt_at = note_chain.next_attempt_at, expires_at = greatest(c.expires_at, note_chain.expires_at),
