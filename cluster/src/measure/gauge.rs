@@ -1,0 +1,93 @@
+//! What every PostgreSQL server says of itself.
+
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use tokio::time::{Instant, sleep};
+use tokio_postgres::Error;
+
+use super::{Books, session::Session};
+
+const POLL: Duration = Duration::from_millis(250);
+/// PostgreSQL 18 counts flushes of the WAL among all I/O.
+const FIRST_WITH_IO: i32 = 180_000;
+
+/// A superuser's session to every node; it only reads.
+#[derive(Debug)]
+pub struct Gauge {
+    sessions: Vec<Session>,
+    flushes_sql: &'static str,
+}
+
+impl Gauge {
+    /// A backend reports what it counted when it falls idle, at most once a second; what is left then it reports after 10 s
+    /// of idleness (`PGSTAT_IDLE_INTERVAL`). Only after that is a counter that stands still complete.
+    pub const IDLE_REPORT: Duration = Duration::from_millis(10_500);
+
+    /// Connects to these databases.
+    ///
+    /// # Errors
+    /// If one can't be reached.
+    pub async fn connect(databases: &[String]) -> Result<Gauge, Error> {
+        let sessions = try_join_all(databases.iter().map(|database| Session::open(database, "rootward gauge"))).await?;
+        let mut flushes_sql = "select coalesce(sum(wal_sync), 0)::bigint from pg_stat_wal";
+        if let Some(first) = sessions.first() {
+            let version: i32 = first.client.query_one("select current_setting('server_version_num')::integer", &[]).await?.get(0);
+            if version >= FIRST_WITH_IO {
+                flushes_sql = "select coalesce(sum(fsyncs), 0)::bigint from pg_stat_io where object = 'wal'";
+            }
+        }
+        Ok(Gauge { sessions, flushes_sql })
+    }
+
+    /// How often the WAL has been flushed to disk, over all nodes, as far as it has been reported.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    pub async fn wal_flushes(&self) -> Result<i64, Error> {
+        self.sum(self.flushes_sql).await
+    }
+
+    /// The same when the counter has not moved for `quiet`; given up after ten times that, with what it is then.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    pub async fn settled_wal_flushes(&self, quiet: Duration) -> Result<i64, Error> {
+        let begun = Instant::now();
+        let (mut last, mut since) = (self.wal_flushes().await?, begun);
+        while since.elapsed() < quiet && begun.elapsed() < quiet * 10 {
+            sleep(POLL).await;
+            let now = self.wal_flushes().await?;
+            if now != last {
+                (last, since) = (now, Instant::now());
+            }
+        }
+        Ok(last)
+    }
+
+    /// The books: `total_sql` gives one number of type `bigint` on each node.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    pub async fn books(&self, total_sql: &str) -> Result<Books, Error> {
+        let total = i128::from(self.sum(total_sql).await?);
+        let prepared = self.sum("select count(*) from pg_prepared_xacts where database = current_database()").await?;
+        Ok(Books { total, prepared })
+    }
+
+    /// A server's setting, from the first node.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    pub async fn setting(&self, name: &str) -> Result<String, Error> {
+        match self.sessions.first() {
+            Some(session) => Ok(session.client.query_one("select current_setting($1)", &[&name]).await?.get(0)),
+            None => Ok(String::new()),
+        }
+    }
+
+    async fn sum(&self, sql: &str) -> Result<i64, Error> {
+        let one = async |session: &Session| Ok::<i64, Error>(session.client.query_one(sql, &[]).await?.get(0));
+        Ok(try_join_all(self.sessions.iter().map(one)).await?.into_iter().sum())
+    }
+}
