@@ -152,25 +152,25 @@ impl Bench {
     /// WAL flushes over all nodes for each transfer, the whole load counted, warm-up and the lazy end included.
     async fn flushes(&mut self, options: &ChainsOptions) -> anyhow::Result<()> {
         let span = Span { warm: Duration::ZERO, measured: options.duration };
-        let mut before = self.settled(Gauge::IDLE_REPORT).await?;
+        let mut before = self.reported_flushes(Gauge::IDLE_REPORT).await?;
         for clients in FLUSH_CLIENTS {
             let sample = self.chains(clients, span, "flushes").await?;
-            let after = self.settled(Gauge::IDLE_REPORT).await?;
+            let after = self.reported_flushes(Gauge::IDLE_REPORT).await?;
             self.figures.add(format!("flushes_per_chain_{clients}"), "flushes", (after - before) as f64 / sample.done as f64);
             before = after;
         }
         for clients in FLUSH_CLIENTS {
             let sample = self.two_phase(clients, span, "flushes").await?;
-            let after = self.settled(CLOSED_REPORT).await?;
+            let after = self.reported_flushes(CLOSED_REPORT).await?;
             self.figures.add(format!("flushes_per_2pc_{clients}"), "flushes", (after - before) as f64 / sample.done as f64);
             before = after;
         }
         Ok(())
     }
 
-    async fn settled(&mut self, quiet: Duration) -> anyhow::Result<i64> {
+    async fn reported_flushes(&mut self, pause: Duration) -> anyhow::Result<i64> {
         self.live.begin("flushes: waiting until PostgreSQL has reported all".to_owned());
-        Ok(self.ground.gauge.settled_wal_flushes(quiet).await?)
+        Ok(self.ground.gauge.wal_flushes_after(pause).await?)
     }
 
     async fn chains(&mut self, clients: usize, span: Span, label: &str) -> anyhow::Result<Sample> {

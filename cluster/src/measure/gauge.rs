@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tokio_postgres::Error;
 
 use super::{Books, session::Session};
 
-const POLL: Duration = Duration::from_millis(250);
 /// PostgreSQL 18 counts flushes of the WAL among all I/O.
 const FIRST_WITH_IO: i32 = 180_000;
 
@@ -21,7 +20,8 @@ pub struct Gauge {
 
 impl Gauge {
     /// A backend reports what it counted when it falls idle, at most once a second; what is left then it reports after 10 s
-    /// of idleness (`PGSTAT_IDLE_INTERVAL`). Only after that is a counter that stands still complete.
+    /// of idleness (`PGSTAT_IDLE_INTERVAL`). Only after that are the counters complete. A counter that stands still for a
+    /// second or two says nothing, and it never stands still for long: PostgreSQL's own processes flush now and then.
     pub const IDLE_REPORT: Duration = Duration::from_millis(10_500);
 
     /// Connects to these databases.
@@ -48,21 +48,13 @@ impl Gauge {
         self.sum(self.flushes_sql).await
     }
 
-    /// The same when the counter has not moved for `quiet`; given up after ten times that, with what it is then.
+    /// The same after a pause in which idle backends report what they have counted.
     ///
     /// # Errors
     /// PostgreSQL's.
-    pub async fn settled_wal_flushes(&self, quiet: Duration) -> Result<i64, Error> {
-        let begun = Instant::now();
-        let (mut last, mut since) = (self.wal_flushes().await?, begun);
-        while since.elapsed() < quiet && begun.elapsed() < quiet * 10 {
-            sleep(POLL).await;
-            let now = self.wal_flushes().await?;
-            if now != last {
-                (last, since) = (now, Instant::now());
-            }
-        }
-        Ok(last)
+    pub async fn wal_flushes_after(&self, pause: Duration) -> Result<i64, Error> {
+        sleep(pause).await;
+        self.wal_flushes().await
     }
 
     /// The books: `total_sql` gives one number of type `bigint` on each node.
