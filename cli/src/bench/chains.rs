@@ -213,7 +213,7 @@ impl Bench {
             (
                 "cluster",
                 format!(
-                    "a hub and {} peers, each with a PostgreSQL server and a worker of its own, one router, {ACCOUNTS} accounts, all on this machine",
+                    "a hub and {} peers, each with a PostgreSQL server and a worker of its own, one router, {ACCOUNTS} accounts, analyzed, all on this machine",
                     options.peers
                 ),
             ),

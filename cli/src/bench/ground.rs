@@ -74,6 +74,7 @@ impl Ground {
         let databases: Vec<String> = ids.iter().map(|id| cluster.database(id)).collect();
         let nodes: Vec<String> = cluster.topology().nodes().map(|(_, node)| node.database.clone()).collect();
         let gauge = Gauge::connect(&nodes).await?;
+        gauge.vacuum_analyze().await?;
         Ok(Ground { schema: compiled.schema, client, roots: Arc::new(roots), databases, gauge, cluster })
     }
 

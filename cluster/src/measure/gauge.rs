@@ -11,7 +11,7 @@ use super::{Books, session::Session};
 /// PostgreSQL 18 counts flushes of the WAL among all I/O.
 const FIRST_WITH_IO: i32 = 180_000;
 
-/// A superuser's session to every node; it only reads.
+/// A superuser's session to every node; nothing of the load runs on it.
 #[derive(Debug)]
 pub struct Gauge {
     sessions: Vec<Session>,
@@ -38,6 +38,15 @@ impl Gauge {
             }
         }
         Ok(Gauge { sessions, flushes_sql })
+    }
+
+    /// Tells every server how large its tables are, as `pgbench -i` does after loading: plans made on empty tables would
+    /// stay until autovacuum comes by.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    pub async fn vacuum_analyze(&self) -> Result<(), Error> {
+        try_join_all(self.sessions.iter().map(|session| session.client.batch_execute("vacuum analyze"))).await.map(drop)
     }
 
     /// How often the WAL has been flushed to disk, over all nodes, as far as it has been reported.
