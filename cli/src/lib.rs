@@ -1,9 +1,12 @@
 //! The program `rootward`.
 
+mod bank;
+mod bench;
 mod command;
 mod demo;
 mod edge;
 mod internal;
+mod load;
 mod output;
 pub mod schema_command;
 mod signals;
@@ -13,7 +16,7 @@ use std::{process::ExitCode, time::Duration};
 use clap::{Parser, Subcommand};
 
 use command::{
-    Context, call::Call, chain::Chain, completions::Completions, demo::Demo, dev::Dev, error::Error, explain::Explain, peer,
+    Context, bench::Bench, call::Call, chain::Chain, completions::Completions, demo::Demo, dev::Dev, error::Error, explain::Explain, peer,
     process::Process, query::Query, schema::Schema, verify,
 };
 use rootward_client::Client;
@@ -61,6 +64,7 @@ struct Cli {
 enum Command {
     Dev(Dev),
     Demo(Demo),
+    Bench(Bench),
     Schema(Schema),
     Call(Call),
     Query(Query),
@@ -111,6 +115,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let code = match cli.command {
         Command::Dev(dev) => command::dev::run(dev).await?,
         Command::Demo(demo) => command::demo::run(demo).await?,
+        Command::Bench(bench) => command::bench::run(bench, format).await?,
         Command::Schema(schema) => command::schema::run(schema, format).await?,
         Command::Router(process) => command::process::router(process).await,
         Command::Worker(process) => command::process::worker(process).await,
@@ -140,6 +145,7 @@ async fn ask(context: &Context, command: Command) -> ExitCode {
         Command::Verify => verify::run(context).await,
         Command::Dev(_)
         | Command::Demo(_)
+        | Command::Bench(_)
         | Command::Schema(_)
         | Command::Router(_)
         | Command::Worker(_)

@@ -6,6 +6,7 @@ use rootward_client::{Arguments, Client, Fault, v1::RetryClass};
 
 use crate::output::{self, Format};
 
+pub(crate) mod bench;
 pub(crate) mod call;
 pub(crate) mod chain;
 pub(crate) mod completions;

@@ -3,34 +3,22 @@
 use std::{sync::Arc, time::Duration};
 
 use rand::RngExt as _;
-use rootward_schema::{Type, partition_of};
 use tokio::{task::JoinSet, time::Instant};
 
-use super::{
-    Stage,
+use super::Stage;
+use crate::{
+    bank::{OPENING_CLIENTS, Owners, open_accounts, wait_for_copies},
     load::{self, Tally},
 };
 
-/// The example's files, by their path in its folder.
-pub(super) const FILES: &[(&str, &str)] = &[
-    ("rootward.toml", include_str!("../../../schema/examples/bank/rootward.toml")),
-    ("tables.sql", include_str!("../../../schema/examples/bank/tables.sql")),
-    ("transactions/accounts.sql", include_str!("../../../schema/examples/bank/transactions/accounts.sql")),
-    ("transactions/currencies.sql", include_str!("../../../schema/examples/bank/transactions/currencies.sql")),
-    ("transactions/deposit.sql", include_str!("../../../schema/examples/bank/transactions/deposit.sql")),
-    ("transactions/transfer.sql", include_str!("../../../schema/examples/bank/transactions/transfer.sql")),
-    ("transactions/withdraw.sql", include_str!("../../../schema/examples/bank/transactions/withdraw.sql")),
-];
-
 const ACCOUNTS: u64 = 10_000;
-const OPENING_CLIENTS: u64 = 128;
 const TRANSFER_CLIENTS: u64 = 16;
 const BYSTANDERS: u64 = 4;
 /// The account that is frozen, and the one that pays into it.
 const FROZEN: &str = "7777";
 
 pub(super) async fn play(stage: &mut Stage, load_seconds: u64) -> anyhow::Result<()> {
-    open_accounts(stage).await?;
+    accounts(stage).await?;
     calls(stage).await?;
     transfers_while_a_peer_dies(stage, load_seconds).await?;
     park_and_replay(stage).await?;
@@ -39,43 +27,16 @@ pub(super) async fn play(stage: &mut Stage, load_seconds: u64) -> anyhow::Result
     stage.memory().await
 }
 
-async fn open_accounts(stage: &mut Stage) -> anyhow::Result<()> {
+async fn accounts(stage: &mut Stage) -> anyhow::Result<()> {
     stage.heading("reference data is written on the hub and copied to every peer; accounts are spread over the peers");
     stage.type_and_check(&["call", "add_currency", "code=EUR", "name=Euro", "minor_digits=2"], 0, "").await?;
-    wait_for_copies(stage).await?;
-    let client = load::connect(stage.router()).await?;
-    let tally = Arc::new(Tally::default());
+    wait_for_copies(stage.router()).await?;
     let began = Instant::now();
-    let counted = tally.clone();
-    load::for_each(ACCOUNTS, OPENING_CLIENTS, move |number| {
-        let (client, tally) = (client.clone(), counted.clone());
-        async move {
-            let arguments =
-                [("account_id", (number + 1).to_string()), ("owner", format!("owner {}", number + 1)), ("amount", "1000".to_owned())];
-            load::run_call(&client, &tally, "open_account", load::values(&arguments)).await;
-        }
-    })
-    .await;
+    let opened = open_accounts(stage.router(), ACCOUNTS).await?;
     let seconds = began.elapsed().as_secs_f64();
-    let opened = Tally::read(&tally.done);
     stage.say(&format!("   {opened} accounts opened by {OPENING_CLIENTS} clients in {seconds:.1} s\n"));
     stage.check(opened == ACCOUNTS, format!("{ACCOUNTS} accounts are opened, not {opened}"));
     Ok(())
-}
-
-/// Reference data arrive a moment later; an account refers to its currency.
-async fn wait_for_copies(stage: &Stage) -> anyhow::Result<()> {
-    let mut client = load::connect(stage.router()).await?;
-    let deadline = Instant::now() + Duration::from_secs(10);
-    loop {
-        let peers = client.list_peers(rootward_proto::v1::ListPeersRequest {}).await?.into_inner().peers;
-        let versions: Vec<i64> = peers.iter().filter_map(|peer| peer.status.as_ref()).map(|status| status.reference_version).collect();
-        if versions.len() == peers.len() && versions.windows(2).all(|pair| pair[0] == pair[1]) {
-            return Ok(());
-        }
-        anyhow::ensure!(Instant::now() < deadline, "the reference data did not arrive on every peer within 10 s");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 async fn calls(stage: &mut Stage) -> anyhow::Result<()> {
@@ -149,15 +110,9 @@ async fn start_transfers(stage: &Stage, tally: &Arc<Tally>) -> anyhow::Result<Jo
 
 /// Deposits by clients whose accounts live on p1 and p2 only.
 async fn start_deposits(stage: &Stage, tally: &Arc<Tally>) -> anyhow::Result<JoinSet<()>> {
-    let mut client = load::connect(stage.router()).await?;
-    let map = client.list_partitions(rootward_proto::v1::ListPartitionsRequest {}).await?.into_inner();
-    let count = u32::try_from(map.owners.len())?;
-    let lives_on_p3 = |account: u64| {
-        let partition = partition_of(&Type::Bigint, &account.to_string(), count).ok().and_then(|partition| usize::try_from(partition).ok());
-        let owner = partition.and_then(|partition| map.owners.get(partition)).and_then(|owner| usize::try_from(*owner).ok());
-        owner.and_then(|owner| map.peers.get(owner)).is_none_or(|peer| peer == "p3")
-    };
-    let accounts: Arc<Vec<u64>> = Arc::new((1..=ACCOUNTS).filter(|account| !lives_on_p3(*account)).collect());
+    let client = load::connect(stage.router()).await?;
+    let owners = Owners::read(stage.router()).await?;
+    let accounts: Arc<Vec<u64>> = Arc::new((1..=ACCOUNTS).filter(|account| owners.of(*account).is_some_and(|peer| peer != "p3")).collect());
     let mut clients = JoinSet::new();
     for _ in 0..BYSTANDERS {
         let (client, tally, accounts) = (client.clone(), tally.clone(), accounts.clone());

@@ -2,7 +2,6 @@
 //! command that a user could type, or a count of what really happened; it succeeds only if every check held.
 
 mod bank;
-mod load;
 mod shop;
 mod stage;
 
@@ -60,7 +59,7 @@ pub(crate) async fn play(exe: &Path, options: DemoOptions) -> anyhow::Result<Exi
 async fn compile(story: Story, exe: &Path) -> anyhow::Result<Compiled> {
     // Built in, so that the demo runs wherever the program is.
     let files: &[(&str, &str)] = match story {
-        Story::Bank => bank::FILES,
+        Story::Bank => crate::bank::FILES,
         Story::Shop => shop::FILES,
     };
     Ok(compile_source(Source::from_texts(files.iter().copied()), exe, None).await?)

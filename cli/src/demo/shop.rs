@@ -4,11 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{task::JoinSet, time::Instant};
 
-use super::{
-    Stage,
-    bank::wait_for_chains,
-    load::{self, Tally},
-};
+use super::{Stage, bank::wait_for_chains};
+use crate::load::{self, Tally};
 
 /// The example's files, by their path in its folder.
 pub(super) const FILES: &[(&str, &str)] = &[

@@ -1,4 +1,4 @@
-//! Load for the demos: many clients at once, each request repeated with its own id until its answer is known.
+//! Load by raw requests: many clients at once, each request repeated with its own id until its answer is known.
 
 use std::{
     collections::HashMap,

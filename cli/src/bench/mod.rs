@@ -1,0 +1,14 @@
+//! `rootward bench`: Rootward beside its alternatives, on the same PostgreSQL servers, in one run. Each benchmark is a file;
+//! what they share is the ground that they run on, the closed loop, the figures and the words about the machine.
+
+mod callers;
+mod chains;
+mod closed_loop;
+mod figures;
+mod ground;
+mod live;
+mod machine;
+mod report;
+
+pub(crate) use chains::{ChainsOptions, run as run_chains};
+pub(crate) use report::Report;
