@@ -7,9 +7,8 @@ use tokio::{
     net::TcpListener,
     sync::{Notify, Semaphore, watch},
 };
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::Server;
+use tonic::transport::{Server, server::TcpIncoming};
 
 use crate::{Catalog, Config, Routing, follow, link::MAX_MESSAGE_BYTES, service::RouterService};
 
@@ -90,15 +89,16 @@ impl Router {
             || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(rootward_proto::DESCRIPTORS);
         let server = RootwardServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
         let drained = shutdown.clone();
+        // The builder's own setting does not reach listeners that it didn't open; without it small answers wait for 40 ms.
+        let incoming = TcpIncoming::from(self.listener).with_nodelay(Some(true));
         let serving = Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(5)))
             .http2_keepalive_timeout(Some(Duration::from_secs(3)))
-            .tcp_nodelay(true)
             .add_service(health)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
             .add_service(server)
-            .serve_with_incoming_shutdown(TcpListenerStream::new(self.listener), async move { drained.cancelled().await });
+            .serve_with_incoming_shutdown(incoming, async move { drained.cancelled().await });
         let grace = Duration::from_millis(self.config.grace_ms);
         let limit = async {
             shutdown.cancelled().await;

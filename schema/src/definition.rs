@@ -190,10 +190,10 @@ pub struct Chain {
     /// The steps in order.
     pub steps: Vec<Step>,
     /// How long after its start the chain is called back if it has not passed its pivot, in milliseconds.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_ms: Option<u64>,
     /// What a completed chain answers, by name.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub result: BTreeMap<String, Expression>,
 }
 
@@ -209,27 +209,37 @@ pub struct Step {
     /// The root key; for a wait that of the first step.
     pub root_key: Expression,
     /// The arguments of `call`, without the root key's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub args: BTreeMap<String, Expression>,
     /// The list to fan out over: one element of the step for each of its elements.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub for_each: Option<Expression>,
     /// The transaction that undoes the step, at the same root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compensate: Option<Compensation>,
     /// After this step the chain only goes forward.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub is_pivot: bool,
     /// What a refusal of this step does.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub on_failure: OnFailure,
     /// The earlier steps, by their places from 0, that must be done before this one begins; none means the step before it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<Vec<u32>>,
     /// How transient errors are retried.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub retry: Retry,
     /// What happens when the attempts are used up.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub on_exhausted: OnExhausted,
     /// What the step waits for in place of a transaction.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait: Option<Wait>,
+}
+
+/// A chain's definition is stored with each chain: what says nothing is left out.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// What a step waits for. Its outcome is stored at the chain's home like any other step's.

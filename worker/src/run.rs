@@ -9,9 +9,8 @@ use tokio::{
     net::TcpListener,
     sync::{Notify, watch},
 };
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::Server;
+use tonic::transport::{Server, server::TcpIncoming};
 
 use crate::{
     catalog,
@@ -156,15 +155,16 @@ async fn serve_grpc(
     let reflection = || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(rootward_proto::DESCRIPTORS);
     let server = WorkerServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
     let drained = shutdown.clone();
+    // The builder's own setting does not reach listeners that it didn't open; without it small answers wait for 40 ms.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(5)))
         .http2_keepalive_timeout(Some(Duration::from_secs(3)))
-        .tcp_nodelay(true)
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .add_service(server)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move { drained.cancelled().await });
+        .serve_with_incoming_shutdown(incoming, async move { drained.cancelled().await });
     let limit = async {
         shutdown.cancelled().await;
         tokio::time::sleep(grace.min(Duration::from_millis(500))).await;

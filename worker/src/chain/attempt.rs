@@ -101,6 +101,7 @@ impl Attempt {
                 Ok(_) => Fault::internal("a step was answered with something that is no step's answer"),
                 Err(fault) => fault,
             };
+            tracing::debug!(chain = %self.identity.id, step = self.task.step + 1, element = self.task.element, %fault, "a step is not decided yet");
             match fault.retry_class() {
                 // Only what stands at the root may turn the chain back: else the step could still take effect after its
                 // predecessors were undone. The rest waits for a person, such as arguments that a new schema doesn't take.
