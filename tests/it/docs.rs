@@ -149,8 +149,8 @@ async fn what_readme_and_help_tell_people_to_type_works() {
     let examples = help_examples(&[]);
     assert!(examples.len() >= 15, "help has examples: {examples:?}");
     for example in examples {
-        // These serve until they are ended; `dev` runs here, `demo` has a test of its own, the samples are parsed by a test.
-        if matches!(example[0].as_str(), "dev" | "demo" | "router" | "worker") || example.contains(&"--cluster".to_owned()) {
+        // These serve until they are ended; `dev` runs here, `demo` and `bench` have tests of their own, the samples are parsed by a test.
+        if matches!(example[0].as_str(), "dev" | "demo" | "bench" | "router" | "worker") || example.contains(&"--cluster".to_owned()) {
             continue;
         }
         let output = dev.type_in(&example);

@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods)] // connections of tests end with the test
 
+mod bench;
 mod catalog;
 mod chains;
 mod connections;

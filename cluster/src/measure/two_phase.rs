@@ -51,7 +51,7 @@ pub struct Place {
 pub enum Transferred {
     /// Committed on both peers.
     Done,
-    /// An expectation was not met: rolled back on both peers.
+    /// An expectation was not met or a constraint violated: rolled back on both peers.
     Refused(String),
     /// A lock was waited for too long, or in a circle: rolled back on both peers.
     Aborted,
@@ -182,10 +182,10 @@ impl TwoPhaseClient {
         }
         let undone = tokio::join!(undo(source, &gid, out), undo(target, &gid, into));
         let faults: Vec<Error> = [undone.0?, undone.1?].into_iter().flatten().collect();
-        match (faults.into_iter().find(|fault| !is_about_locks(fault)), refused) {
-            (Some(fault), _) => Err(fault.into()),
-            (None, Some(reason)) => Ok(Transferred::Refused(reason)),
-            (None, None) => Ok(Transferred::Aborted),
+        let violated = faults.iter().filter(|fault| is_refusal(fault)).find_map(|fault| fault.as_db_error().map(ToString::to_string));
+        match faults.into_iter().find(|fault| !is_about_locks(fault) && !is_refusal(fault)) {
+            Some(fault) => Err(fault.into()),
+            None => Ok(refused.or(violated).map_or(Transferred::Aborted, Transferred::Refused)),
         }
     }
 }
@@ -202,6 +202,11 @@ async fn undo(session: &Session, gid: &str, trip: Result<Vec<SimpleQueryMessage>
 
 fn is_about_locks(error: &Error) -> bool {
     [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED].iter().any(|code| error.code() == Some(code))
+}
+
+/// A constraint of the schema, or a RAISE.
+fn is_refusal(error: &Error) -> bool {
+    error.code().is_some_and(|code| code.code().starts_with("23") || *code == SqlState::RAISE_EXCEPTION)
 }
 
 /// When the client issued the request, as a literal.

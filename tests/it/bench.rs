@@ -1,0 +1,117 @@
+//! The benchmark really measures, gives its figures under their names, and fails if the books are wrong.
+
+use std::{collections::BTreeSet, process::Command};
+
+use rootward_cluster::{Compiled, EmbeddedCluster, EmbeddedOptions, Gauge, Place, Transferred, TwoPhaseClient, TwoPhaseTransfer};
+use tests::compile_example;
+
+use crate::shared::exe;
+
+const TOTAL: &str = "select coalesce(sum(balance), 0)::bigint from account";
+
+#[test]
+fn chains_are_measured_beside_two_phase_commit() {
+    let output = Command::new(exe())
+        .args(["bench", "chains", "--clients", "2", "--duration", "1s", "--rounds", "1", "-o", "json"])
+        .output()
+        .expect("the program runs");
+    assert!(output.status.success(), "{output:?}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    for name in ["cpu_count", "cpu_model", "memory_mb", "postgres_version", "kernel", "fdatasync_us", "build"] {
+        assert!(!report["machine"][name].is_null(), "the machine has {name}: {report}");
+    }
+    let figures = report["figures"].as_array().expect("a list");
+    let names: BTreeSet<&str> = figures.iter().filter_map(|figure| figure["name"].as_str()).collect();
+    let wanted = [
+        "ratio_vs_2pc",
+        "ratio_vs_2pc_2",
+        "chains_per_s_2",
+        "twopc_per_s_2",
+        "p50_us_2",
+        "p99_us_2",
+        "twopc_p50_us_2",
+        "twopc_p99_us_2",
+        "latency_ratio_1",
+        "chain_alone_p50_us",
+        "chain_alone_p99_us",
+        "call_alone_p50_us",
+        "call_alone_p99_us",
+        "flushes_per_chain_1",
+        "flushes_per_chain_16",
+        "flushes_per_2pc_1",
+        "flushes_per_2pc_16",
+    ];
+    assert_eq!(names, wanted.into_iter().collect::<BTreeSet<_>>());
+    for figure in figures {
+        assert!(figure["value"].as_f64().is_some_and(|value| value > 0.0) && figure["unit"].is_string(), "{figure}");
+    }
+    assert_eq!(report["checks"], serde_json::json!(["sum unchanged", "no prepared transaction left", "verify: OK"]));
+}
+
+/// Two peers with one account each, filled by SQL: nothing of ours is under test here but the baseline and the books.
+struct TwoBanks {
+    cluster: EmbeddedCluster,
+    databases: Vec<String>,
+    gauge: Gauge,
+    compiled: Compiled,
+}
+
+impl TwoBanks {
+    async fn start() -> TwoBanks {
+        let compiled = compile_example(exe(), "bank").await.expect("the example is right");
+        let mut options = EmbeddedOptions::new(exe());
+        options.peers = 2;
+        options.server_settings = [("max_prepared_transactions", "10"), ("fsync", "off")].map(|(a, b)| (a.to_owned(), b.to_owned())).into();
+        let cluster = EmbeddedCluster::start(options, &compiled).await.expect("the cluster starts");
+        let databases: Vec<String> = ["p1", "p2"].map(|id| cluster.database(id)).into();
+        let gauge = Gauge::connect(&databases).await.expect("they can be reached");
+        let banks = TwoBanks { cluster, databases, gauge, compiled };
+        for peer in [0, 1] {
+            banks.run(peer, "insert into currency values ('EUR', 'Euro', 2)").await;
+            banks.run(peer, &format!("insert into account (account_id, owner, balance) values ({}, 'Ada', 10)", peer + 1)).await;
+        }
+        banks
+    }
+
+    async fn run(&self, peer: usize, sql: &str) {
+        let (client, connection) = tokio_postgres::connect(&self.databases[peer], tokio_postgres::NoTls).await.expect("a connection");
+        let connection = tokio::spawn(connection);
+        client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        drop(client);
+        connection.await.expect("it ends").expect("in order");
+    }
+
+    async fn client(&self) -> TwoPhaseClient {
+        let transactions = &self.compiled.schema.transactions;
+        let transfer = TwoPhaseTransfer::new(&transactions["transfer_out"], &transactions["transfer_in"]);
+        TwoPhaseClient::connect(&self.databases, &transfer).await.expect("connected")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_books_tell_what_two_phase_commit_left_and_what_was_smuggled_in() {
+    let banks = TwoBanks::start().await;
+    let before = banks.gauge.books(TOTAL).await.expect("books");
+    assert_eq!((before.total, before.prepared), (20, 0));
+    let mut client = banks.client().await;
+    let (ada, ben) = (Place { peer: 0, root: 1 }, Place { peer: 1, root: 2 });
+    assert_eq!(client.transfer(ada, ben, 7).await.expect("an answer"), Transferred::Done);
+    let refused = client.transfer(ada, ben, 7).await.expect("an answer");
+    assert_eq!(refused, Transferred::Refused("insufficient funds".to_owned()));
+    let nobody = Place { peer: 1, root: 3 };
+    let refused = client.transfer(ada, nobody, 1).await.expect("an answer");
+    assert!(matches!(&refused, Transferred::Refused(reason) if reason.contains("entry_account_id_fkey")), "{refused:?}");
+    banks.run(1, "do $$ begin assert (select balance from account) = 17; assert (select count(*) from entry) = 1; end $$").await;
+    client.transfer(ada, ada, 1).await.expect_err("both on one peer");
+    before.check(&banks.gauge.books(TOTAL).await.expect("books")).expect("nothing was lost, nothing is prepared");
+
+    banks.run(0, "begin; update account set balance = balance; prepare transaction 'forgotten'").await;
+    let found = before.check(&banks.gauge.books(TOTAL).await.expect("books")).expect_err("one is left").to_string();
+    assert!(found.contains("1 prepared"), "{found}");
+    assert_eq!(client.transfer(ada, ben, 1).await.expect("an answer"), Transferred::Aborted, "its lock is waited for, but not for ever");
+    banks.run(0, "rollback prepared 'forgotten'").await;
+    banks.run(0, "update account set balance = balance + 1").await;
+    let found = before.check(&banks.gauge.books(TOTAL).await.expect("books")).expect_err("money appeared").to_string();
+    assert!(found.contains("was 20 and is 21"), "{found}");
+    banks.cluster.stop().await.expect("it stops");
+}
