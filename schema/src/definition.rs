@@ -101,10 +101,17 @@ pub struct Transaction {
     pub columns: Vec<Column>,
     /// Whether a business refusal can come of it: an `expect`, a CHECK, a RAISE or a key that may be taken.
     pub can_refuse: bool,
+    /// Whether it may leave settings of the session changed, so that they have to be reset before the next unit.
+    #[serde(default = "yes")]
+    pub may_change_settings: bool,
     /// The file that it stands in, relative to the schema's folder.
     pub file: String,
     /// The line of its `-- name:` annotation, from 1.
     pub line: u32,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Where a transaction runs.

@@ -143,6 +143,7 @@ async fn run(
             opens_chain,
             issued_at_ms: issued_at(request),
         }),
+        may_change_settings: schema.transactions.get(&execute.transaction).is_none_or(|transaction| transaction.may_change_settings),
         is_alone: execute.transaction.is_empty() && !writes_nothing,
         freshness,
         deadline: request.deadline,

@@ -232,6 +232,7 @@ mod tests {
         };
         let target = Target::Root { entity: "account".to_owned(), parameter: "account_id".to_owned() };
         let transaction = Transaction {
+            may_change_settings: false,
             name: "transfer_out".to_owned(),
             target,
             parameters: Vec::new(),

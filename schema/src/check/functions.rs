@@ -79,6 +79,26 @@ pub(crate) fn called<'a>(facts: &'a Facts, text: &str) -> Vec<&'a FunctionFact> 
     facts.functions.iter().filter(is_called).collect()
 }
 
+/// Whether running these statements may change settings of the session: whether they may call a function of the schema, for
+/// PostgreSQL's own that could are revoked from lanes, and SET is no statement of a transaction.
+///
+/// On the safe side: a function counts as called by whoever names it. If the tables name one too, by a trigger, a default, a
+/// check, a view or an operator, every statement may call it; and so it is if a table file has a DO, which may make anything.
+pub(crate) fn may_change_settings(source: &Source, facts: &Facts, statements: &[&str]) -> bool {
+    let is_function = |name: &str| facts.functions.iter().any(|function| function.name == name);
+    let named = |text: &str| -> Vec<String> {
+        sql::code(text).iter().filter_map(|token| token.identifier(text)).filter(|name| is_function(name)).collect()
+    };
+    if facts.functions.iter().all(|function| function.volatility != 'v') {
+        return false;
+    }
+    let has_do = |text: &str| sql::code(text).iter().any(|token| token.is_word(text, "do"));
+    let in_tables: usize = source.table_files.iter().map(|file| named(&file.text).len()).sum();
+    in_tables > facts.functions.len()
+        || source.table_files.iter().any(|file| has_do(&file.text))
+        || statements.iter().any(|statement| !named(statement).is_empty())
+}
+
 /// The tables that a function names, and those that the functions name that it calls.
 ///
 /// PL/pgSQL is not analysed by the server before it runs, so this goes by the words before a table's name. Row

@@ -94,6 +94,11 @@ fn compile_one(
             statements,
             columns,
             can_refuse: !reasons.is_empty(),
+            may_change_settings: super::functions::may_change_settings(
+                source,
+                facts,
+                &transaction.statements.iter().map(|statement| statement.sql.as_str()).collect::<Vec<_>>(),
+            ),
             file: transaction.name.place.file.clone(),
             line: transaction.line,
         },

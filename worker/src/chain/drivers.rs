@@ -341,6 +341,7 @@ impl ChainHome {
                 effect: Vec::new(),
                 after: vec![call],
                 outcome: None,
+                may_change_settings: false,
                 is_alone: false,
                 freshness: Freshness::Own,
                 deadline: Instant::now() + NOTE_LIMIT,

@@ -22,6 +22,7 @@ pub(crate) struct LaneContext {
     number: u32,
     secret: Text,
     term: Text,
+    /// What ends a unit that has run users' statements; the last of them resets the session's settings.
     closing: Vec<Call>,
     floors: Arc<Floors>,
 }
@@ -100,9 +101,13 @@ impl LaneContext {
         )
     }
 
-    /// What ends each unit.
-    pub(super) fn closing_calls(&self) -> &[Call] {
-        &self.closing
+    /// What ends this unit.
+    fn closing_calls(&self, unit: &Unit) -> &[Call] {
+        match (unit.effect.is_empty(), unit.may_change_settings) {
+            (true, _) => &[],
+            (false, true) => &self.closing,
+            (false, false) => self.closing.split_last().map_or(&[], |(_, others)| others),
+        }
     }
 }
 
@@ -130,7 +135,7 @@ impl LaneContext {
         calls.extend(unit.context.as_ref().map(|context| self.enter(context)));
         calls.extend(unit.effect.iter().map(|planned| planned.call.clone()));
         // A constraint that waits for COMMIT would fail there for the whole batch.
-        calls.extend(self.closing_calls().iter().cloned());
+        calls.extend(self.closing_calls(unit).iter().cloned());
         calls.extend(unit.after.iter().cloned());
         calls
     }
@@ -169,7 +174,7 @@ impl LaneContext {
                 last.row_count = result.row_count;
             }
         }
-        let after: Vec<StatementResult> = results.skip(self.closing_calls().len()).cloned().collect();
+        let after: Vec<StatementResult> = results.skip(self.closing_calls(unit).len()).cloned().collect();
         let mark = unit.outcome.as_ref().and_then(|outcome| outcome.mark.as_deref());
         let mut response = mark.map_or_else(|| response_of(&last), v1::CallResponse::clone);
         if unit.partition == REFERENCE_PARTITION {

@@ -27,6 +27,8 @@ pub(crate) struct Unit {
     pub after: Vec<Call>,
     /// The outcome to store; none for our own bookkeeping.
     pub outcome: Option<UnitOutcome>,
+    /// The users' statements may leave settings of the session changed.
+    pub may_change_settings: bool,
     /// Ad-hoc SQL shares a batch with nobody: it could change settings of the session.
     pub is_alone: bool,
     /// How old it may be.
