@@ -5,6 +5,7 @@
 
 mod client;
 mod cluster;
+mod commands;
 mod goods;
 mod invariants;
 mod kill;
@@ -13,11 +14,13 @@ mod reader;
 mod scenario;
 mod schemas;
 mod wait;
+mod workflow;
 
 pub use rootward_worker::PEER_SQL;
 
 pub use client::{Client, Ended, arguments, cents_of, number_of, send_to_worker, text_of};
 pub use cluster::{Cluster, Shape};
+pub use commands::{command, labelled, start};
 pub use goods::order_lines;
 pub use invariants::{Violation, check_bank, check_effects, check_everything, check_money};
 pub use kill::{KILL_POINTS, Pause, Victim, while_killing};
@@ -27,5 +30,6 @@ pub use scenario::{
     a_root_is_not_seen_from_another, a_worker_of_an_older_term_writes_nothing, a_worker_without_the_partition_writes_nothing, deposit,
     one_id_has_one_effect,
 };
-pub use schemas::{compile, compile_example};
+pub use schemas::{compile, compile_changed, compile_example, compile_workflow};
 pub use wait::{LIMIT, eventually, until};
+pub use workflow::{check_marks, check_workflow};
