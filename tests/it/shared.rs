@@ -29,11 +29,6 @@ pub async fn workflow() -> &'static Cluster {
     WORKFLOW.get_or_init(async || Cluster::workflow(exe(), Shape::shared()).await.expect("the shared workflow starts")).await
 }
 
-/// A workflow of the test's own, with a server for each peer.
-pub async fn own_workflow(peers: u32) -> Cluster {
-    Cluster::workflow(exe(), Shape::own(peers)).await.expect("a workflow starts")
-}
-
 /// A bank of the test's own, with a server for each peer.
 pub async fn own_bank(peers: u32) -> Cluster {
     Cluster::bank(exe(), Shape::own(peers)).await.expect("a bank starts")

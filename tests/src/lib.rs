@@ -10,6 +10,7 @@ mod goods;
 mod invariants;
 mod kill;
 mod logs;
+pub mod play;
 mod reader;
 mod scenario;
 mod schemas;
