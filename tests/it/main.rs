@@ -4,6 +4,7 @@
 
 mod catalog;
 mod chains;
+mod collection;
 mod connections;
 mod controls;
 mod docs;

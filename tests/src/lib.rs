@@ -14,6 +14,7 @@ pub mod play;
 mod reader;
 mod scenario;
 mod schemas;
+mod test_clock;
 mod wait;
 mod workflow;
 
@@ -28,9 +29,11 @@ pub use kill::{KILL_POINTS, Pause, Victim, while_killing};
 pub use logs::check_logs;
 pub use reader::{Outcome, Reader};
 pub use scenario::{
-    a_root_is_not_seen_from_another, a_worker_of_an_older_term_writes_nothing, a_worker_without_the_partition_writes_nothing, deposit,
-    one_id_has_one_effect,
+    a_late_duplicate_has_no_effect, a_root_is_not_seen_from_another, a_step_sent_twice_has_one_effect,
+    a_step_that_was_called_off_has_no_effect, a_worker_of_an_older_term_writes_nothing, a_worker_without_the_partition_writes_nothing,
+    deposit, one_id_has_one_effect,
 };
 pub use schemas::{compile, compile_changed, compile_example, compile_workflow};
+pub use test_clock::TestClock;
 pub use wait::{LIMIT, eventually, until};
 pub use workflow::{check_marks, check_workflow};
