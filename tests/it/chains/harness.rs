@@ -3,7 +3,7 @@
 use futures_util::future::try_join_all;
 use tests::{
     Shape, Victim,
-    play::{Crash, Example, Stage, crash_example, each_step_twice, refuse_each_step},
+    play::{Crash, Example, Program, Stage, crash_example, each_step_twice, refuse_each_step, run_program},
 };
 
 use crate::shared::exe;
@@ -37,4 +37,13 @@ async fn backends_killed_around_commits_of_a_chain_that_goes_back_change_nothing
     let crash = Crash { victims: vec![Victim::Backend], is_quick: true };
     let kills = crash_example(exe(), Example::Workflow, &crash, |chain| ["side_by_side", "by_hand"].contains(&chain)).await;
     assert!(kills.unwrap_or_else(|error| panic!("{error:#}")) >= 10);
+}
+
+#[tokio::test]
+async fn a_random_program_under_kills_leaves_nothing_between_states() {
+    let seed = rand::random();
+    let mut stage = Stage::start(exe(), Example::Workflow, Shape::own(2)).await.expect("it starts");
+    let program = Program { seed, length: std::time::Duration::from_secs(4), clients: 3, kills: true };
+    let report = run_program(&mut stage, program).await.unwrap_or_else(|error| panic!("seed {seed}: {error:#}"));
+    assert!(!report.ends.is_empty() && !report.killed.is_empty(), "seed {seed}: {report:?}");
 }

@@ -3,6 +3,7 @@
 
 mod crash;
 mod effects;
+mod program;
 mod refuse;
 mod stage;
 mod twice;
@@ -17,6 +18,7 @@ use uuid::Uuid;
 
 pub use crash::{Crash, crash_chain, crash_example};
 pub use effects::{check_effects_of, effects};
+pub use program::{Program, Report, run_program};
 pub use refuse::refuse_each_step;
 pub use stage::{Example, Stage};
 pub use twice::each_step_twice;

@@ -66,7 +66,7 @@ impl Stage {
     pub fn chains(&self) -> Vec<String> {
         let is_short = |chain: &rootward_schema::Chain| {
             let is_long = |step: &Step| matches!(step.wait, Some(Wait::Timer { after_ms }) if after_ms > 10_000);
-            !chain.steps.iter().any(is_long)
+            !chain.steps.iter().any(|step| is_long(step) || step.retry.initial_ms > 10_000)
         };
         self.cluster.schema.chains.values().filter(|chain| is_short(chain)).map(|chain| chain.name.clone()).collect()
     }
