@@ -171,7 +171,7 @@ fn follow(shape: &Shape, choice: usize, called_back_at: Option<(usize, CalledBac
                 assert!(!passed && record.undone.is_empty(), "called off after something was undone");
                 // Half of them had taken effect before the tombstone came.
                 let task = open[turn % open.len()];
-                record.effects.insert(task, if choice % 2 == 0 { Tombstone } else { Done });
+                record.effects.insert(task, if choice.is_multiple_of(2) { Tombstone } else { Done });
             }
             Next::Undo(open) => {
                 has_gone_back = true;
