@@ -1,9 +1,6 @@
 //! The hub away, and new versions of the schema.
 
-use std::path::PathBuf;
-
 use rootward_cluster::{ApplyError, Compiled, DeployError, deploy};
-use rootward_schema::Source;
 use tests::{Cluster, Shape, check_bank, until};
 use uuid::Uuid;
 
@@ -38,20 +35,7 @@ async fn everything_goes_on_while_the_hub_is_down_even_for_a_worker_that_starts_
 
 /// The bank's files with some of them changed.
 async fn changed_bank(change: impl Fn(&str, String) -> String) -> Compiled {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../schema/examples/bank");
-    let names = ["rootward.toml", "tables.sql"].into_iter().map(str::to_owned);
-    let transactions = std::fs::read_dir(folder.join("transactions")).expect("a folder").flatten();
-    let transactions = transactions.map(|entry| format!("transactions/{}", entry.file_name().to_string_lossy()));
-    let texts: Vec<(String, String)> = names
-        .chain(transactions)
-        .map(|name| {
-            let text = std::fs::read_to_string(folder.join(&name)).expect("a file");
-            let text = change(&name, text);
-            (name, text)
-        })
-        .collect();
-    let source = Source::from_texts(texts.iter().map(|(name, text)| (name.as_str(), text.as_str())));
-    tests::compile(exe(), source).await.unwrap_or_else(|findings| panic!("{findings:#}"))
+    tests::compile_changed(exe(), "bank", change).await.unwrap_or_else(|findings| panic!("{findings:#}"))
 }
 
 fn version(text: String, version: u32) -> String {

@@ -5,6 +5,7 @@
 mod bench;
 mod catalog;
 mod chains;
+mod collection;
 mod connections;
 mod controls;
 mod docs;

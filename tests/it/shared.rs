@@ -23,6 +23,12 @@ pub async fn shop() -> &'static Cluster {
     SHOP.get_or_init(async || Cluster::shop(exe(), Shape::shared()).await.expect("the shared shop starts")).await
 }
 
+/// One workflow on one server.
+pub async fn workflow() -> &'static Cluster {
+    static WORKFLOW: OnceCell<Cluster> = OnceCell::const_new();
+    WORKFLOW.get_or_init(async || Cluster::workflow(exe(), Shape::shared()).await.expect("the shared workflow starts")).await
+}
+
 /// A bank of the test's own, with a server for each peer.
 pub async fn own_bank(peers: u32) -> Cluster {
     Cluster::bank(exe(), Shape::own(peers)).await.expect("a bank starts")

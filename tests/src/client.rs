@@ -31,7 +31,7 @@ pub fn arguments(given: &[(&str, &str)]) -> HashMap<String, v1::Value> {
     given.iter().map(|(name, text)| ((*name).to_owned(), v1::Value { kind: Some(Kind::Text((*text).to_owned())) })).collect()
 }
 
-fn request<T>(message: T) -> Request<T> {
+pub(crate) fn request<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(REQUEST_LIMIT);
     request

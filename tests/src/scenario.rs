@@ -100,7 +100,6 @@ async fn write_past_the_guard(cluster: &Cluster, account: i64) -> Result<String,
 
 /// A deposit of one euro as a router sends it.
 pub fn deposit(account: i64, id: Uuid) -> v1::Execute {
-    let argument = |name: &str, text: String| v1::TextArgument { name: name.to_owned(), text: Some(text) };
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     v1::Execute {
         transaction: "deposit".to_owned(),
@@ -114,4 +113,75 @@ pub fn deposit(account: i64, id: Uuid) -> v1::Execute {
         schema_version: 1,
         ..v1::Execute::default()
     }
+}
+
+/// Sends a step of a chain twice, as a driver and its zombie would, and counts what it left.
+///
+/// # Errors
+/// `answer` if the second one was not answered as the first, `outcomes` if there is not one outcome.
+pub async fn a_step_sent_twice_has_one_effect(cluster: &Cluster, account: i64) -> Result<(), Violation> {
+    let address = cluster.embedded.worker_address(cluster.owner_of("account", account)).unwrap_or_default();
+    let step = v1::Execute {
+        step: 1,
+        chain_fingerprint: vec![7; 32],
+        expires_at_ms: i64::MAX,
+        transaction: "transfer_in".to_owned(),
+        ..deposit(account, Uuid::now_v7())
+    };
+    for _ in 0..2 {
+        let answer = send_to_worker(address, step.clone()).await.map_err(Violation::unread)?;
+        if let Err(fault) = answer {
+            return Err(Violation::new("answer", fault));
+        }
+    }
+    let id = Uuid::from_slice(&step.request_id).map_err(Violation::unread)?;
+    let outcomes = cluster.reader().outcomes(id).await.map_err(Violation::unread)?;
+    match outcomes.len() {
+        1 => Ok(()),
+        count => Err(Violation::new("outcomes", format!("{count} outcomes of one step"))),
+    }
+}
+
+/// Calls a step off, undoes nothing, and lets the original come late.
+///
+/// # Errors
+/// `late` if it took effect.
+pub async fn a_step_that_was_called_off_has_no_effect(cluster: &Cluster, account: i64) -> Result<(), Violation> {
+    let address = cluster.embedded.worker_address(cluster.owner_of("account", account)).unwrap_or_default();
+    let step = |is_tombstone: bool, id: Uuid| v1::Execute {
+        step: 1,
+        chain_fingerprint: vec![7; 32],
+        expires_at_ms: i64::MAX,
+        transaction: "transfer_in".to_owned(),
+        is_tombstone,
+        ..deposit(account, id)
+    };
+    let id = Uuid::now_v7();
+    let before = cluster.reader().balance(account).await.map_err(Violation::unread)?;
+    send_to_worker(address, step(true, id)).await.map_err(Violation::unread)?.map_err(Violation::unread)?;
+    let late = send_to_worker(address, step(false, id)).await.map_err(Violation::unread)?;
+    let after = cluster.reader().balance(account).await.map_err(Violation::unread)?;
+    match late {
+        Err(fault) if fault.code() == "RW4005" && before == after => Ok(()),
+        answered => Err(Violation::new("late", format!("the balance went from {before:?} to {after:?}: {answered:?}"))),
+    }
+}
+
+/// Sends a request that is so old that its outcome was collected.
+///
+/// # Errors
+/// `late` if it took effect once more.
+pub async fn a_late_duplicate_has_no_effect(cluster: &Cluster, account: i64, late: &v1::Execute) -> Result<(), Violation> {
+    let address = cluster.embedded.worker_address(cluster.owner_of("account", account)).unwrap_or_default();
+    let before = cluster.reader().balance(account).await.map_err(Violation::unread)?;
+    let answer = send_to_worker(address, late.clone()).await.map_err(Violation::unread)?;
+    let after = cluster.reader().balance(account).await.map_err(Violation::unread)?;
+    match answer {
+        Err(fault) if ["RW3107", "RW4008"].contains(&fault.code()) && before == after => Ok(()),
+        answered => Err(Violation::new("late", format!("the balance went from {before:?} to {after:?}: {answered:?}"))),
+    }
+}
+
+fn argument(name: &str, text: String) -> v1::TextArgument {
+    v1::TextArgument { name: name.to_owned(), text: Some(text) }
 }

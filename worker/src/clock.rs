@@ -76,7 +76,7 @@ fn system_ms() -> i64 {
 }
 
 /// The end of the year 9999, behind which the form below has no words.
-const LAST_MS: i64 = 253_402_300_799_000;
+pub(crate) const LAST_MS: i64 = 253_402_300_799_000;
 
 /// A moment as PostgreSQL and JSON take it.
 pub(crate) fn timestamp(ms: i64) -> String {

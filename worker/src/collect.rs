@@ -173,12 +173,12 @@ pub(crate) async fn forget(home: &ChainHome, partition: i32, root: (&str, &str),
     home.own_work(partition, "collection", call, Share::Lazy).await.map(|_| ())
 }
 
-/// Before this moment a chain must have ended for a person to purge it.
-pub(crate) fn purgeable_before(retention: Duration) -> FaultResult<i64> {
+/// Before this moment the chain must have ended for a person to purge it.
+pub(crate) fn purgeable_before(id: Uuid, retention: Duration) -> FaultResult<i64> {
     if clock::has_jumped() {
         return Err(Fault::retry(
             "RW4011",
-            "the clock of this peer was set while its worker ran",
+            format!("chain {id} can't be purged now: the clock of its peer was set while the worker ran"),
             "restart the worker if the time is right now",
         ));
     }

@@ -362,8 +362,10 @@ async fn start_chain(
     };
     let opening = Opening { row: chain::open_call(home.serving.secret.clone(), row), is_scheduled };
     let ran = run(home, limits, schema, &request, Some(opening)).await;
-    // Its scheduled start was asked for before: the same request once more, after the start was due.
-    if ran.as_ref().is_err_and(|fault| fault.code() == "RW4009") && home.is_same_chain(&identity).await? {
+    // Its scheduled start was asked for before: the same request once more, after the start was due. Its first step may have
+    // been refused or called off by now.
+    let may_be_known = |fault: &Fault| fault.code() == "RW4009" || fault.as_wire().from_stored_outcome;
+    if ran.as_ref().is_err_and(may_be_known) && home.is_same_chain(&identity).await? {
         return Ok(reply::Result::Chain(v1::StartChainResponse { chain: Some(home.show(identity.id).await?), from_stored_outcome: true }));
     }
     let (done, lane) = ran?;

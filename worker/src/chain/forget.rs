@@ -85,7 +85,7 @@ impl ChainHome {
     /// RW4003 if it is open or too young.
     pub(super) async fn purge(self: &Arc<Self>, id: Uuid) -> FaultResult<()> {
         let row = store::get(&self.pool, id).await.map_err(|error| unread(&error))?.ok_or_else(|| no_chain(id))?;
-        let before = purgeable_before(self.retention)?;
+        let before = purgeable_before(id, self.retention)?;
         if row.status.is_ended() && row.expires_at_ms < clock::now_ms() && self.collect_chain(id, before).await? {
             return Ok(());
         }

@@ -11,7 +11,7 @@ use super::{
     state::{Event, Standing, Status, transition},
     store::{self, ChainRow, Due, Note, StoreError},
 };
-use crate::clock;
+use crate::clock::{self, LAST_MS};
 
 const SCAN_INTERVAL: Duration = Duration::from_secs(1);
 const SCAN_PAGE: i64 = 500;
@@ -28,10 +28,16 @@ impl ChainHome {
     /// Finds chains that are due and have no driver, now, every second, and when there is room again, until the term ends.
     pub(crate) async fn recover(self: Arc<Self>) {
         let stop = self.serving.stop.clone();
+        // What ran when the term before ended may have been noted by a clock that was ahead of today's: at first all of it is
+        // looked at, whenever it says that it is due, but for what rests between two attempts.
+        let mut is_first = true;
         loop {
             let scan = async {
-                if let Err(error) = self.scan().await {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "the scan for open chains failed; it is tried again");
+                match self.scan(is_first).await {
+                    Ok(is_through) => is_first &= !is_through,
+                    Err(error) => {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "the scan for open chains failed; it is tried again");
+                    }
                 }
                 tokio::select! {
                     () = tokio::time::sleep(SCAN_INTERVAL) => {}
@@ -45,19 +51,25 @@ impl ChainHome {
         }
     }
 
-    async fn scan(self: &Arc<Self>) -> Result<(), StoreError> {
+    /// Looks at all that is due; false if there was no room for some of it.
+    async fn scan(self: &Arc<Self>, is_first: bool) -> Result<bool, StoreError> {
         let mut cursors: Vec<(Status, Due)> = SCANNED.map(|status| (status, (0.0, Uuid::nil()))).to_vec();
         while !cursors.is_empty() {
             let mut next = Vec::new();
             for (status, after) in cursors {
-                let due_by = clock::now_ms() - if status == Status::Running { START_AGE_MS } else { 0 };
+                let due_by = match status {
+                    Status::Running | Status::Compensating if is_first => LAST_MS,
+                    Status::Running => clock::now_ms() - START_AGE_MS,
+                    _ => clock::now_ms(),
+                };
                 let page = store::scan_due(&self.pool, status, due_by, after, SCAN_PAGE).await?;
                 let found: Vec<Uuid> = page.iter().map(|due| due.1).filter(|id| self.drivers.view(*id).is_none()).collect();
                 if !found.is_empty() {
-                    for row in store::get_many(&self.pool, &found).await? {
+                    let rests = |row: &ChainRow| row.attempts > 0 && row.next_attempt_at_ms.is_some_and(|at| at > clock::now_ms());
+                    for row in store::get_many(&self.pool, &found).await?.into_iter().filter(|row| !rests(row)) {
                         if !self.drivers.has_room() {
                             self.drivers.set_backlog(true);
-                            return Ok(());
+                            return Ok(false);
                         }
                         self.recover_row(&row);
                     }
@@ -68,7 +80,7 @@ impl ChainHome {
             }
             cursors = next;
         }
-        Ok(())
+        Ok(true)
     }
 
     pub(super) fn recover_row(self: &Arc<Self>, row: &ChainRow) {

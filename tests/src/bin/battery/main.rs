@@ -1,9 +1,11 @@
-//! The long tests: the full matrix of kill points, then random rounds.
+//! The long tests: the full matrix of kill points, each chain in every way, then random rounds.
 //!
 //! `cargo run --release -p tests --bin battery -- --rounds 20`. It ends with 1 and says what was broken if a promise was;
 //! the printed seed plays the same rounds again, as far as a scheduler allows.
 
+mod chains;
 mod matrix;
+mod million;
 mod rounds;
 
 use std::process::ExitCode;
@@ -22,6 +24,12 @@ struct Options {
     /// Leaves out the matrix.
     #[arg(long)]
     no_matrix: bool,
+    /// Only the chains: their matrix, and random programs.
+    #[arg(long)]
+    chains: bool,
+    /// Only a list, a count and a replay by filter of so many parked chains, and the recovery of open ones.
+    #[arg(long, num_args = 0..=1, default_missing_value = "1000000")]
+    million: Option<i64>,
 }
 
 fn main() -> ExitCode {
@@ -51,10 +59,20 @@ fn main() -> ExitCode {
 
 async fn run(options: &Options) -> anyhow::Result<()> {
     let exe = std::env::current_exe()?;
+    if let Some(count) = options.million {
+        return million::run(&exe, count).await;
+    }
     if !options.no_matrix {
-        matrix::run(&exe).await?;
+        if !options.chains {
+            matrix::run(&exe).await?;
+        }
+        chains::matrix(&exe).await?;
     }
     let seed = options.seed.unwrap_or_else(rand::random);
     eprintln!("{} rounds with --seed {seed}", options.rounds);
+    chains::programs(&exe, seed, options.rounds.div_ceil(3)).await?;
+    if options.chains {
+        return Ok(());
+    }
     rounds::run(&exe, seed, options.rounds).await
 }

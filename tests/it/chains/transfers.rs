@@ -1,4 +1,4 @@
-//! Chains: every step exactly once, whoever is killed; refused ones go back; parked ones wait for a person.
+//! Transfers of the bank and orders of the shop: chains of steps one after the other.
 
 use rootward_proto::v1::{self, reply};
 use tests::{Cluster, Ended, KILL_POINTS, Victim, check_bank, check_everything, order_lines, until, while_killing};

@@ -1,0 +1,233 @@
+//! Failure points that are no kill around one commit: late originals, lost progress, scans over restarts, races.
+
+use std::time::Duration;
+
+use rootward_proto::v1::{self, ChainVerb};
+use tests::{Cluster, Pause, Shape, check_bank, check_workflow, command};
+use uuid::Uuid;
+
+use crate::shared::{exe, own_bank, workflow};
+
+const FAIL_POINT: &str = "ROOTWARD_FAIL_POINT";
+
+async fn small_workflow() -> Cluster {
+    Cluster::workflow(exe(), Shape { peers: 2, ..Shape::shared() }).await.expect("a workflow starts")
+}
+
+/// Makes what undoes anything at an item fail.
+async fn spoil(workflow: &Cluster, peer: &str, item: &str) {
+    let sql = format!(
+        "create or replace function public.spoil() returns trigger language plpgsql as $$ begin raise exception 'spoilt'; end $$;
+         create trigger spoil before insert on mark for each row when (new.kind = 'undone' and new.item_id = {item}) execute function public.spoil()"
+    );
+    workflow.reader().run(peer, &sql).await.expect("spoilt");
+}
+
+#[tokio::test]
+async fn a_step_that_comes_after_its_chain_went_back_is_refused() {
+    // The second step waits in its worker, which sleeps in the middle of it; the chain's deadline passes and calls it off there.
+    let mut workflow = small_workflow().await;
+    let client = workflow.client().expect("a client");
+    let items = workflow.add_items(&client, &["p1", "p2"]).await.expect("added");
+    let id = Uuid::now_v7();
+    let pause = Pause::new().expect("a folder");
+    workflow.restart_worker("p2", &[(FAIL_POINT, &pause.at("before_begin", "mark_brittle"))]).await.expect("armed");
+    let input = [("item", items[0].as_str()), ("other", items[1].as_str())];
+    let message = v1::StartChainRequest { deadline_ms: super::waits::in_ms(800), ..tests::start("eager", &input, id) };
+    client.start(message).await.expect("begun");
+    pause.reached().await.expect("under way");
+    let reader = workflow.reader();
+    // It says `compensating` as soon as the deadline is over, and undoes nothing while nobody knows what the sleeper did.
+    let turned = tests::until("it turns back", async || (reader.chain_statuses(id).await.ok()? == ["compensating"]).then_some(()));
+    turned.await.expect("it turns back");
+    assert_eq!(reader.marks_text(id).await.expect("read"), "first done");
+    pause.release().expect("released");
+    client.wait_for(id, &["compensated"]).await.expect("it goes back");
+    // Whichever came first at the root decided; the other one had no effect.
+    let marks = reader.marks_text(id).await.expect("read");
+    assert!(["first done, first undone", "first done, first undone, second done, second undone"].contains(&marks.as_str()), "{marks}");
+    check_workflow(&workflow).await.expect("every promise is kept");
+}
+
+#[tokio::test]
+async fn a_home_that_dies_before_its_progress_is_durable_comes_to_the_same_end() {
+    let mut workflow = small_workflow().await;
+    let client = workflow.client().expect("a client");
+    for (point, closed) in [("before_begin", false), ("commit_sent", true), ("before_begin", true), ("after_commit", false)] {
+        let items = workflow.add_items(&client, &["p1", "p2", "p2"]).await.expect("added");
+        if closed {
+            client.close_item(&items[2]).await.expect("closed");
+        }
+        let id = Uuid::now_v7();
+        let armed = format!("{point}/chain progress=kill");
+        let term = workflow.restart_worker("p1", &[(FAIL_POINT, &armed)]).await.expect("armed");
+        let input = [("item", items[0].as_str()), ("other", &items[1]), ("end", &items[2])];
+        let play = client.run_chain("by_hand", &input, id);
+        let kill = async {
+            workflow.embedded.wait_for_worker_end("p1").await;
+            workflow.embedded.start_worker("p1", &[]).await.expect("a worker again");
+        };
+        let (ended, ()) = tokio::join!(play, kill);
+        workflow.wait_until_serving("p1", term).await.expect("it serves");
+        let ended = ended.unwrap_or_else(|fault| panic!("{point}: {fault}"));
+        let (status, marks) = match closed {
+            true => ("compensated", "after done, after undone, count done, count undone, first done, first undone"),
+            false => ("completed", "after done, count done, end done, first done"),
+        };
+        assert_eq!(ended.status, status, "{point}");
+        client.wait_for(id, &[status]).await.expect("home knows it");
+        assert_eq!(workflow.reader().marks_text(id).await.expect("read"), marks, "{point}");
+    }
+    check_workflow(&workflow).await.expect("every promise is kept");
+}
+
+#[tokio::test]
+async fn a_completed_chain_is_not_cancelled_though_its_home_has_not_heard_of_its_end() {
+    let mut bank = own_bank(2).await;
+    let client = bank.client().expect("a client");
+    let from = bank.open_accounts(&client, "p1", 1, 100).await.expect("opened")[0].to_string();
+    let to = bank.open_accounts(&client, "p2", 1, 0).await.expect("opened")[0];
+    let (to_key, id) = (to.to_string(), Uuid::now_v7());
+    bank.restart_worker("p1", &[(FAIL_POINT, "before_begin/chain progress=kill")]).await.expect("armed");
+    let input = [("from", from.as_str()), ("to", to_key.as_str()), ("amount", "1")];
+    let answered = client.start_chain("transfer", &input, id).await;
+    if let Ok(answered) = &answered {
+        assert_eq!(answered.chain.as_ref().map(|chain| chain.status.as_str()), Some("completed"));
+    }
+    bank.embedded.wait_for_worker_end("p1").await;
+    assert_eq!(bank.reader().chain_statuses(id).await.expect("read"), ["running"], "home has not heard of it");
+    bank.embedded.start_worker("p1", &[]).await.expect("a worker again");
+    let refused = tests::until("the cancel is answered", async || match client.command(command(ChainVerb::Cancel, id)).await {
+        Err(fault) if fault.code() == "RW4003" => Some(fault),
+        Err(_) => None,
+        Ok(chain) => panic!("it was cancelled: {chain:?}"),
+    });
+    let refused = refused.await.expect("answered");
+    assert!(refused.message().contains("is completed since"), "{refused}");
+    client.wait_for(id, &["completed"]).await.expect("it stays so");
+    assert_eq!(bank.reader().balance(to).await.expect("read"), Some(100));
+    check_bank(&bank).await.expect("every promise is kept");
+}
+
+#[tokio::test]
+async fn a_cancel_and_a_last_step_that_race_leave_no_half_chain() {
+    let workflow = workflow().await;
+    let client = workflow.client().expect("a client");
+    let items = workflow.add_items(&client, &["p1", "p2"]).await.expect("added");
+    let input = [("item", items[0].as_str()), ("other", &items[1])];
+    let mut ends = std::collections::BTreeMap::new();
+    let rounds = (0..60_u64).map(async |round| {
+        let id = Uuid::now_v7();
+        client.begin("kept", &input, id).await.expect("begun");
+        tokio::time::sleep(Duration::from_micros(round * 150)).await;
+        let cancelled = client.command(command(ChainVerb::Cancel, id)).await;
+        let end = client.wait_for(id, &["completed", "compensated"]).await.expect("it ends").status;
+        match &cancelled {
+            Err(fault) if fault.code() == "RW4003" => {}
+            Err(fault) => panic!("{fault}"),
+            Ok(_) => assert_eq!(end, "compensated", "whoever was told `cancelled` can rely on it"),
+        }
+        let marks = workflow.reader().marks_text(id).await.expect("read");
+        let wanted = if end == "completed" { "first done, second done" } else { "first done, first undone" };
+        assert_eq!(marks, wanted, "{end}");
+        end
+    });
+    for chunk in rounds.collect::<Vec<_>>().into_iter() {
+        *ends.entry(chunk.await).or_insert(0) += 1;
+    }
+    assert!(ends.contains_key("completed") || ends.contains_key("compensated"), "{ends:?}");
+    check_workflow(workflow).await.expect("every promise is kept");
+}
+
+#[tokio::test]
+async fn open_chains_are_found_though_postgres_restarts_during_the_scan() {
+    let mut bank = own_bank(2).await;
+    let client = bank.client().expect("a client");
+    let from = bank.open_accounts(&client, "p1", 2, 1000).await.expect("opened");
+    let to = bank.open_accounts(&client, "p2", 1, 0).await.expect("opened")[0];
+    let to_key = to.to_string();
+    bank.embedded.kill_worker("p2").await.expect("away");
+    let mut ids = Vec::new();
+    for at in 0..40 {
+        let (id, from_key) = (Uuid::now_v7(), from[at % 2].to_string());
+        client.begin("transfer", &[("from", &from_key), ("to", &to_key), ("amount", "1")], id).await.expect("begun");
+        ids.push(id);
+    }
+    bank.embedded.kill_worker("p1").await.expect("killed");
+    for _ in 0..2 {
+        bank.embedded.kill_postgres("p1").await.expect("killed");
+        let (worker, postgres) = (bank.embedded.start_worker("p1", &[]).await, bank.embedded.start_postgres("p1").await);
+        worker.expect("a worker");
+        postgres.expect("PostgreSQL again");
+        bank.wait_until_serving("p1", 0).await.expect("it serves");
+        bank.embedded.kill_worker("p1").await.expect("killed");
+    }
+    bank.embedded.start_worker("p1", &[]).await.expect("a worker");
+    bank.wait_until_serving("p1", 0).await.expect("it serves");
+    bank.embedded.kill_postgres("p1").await.expect("killed");
+    bank.embedded.start_postgres("p1").await.expect("PostgreSQL again");
+    bank.embedded.start_worker("p2", &[]).await.expect("back again");
+    for id in ids {
+        client.wait_for(id, &["completed"]).await.expect("it ends");
+    }
+    assert_eq!(bank.reader().balance(to).await.expect("read"), Some(4_000));
+    check_bank(&bank).await.expect("every promise is kept");
+}
+
+#[tokio::test]
+async fn a_compensation_that_never_works_gets_stuck_and_outlives_its_worker() {
+    let mut workflow = small_workflow().await;
+    let client = workflow.client().expect("a client");
+    let items = workflow.add_items(&client, &["p1", "p1", "p2"]).await.expect("added");
+    spoil(&workflow, "p1", &items[0]).await;
+    client.close_item(&items[2]).await.expect("closed");
+    let id = Uuid::now_v7();
+    // The refusal is recorded at the root, and home dies before its first compensation.
+    workflow.restart_worker("p1", &[(FAIL_POINT, "before_begin/unmark=kill")]).await.expect("armed");
+    let input = [("item", items[0].as_str()), ("other", &items[1]), ("end", &items[2])];
+    let _ = client.begin("by_hand", &input, id).await;
+    workflow.embedded.wait_for_worker_end("p1").await;
+    let failed = workflow.reader().outcomes(id).await.expect("read").into_iter().filter(|row| row.kind == "failed").count();
+    assert_eq!(failed, 1, "the refusal is durable before anything is undone");
+    // With the cause of the refusal gone it is still refused: nobody goes forward after somebody went back.
+    client.open_item(&items[2]).await.expect("opened");
+    workflow.embedded.start_worker("p1", &[]).await.expect("a worker again");
+    let stuck = client.wait_for(id, &["stuck"]).await.expect("it can't");
+    assert!(stuck.failure.is_some_and(|failure| failure.message.contains("spoilt")));
+    let marks = "after done, count done, count undone, first done";
+    let reader = workflow.reader();
+    let seen = reader.marks_text(id).await.expect("read");
+    assert!(seen == marks || seen == "after done, count done, first done", "{seen}");
+    workflow.restart_worker("p1", &[]).await.expect("a worker again");
+    assert_eq!(client.chain(id).await.expect("shown").status, "stuck");
+    reader.run("p1", "drop trigger spoil on mark").await.expect("healed");
+    client.replay(id).await.expect("replayed");
+    client.wait_for(id, &["compensated"]).await.expect("it goes back");
+    let wanted = "after done, after undone, count done, count undone, first done, first undone";
+    assert_eq!(reader.marks_text(id).await.expect("read"), wanted);
+    check_workflow(&workflow).await.expect("every promise is kept");
+}
+
+#[tokio::test]
+async fn a_chain_that_is_replayed_twice_and_while_it_runs_goes_on_once() {
+    let workflow = workflow().await;
+    let client = workflow.client().expect("a client");
+    let items = workflow.add_items(&client, &["p1", "p2", "p3"]).await.expect("added");
+    for _ in 0..5 {
+        client.close_item(&items[1]).await.expect("closed");
+        let id = Uuid::now_v7();
+        client.begin("by_hand", &[("item", &items[0]), ("other", &items[1]), ("end", &items[2])], id).await.expect("begun");
+        client.wait_for(id, &["parked"]).await.expect("it parks");
+        client.open_item(&items[1]).await.expect("opened");
+        let replays = futures_util::future::join_all((0..6).map(|_| client.replay(id))).await;
+        assert!(replays.iter().any(Result::is_ok));
+        for fault in replays.into_iter().filter_map(Result::err) {
+            assert_eq!(fault.code(), "RW4003", "{fault}");
+        }
+        client.wait_for(id, &["completed"]).await.expect("it ends");
+        assert_eq!(workflow.reader().marks_text(id).await.expect("read"), "after done, count done, end done, first done");
+        let events = client.chain(id).await.expect("shown").events.len();
+        assert_eq!(events, 1, "one of them did it");
+    }
+    check_workflow(workflow).await.expect("every promise is kept");
+}

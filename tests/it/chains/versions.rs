@@ -1,0 +1,80 @@
+//! Chains in flight while the schema changes under them.
+
+use rootward_cluster::{Compiled, deploy};
+use tests::{Client, Cluster, Shape, check_bank};
+use uuid::Uuid;
+
+use crate::shared::exe;
+
+async fn changed_bank(version: u32, change: impl Fn(&str, String) -> String) -> Compiled {
+    let number = format!("version = {version}");
+    let change = |file: &str, text: String| change(file, if file == "rootward.toml" { text.replace("version = 1", &number) } else { text });
+    tests::compile_changed(exe(), "bank", change).await.unwrap_or_else(|findings| panic!("{findings:#}"))
+}
+
+async fn apply(bank: &Cluster, client: &Client, compiled: &Compiled) {
+    deploy(bank.embedded.topology(), &compiled.source, &compiled.schema).await.expect("applied");
+    let version = compiled.schema.version;
+    let in_force = tests::until("it is in force on every peer", async || {
+        let peers = client.peers().await.ok()?;
+        peers.iter().all(|peer| peer.status.as_ref().is_some_and(|status| status.schema_version == version)).then_some(())
+    });
+    in_force.await.expect("in force");
+}
+
+#[tokio::test]
+async fn a_definition_that_is_removed_in_flight_parks_its_chains_until_it_comes_back() {
+    let bank = Cluster::bank(exe(), Shape { peers: 2, ..Shape::shared() }).await.expect("a bank starts");
+    let client = bank.client().expect("a client");
+    let from = bank.open_accounts(&client, "p1", 1, 100).await.expect("opened")[0];
+    let to = bank.open_accounts(&client, "p2", 1, 0).await.expect("opened")[0];
+    let (from_key, to_key) = (from.to_string(), to.to_string());
+    let input = [("from", from_key.as_str()), ("to", to_key.as_str()), ("amount", "10")];
+    client.settle("freeze", &[("account_id", &to_key)], Uuid::now_v7()).await.expect("frozen");
+    let (replayed, undone) = (Uuid::now_v7(), Uuid::now_v7());
+    for id in [replayed, undone] {
+        assert_eq!(client.run_chain("transfer", &input, id).await.expect("it stops").status, "parked");
+    }
+    client.settle("unfreeze", &[("account_id", &to_key)], Uuid::now_v7()).await.expect("unfrozen");
+
+    // Neither the chain nor its second step's transaction is there any more.
+    let without = changed_bank(2, |file, text| match file {
+        "rootward.toml" => {
+            let (before, after) = text.split_once("[chain.transfer]").expect("the chain");
+            let (_, after) = after.split_once("# Counted by").expect("what follows");
+            format!("{before}# Counted by{after}")
+        }
+        "transactions/transfer.sql" => {
+            let (before, after) = text.split_once("-- name: transfer_in").expect("the step");
+            let (_, after) = after.split_once("-- Undoes").expect("what follows");
+            format!("{before}-- Undoes{after}")
+        }
+        _ => text,
+    })
+    .await;
+    apply(&bank, &client, &without).await;
+    let fault = client.start_chain("transfer", &input, Uuid::now_v7()).await.expect_err("there is none");
+    assert_eq!(fault.code(), "RW4004", "{fault}");
+    client.replay(replayed).await.expect("tried");
+    let parked = tests::until("it parks for the other reason", async || {
+        let chain = client.chain(replayed).await.ok()?;
+        (chain.status == "parked" && chain.failure.as_ref().is_some_and(|failure| failure.code == "RW4006")).then_some(chain)
+    });
+    assert!(parked.await.expect("it parks").failure.is_some_and(|failure| failure.message.contains("transfer_in")));
+    // What undoes its first step is still there. Its second step can't be found, but what it would do is called off.
+    let ended = client.compensate(undone).await;
+    assert!(matches!(&ended, Ok(chain) if ["compensated", "compensating", "stuck"].contains(&chain.status.as_str())), "{ended:?}");
+
+    let back = changed_bank(3, |_, text| text).await;
+    apply(&bank, &client, &back).await;
+    client.replay(replayed).await.expect("it goes on");
+    client.wait_for(replayed, &["completed"]).await.expect("it ends");
+    let chain = client.wait_for(undone, &["compensated", "stuck"]).await.expect("it comes to a stand");
+    if chain.status == "stuck" {
+        client.replay(undone).await.expect("it goes on");
+    }
+    client.wait_for(undone, &["compensated"]).await.expect("it ends");
+    let reader = bank.reader();
+    assert_eq!((reader.balance(from).await.expect("read"), reader.balance(to).await.expect("read")), (Some(9_000), Some(1_000)));
+    check_bank(&bank).await.expect("every promise is kept");
+}
