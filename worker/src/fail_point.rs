@@ -41,6 +41,11 @@ pub(crate) fn is_armed(point: &str, label: &str) -> bool {
     armed().is_some_and(|armed| armed.point == point && armed.label.as_deref().is_none_or(|wanted| wanted == label))
 }
 
+/// Whether a point is armed for this transaction by its name.
+pub(crate) fn names(label: &str) -> bool {
+    armed().is_some_and(|armed| armed.label.as_deref() == Some(label))
+}
+
 /// Acts if this point is armed.
 pub(crate) async fn hit(point: &str, label: &str) {
     if is_armed(point, label)

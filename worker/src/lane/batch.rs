@@ -180,7 +180,7 @@ impl Batch<'_> {
         // Preparing may need a trip of its own, which must not stand between BEGIN and the rest.
         plain(&mut pipeline, BEGIN)?;
         plain(&mut pipeline, "RESET ALL")?;
-        fail_point::hit("before_begin", &self.units[0].label).await;
+        fail_point::hit("before_begin", &self.label()).await;
         if let Some(error) = self.connection.add(&mut pipeline, &calls).await.map_err(before_commit)? {
             return self.refused_at_preparation(&error).await;
         }
@@ -220,7 +220,7 @@ impl Batch<'_> {
                 }
             }
         }
-        fail_point::hit("after_effect", &self.units[0].label).await;
+        fail_point::hit("after_effect", &self.label()).await;
         let outcomes: Vec<NewOutcome<'_>> =
             self.units.iter().zip(&answers).filter_map(|(unit, answer)| new_outcome(unit, answer)).collect();
         self.commit(&outcomes).await?;
@@ -287,9 +287,15 @@ impl Batch<'_> {
         }
     }
 
+    /// What a fail point compares with: the transaction that it names if that is in the batch, whatever else is.
+    fn label(&self) -> Arc<str> {
+        let named = self.units.iter().find(|unit| fail_point::names(&unit.label));
+        named.unwrap_or(&self.units[0]).label.clone()
+    }
+
     /// Records the outcomes and commits. From the moment that COMMIT is sent, nothing is cancelled.
     async fn commit(&mut self, outcomes: &[NewOutcome<'_>]) -> Result<(), Failure> {
-        let label: Arc<str> = self.units[0].label.clone();
+        let label = self.label();
         let mut pipeline = Pipeline::default();
         if !outcomes.is_empty() {
             let call = self.context.record(outcomes);
