@@ -78,11 +78,11 @@ async fn the_workflow_compiles_to_what_it_says() {
     let [ask, approval, _] = schema.chains["approval"].steps.as_slice() else { panic!("three steps") };
     let payload = [("approved_by", Type::Text), ("amount", Type::Bigint)];
     let payload = payload.map(|(name, r#type)| Column { name: name.to_owned(), r#type }).to_vec();
-    assert_eq!(approval.wait, Some(Wait::Signal { payload, timeout_ms: Some(2_000) }));
+    assert_eq!(approval.wait, Some(Wait::Signal { payload, timeout_ms: Some(8_000) }));
     assert_eq!((&approval.entity, &approval.root_key, approval.call.as_str()), (&ask.entity, &ask.root_key, ""));
     assert_eq!(schema.chains["delayed"].steps[1].wait, Some(Wait::Timer { after_ms: 1_000 }));
     assert_eq!(schema.chains["kept"].steps[1].on_failure, OnFailure::Keep);
-    assert_eq!(schema.chains["impatient"].deadline_ms, Some(2_000));
+    assert_eq!(schema.chains["impatient"].deadline_ms, Some(8_000));
 
     let second = &schema.chains["brittle"].steps[1];
     let retry = Retry { initial_ms: 50, max_ms: 1_000, attempts: 2, non_retryable: vec!["55P03".to_owned()], ..Retry::default() };

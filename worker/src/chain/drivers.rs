@@ -34,8 +34,9 @@ use crate::{
     serving::Serving,
 };
 
-/// Chains that are driven at once; the rest wait in their table and the scan comes back to them.
-const MAX_DRIVERS: usize = 4096;
+/// Chains that are driven at once; the rest wait in their table and the scan comes back to them. Well below the room in a
+/// lane's queue, so that drivers don't crowd each other out of it.
+const MAX_DRIVERS: usize = 1024;
 /// How long a note may wait in the lane.
 const NOTE_LIMIT: Duration = Duration::from_secs(30);
 
