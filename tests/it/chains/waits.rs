@@ -180,6 +180,24 @@ async fn a_deadline_turns_a_chain_back_that_has_not_passed_its_pivot() {
 }
 
 #[tokio::test]
+async fn a_chain_that_ended_before_its_home_died_is_not_turned_back_by_its_deadline() {
+    let workflow = workflow().await;
+    let client = workflow.client().expect("a client");
+    let items = workflow.add_items(&client, &["p1", "p2"]).await.expect("added");
+    let id = Uuid::now_v7();
+    let ended = client.run_chain("kept", &[("item", items[0].as_str()), ("other", &items[1])], id).await.expect("told of its end");
+    assert_eq!(ended.status, "completed");
+    client.wait_for(id, &["completed"]).await.expect("its row says so");
+    // As a home leaves it that dies before the lazy note, and comes back when the deadline is over.
+    let lost = "update rootward.chain set status = 'running', ended_at = null, deadline = clock_timestamp() - interval '1 second', \
+                next_attempt_at = clock_timestamp() - interval '5 seconds'";
+    workflow.reader().run("p1", &format!("{lost} where id = '{id}'")).await.expect("as if it had died");
+    client.wait_for(id, &["completed", "compensated", "parked", "stuck"]).await.expect("it is found again");
+    assert_eq!(client.chain(id).await.expect("shown").status, "completed");
+    check_workflow(workflow).await.expect("every promise is kept");
+}
+
+#[tokio::test]
 async fn a_person_lifts_a_deadline_that_has_passed() {
     let workflow = workflow().await;
     let client = workflow.client().expect("a client");

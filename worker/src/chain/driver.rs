@@ -116,7 +116,13 @@ impl Driver {
             if std::mem::take(&mut work.has_woken) && !self.note_firmly(self.note_of(self.at.status)).await {
                 return;
             }
-            if is_late {
+            if is_late && work.halt.is_none() {
+                // A driver that was lost may have told of the end already: only the roots know how far the chain is.
+                match self.look_before_turning(&mut work, &next, now).await {
+                    Looked::All => {}
+                    Looked::Some => continue,
+                    Looked::Gone => return,
+                }
                 let fault = Fault::refused("RW4007", "the chain's deadline has passed", "start it again, with more time if need be");
                 if !self.turn_back(CalledBack::Late, fault).await {
                     return;
@@ -164,6 +170,28 @@ impl Driver {
                 () = self.poke.notified() => work.absent.clear(),
             }
         }
+    }
+
+    /// Asks the roots of all tasks that may have started and have no outcome here.
+    async fn look_before_turning(&mut self, work: &mut Work, next: &Next, now: i64) -> Looked {
+        let Next::Run(open) = next else { return Looked::All };
+        let unseen: Vec<Task> = open.iter().copied().filter(|task| !work.absent.contains(task)).take(MAX_IN_FLIGHT).collect();
+        if unseen.is_empty() {
+            return Looked::All;
+        }
+        work.resting.clear();
+        for task in unseen {
+            self.launch(work, task, Kind::Look, 0);
+        }
+        while let Some(done) = work.flight.next().await {
+            self.apply(work, done);
+        }
+        if work.resting.is_empty() {
+            return Looked::Some;
+        }
+        // A root that does not answer may have what is missing: the scan comes back to it.
+        self.leave(work, Some(now + millis(LONGEST_PAUSE_IN_PLACE))).await;
+        Looked::Gone
     }
 
     fn is_late(&self, shape: &Shape, now: i64) -> bool {
@@ -515,6 +543,15 @@ impl Driver {
         let step = show::step(&self.plan, task, direction, outcome, resolved, response, fault);
         self.view.send_modify(|view| view.steps.push(step));
     }
+}
+
+enum Looked {
+    /// What is not recorded here did not take effect before.
+    All,
+    /// More is known; there may be more to ask.
+    Some,
+    /// A root did not answer in time, and the driver makes room.
+    Gone,
 }
 
 enum Leave {
