@@ -53,6 +53,8 @@ pub(super) struct Driver {
     pub view: watch::Sender<v1::Chain>,
     /// Somebody delivered a signal.
     pub poke: Arc<Notify>,
+    /// A driver before this one may have told of the chain's end without writing it down.
+    pub is_recovered: bool,
 }
 
 /// Why a chain can't go on by itself.
@@ -117,7 +119,6 @@ impl Driver {
                 return;
             }
             if is_late && work.halt.is_none() {
-                // A driver that was lost may have told of the end already: only the roots know how far the chain is.
                 match self.look_before_turning(&mut work, &next, now).await {
                     Looked::All => {}
                     Looked::Some => continue,
@@ -131,6 +132,15 @@ impl Driver {
             }
             if let Some(halt) = work.halt.take() {
                 if !is_back && self.fails_when_exhausted(&shape, halt.task, &halt.fault) {
+                    match self.look_before_turning(&mut work, &next, now).await {
+                        Looked::All => {}
+                        Looked::Some => {
+                            // It still stands unless a root knew more of its step.
+                            work.halt = Some(halt).filter(|halt| !self.record.effects.contains_key(&halt.task));
+                            continue;
+                        }
+                        Looked::Gone => return,
+                    }
                     if !self.turn_back(CalledBack::Exhausted, halt.fault).await {
                         return;
                     }
@@ -172,8 +182,12 @@ impl Driver {
         }
     }
 
-    /// Asks the roots of all tasks that may have started and have no outcome here.
+    /// Asks the roots of all tasks that may have started and have no outcome here: a driver that was lost may have told of
+    /// the chain's end already, and what was told stays.
     async fn look_before_turning(&mut self, work: &mut Work, next: &Next, now: i64) -> Looked {
+        if !self.is_recovered {
+            return Looked::All;
+        }
         let Next::Run(open) = next else { return Looked::All };
         let unseen: Vec<Task> = open.iter().copied().filter(|task| !work.absent.contains(task)).take(MAX_IN_FLIGHT).collect();
         if unseen.is_empty() {

@@ -247,7 +247,10 @@ impl ChainHome {
         }
         let home = self.clone();
         let identity = Arc::new(identity);
+        // A chain that is started here knows its first step.
+        let is_recovered = record.effects.is_empty();
         let driver = Driver {
+            is_recovered,
             home: self.clone(),
             identity: identity.clone(),
             plan: Arc::new(plan),

@@ -253,38 +253,47 @@ impl Batch<'_> {
     async fn one(&mut self, place: usize) -> Result<Answer, Failure> {
         let unit = self.units[place];
         let calls: Vec<Call> = self.context.calls_of(unit);
-        let mut pipeline = Pipeline::default();
-        plain(&mut pipeline, "SAVEPOINT unit")?;
-        let answer = match self.connection.add(&mut pipeline, &calls).await.map_err(before_commit)? {
-            Some(error) => return Ok(Err(refusal::judge(unit, None, &error))),
-            None => {
-                let ran = self.connection.run(pipeline).await.map_err(before_commit)?;
-                let results = ran.results.get(1..).unwrap_or_default();
-                match &ran.error {
-                    Some(error) => {
-                        let call = Positions::new(&calls, Vec::new()).call_at(results.len());
-                        if error.sqlstate == UNKNOWN_STATEMENT {
-                            self.connection.forget_prepared();
-                        }
-                        if self.context.statement_at(unit, call).is_none() {
-                            check_standing(error)?;
-                        }
-                        let judged = || refusal::judge(unit, self.context.statement_at(unit, call), error);
-                        Err(self.context.missed_expectation(unit, results).unwrap_or_else(judged))
-                    }
-                    None => self.context.answer_of(unit, results),
-                }
+        // Somebody's SQL before it may have deallocated our statements. If they are gone once more, it does so itself.
+        for is_last in [false, true] {
+            let mut pipeline = Pipeline::default();
+            plain(&mut pipeline, "SAVEPOINT unit")?;
+            if let Some(error) = self.connection.run(pipeline).await.map_err(before_commit)?.error {
+                return Err(Failure::NotCommitted(error.message));
             }
-        };
+            let answer = self.behind_savepoint(unit, &calls).await?;
+            let mut pipeline = Pipeline::default();
+            if !matches!(answer, Ok(Ok(_))) {
+                plain(&mut pipeline, "ROLLBACK TO SAVEPOINT unit")?;
+            }
+            plain(&mut pipeline, "RELEASE SAVEPOINT unit")?;
+            if let Some(error) = self.connection.run(pipeline).await.map_err(before_commit)?.error {
+                return Err(Failure::NotCommitted(error.message));
+            }
+            match answer {
+                Ok(answer) => return Ok(answer),
+                Err(Unprepared(fault)) if is_last => return Ok(Err(fault)),
+                Err(Unprepared(_)) => self.connection.forget_prepared(),
+            }
+        }
+        Err(Failure::NotCommitted("a unit was left without an answer".to_owned()))
+    }
+
+    async fn behind_savepoint(&mut self, unit: &Unit, calls: &[Call]) -> Result<Result<Answer, Unprepared>, Failure> {
         let mut pipeline = Pipeline::default();
-        if answer.is_err() {
-            plain(&mut pipeline, "ROLLBACK TO SAVEPOINT unit")?;
+        if let Some(error) = self.connection.add(&mut pipeline, calls).await.map_err(before_commit)? {
+            return Ok(Ok(Err(refusal::judge(unit, None, &error))));
         }
-        plain(&mut pipeline, "RELEASE SAVEPOINT unit")?;
-        match self.connection.run(pipeline).await.map_err(before_commit)?.error {
-            Some(error) => Err(Failure::NotCommitted(error.message)),
-            None => Ok(answer),
+        let ran = self.connection.run(pipeline).await.map_err(before_commit)?;
+        let Some(error) = &ran.error else { return Ok(Ok(self.context.answer_of(unit, &ran.results))) };
+        let call = Positions::new(calls, Vec::new()).call_at(ran.results.len());
+        let statement = self.context.statement_at(unit, call);
+        let is_unprepared = error.sqlstate == UNKNOWN_STATEMENT;
+        if statement.is_none() && !is_unprepared {
+            check_standing(error)?;
         }
+        let judged = || refusal::judge(unit, statement, error);
+        let fault = self.context.missed_expectation(unit, &ran.results).unwrap_or_else(judged);
+        Ok(if is_unprepared { Err(Unprepared(fault)) } else { Ok(Err(fault)) })
     }
 
     /// What a fail point compares with: the transaction that it names if that is in the batch, whatever else is.
@@ -404,6 +413,9 @@ impl Batch<'_> {
         Err(Failure::NotCommitted(error.message.clone()))
     }
 }
+
+/// A unit alone met a prepared statement that is not there.
+struct Unprepared(Fault);
 
 fn plain(pipeline: &mut Pipeline, sql: &str) -> Result<(), Failure> {
     pipeline.push_plain(sql).map_err(|error| before_commit(error.into()))
