@@ -17,6 +17,7 @@ use crate::codes;
 use crate::definition::{DeferrableConstraint, Invariant, Schema};
 use crate::facts::{Access, Facts, StatementOutcome};
 use crate::finding::{Finding, Located, Severity};
+use crate::set_wise;
 use crate::source::{MANIFEST_FILE, Source};
 use crate::value::Type;
 
@@ -39,7 +40,7 @@ pub fn check(source: &Source, facts: &Facts) -> Result<(Schema, Vec<Finding>), V
     if findings.iter().any(|finding| finding.severity == Severity::Error) {
         return Err(findings);
     }
-    let schema = Schema {
+    let mut schema = Schema {
         name: source.manifest.name.clone(),
         version: source.manifest.version,
         partitions: source.manifest.partitions,
@@ -51,6 +52,7 @@ pub fn check(source: &Source, facts: &Facts) -> Result<(Schema, Vec<Finding>), V
         deferrable: deferrable(facts),
         table_files: source.table_files.clone(),
     };
+    set_wise::compile(source, facts, &mut schema);
     Ok((schema, findings))
 }
 

@@ -44,6 +44,16 @@ pub fn containment_sql(schema: &Schema, node: Node) -> String {
              grant select on public.{name} to rootward_system;\n"
         );
     }
+    for set_wise in schema.transactions.values().filter_map(|transaction| transaction.set_wise.as_ref()) {
+        // Its arguments are the name's: another definition has another name. Only ours are in that namespace.
+        let _ = writeln!(sql, "{};", set_wise.sql);
+        let _ = writeln!(
+            sql,
+            "do $$ declare f regprocedure; begin select oid::regprocedure into f from pg_proc where proname = '{}' and pronamespace = 'rootward_set'::regnamespace; \
+             execute format('alter function %s owner to rootward_set; revoke all on function %s from public; grant execute on function %s to rootward_lane', f, f, f); end $$;",
+            set_wise.function.replace('\'', "''")
+        );
+    }
     sql
 }
 
@@ -60,11 +70,13 @@ fn tree_table(sql: &mut String, table: &TreeTable, policy: &str) {
          create policy rootward_root on public.{name} for all to rootward_lane using ({policy}) with check ({policy});\n\
          revoke all on public.{name} from public, rootward_lane;\n\
          grant select, insert, delete on public.{name} to rootward_lane;\n\
-         grant select on public.{name} to rootward_system;\n"
+         grant select on public.{name} to rootward_system;\n\
+         revoke all on public.{name} from rootward_set;\n\
+         grant select, insert, delete on public.{name} to rootward_set;\n"
     );
     // No right to update the root key: a row can't be handed to another root even by a statement that the check missed.
     if !updatable.is_empty() {
-        let _ = writeln!(sql, "grant update ({}) on public.{name} to rootward_lane;", updatable.join(", "));
+        let _ = writeln!(sql, "grant update ({}) on public.{name} to rootward_lane, rootward_set;", updatable.join(", "));
     }
 }
 

@@ -104,6 +104,9 @@ pub struct Transaction {
     /// Whether it may leave settings of the session changed, so that they have to be reset before the next unit.
     #[serde(default = "yes")]
     pub may_change_settings: bool,
+    /// How it runs for many roots at once, if it may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_wise: Option<SetWise>,
     /// The file that it stands in, relative to the schema's folder.
     pub file: String,
     /// The line of its `-- name:` annotation, from 1.
@@ -112,6 +115,19 @@ pub struct Transaction {
 
 fn yes() -> bool {
     true
+}
+
+/// A transaction that may run for many roots by one call of a function.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SetWise {
+    /// The function's name, in namespace `rootward_set`; another text makes another name.
+    pub function: String,
+    /// The statement that makes the function.
+    pub sql: String,
+    /// The parameters for which it is given arrays, built-in ones among them, in order.
+    pub parameters: Vec<Column>,
+    /// A unit that misses an expectation of one of the first so many statements leaves nothing behind.
+    pub clean_statements: u32,
 }
 
 /// Where a transaction runs.

@@ -85,6 +85,8 @@ pub struct TableFact {
     pub triggers: Vec<TriggerFact>,
     /// Constraints that can be deferred.
     pub deferrable: Vec<DeferrableConstraint>,
+    /// Whether a constraint, a default or an index of it calls a function or an operator of the schema's own.
+    pub calls_functions: bool,
 }
 
 impl TableFact {

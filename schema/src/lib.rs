@@ -27,12 +27,13 @@ pub mod codes;
 pub mod facts;
 
 mod check;
+mod set_wise;
 
 pub use chain_source::{ActionSource, Arguments, ChainSource, CompensationSource, StepSource};
 pub use check::check;
 pub use definition::{
     BUILT_IN_PARAMETERS, Chain, Column, Compensation, DeferrableConstraint, Expect, ExpectedRows, Expression, Invariant, OnExhausted,
-    OnFailure, ReferenceTable, Retry, RootEntity, Schema, SqlFile, Statement, Step, Target, Transaction, TreeTable, Wait,
+    OnFailure, ReferenceTable, Retry, RootEntity, Schema, SetWise, SqlFile, Statement, Step, Target, Transaction, TreeTable, Wait,
 };
 pub use duration::duration_text;
 pub use finding::{Finding, Located, Place, Severity, Span, line_and_column, render};

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::{
     chain::{ChainHome, StoreError, old},
     clock,
-    lane::Share,
+    lane::{After, Share},
     pg::Call,
 };
 
@@ -131,7 +131,7 @@ async fn collect_outcomes(home: &ChainHome, first: i64, issued_before: i64) -> R
     home.serving.floors.raise_issued(issued_before);
     let mut collected = 0;
     for (partition, rows) in by_partition {
-        let column = |of: &dyn Fn(&(String, String, Uuid)) -> String| Some(crate::pg::array(rows.iter().map(of)));
+        let column = |of: &dyn Fn(&(String, String, Uuid)) -> String| Some(crate::pg::array(rows.iter().map(|row| Some(of(row)))));
         let call = Call::prepared(
             "select rootward.collect_outcomes($1, $2, $3, $4, $5, $6)",
             vec![
@@ -143,7 +143,7 @@ async fn collect_outcomes(home: &ChainHome, first: i64, issued_before: i64) -> R
                 column(&|row| row.2.to_string()),
             ],
         );
-        let removed = home.own_work(partition, "collection", call, Share::Lazy).await?;
+        let removed = home.own_work(partition, "collection", After::Call(call), Share::Lazy).await?;
         collected += removed.and_then(|count| count.parse::<u64>().ok()).unwrap_or_default();
     }
     Ok(collected)
@@ -170,7 +170,7 @@ pub(crate) async fn forget(home: &ChainHome, partition: i32, root: (&str, &str),
             Some(clock::timestamp(expires_at_ms)),
         ],
     );
-    home.own_work(partition, "collection", call, Share::Lazy).await.map(|_| ())
+    home.own_work(partition, "collection", After::Call(call), Share::Lazy).await.map(|_| ())
 }
 
 /// Before this moment the chain must have ended for a person to purge it.

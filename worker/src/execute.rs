@@ -12,7 +12,9 @@ use crate::{
     chain::{self, ChainHome, Identity, NewChain, Plan, Started, Status},
     clock::{self, timestamp},
     collect,
-    lane::{Done, Fingerprint, Freshness, OutcomeKey, Planned, Share, Unit, UnitOutcome, expired_request, expired_step},
+    lane::{
+        After, Declared, Done, Effect, Fingerprint, Freshness, OutcomeKey, OwnRow, Share, Unit, UnitOutcome, expired_request, expired_step,
+    },
     pg::Call,
 };
 
@@ -92,7 +94,7 @@ fn place(schema: &Schema, execute: v1::Execute, received: Instant) -> FaultResul
 
 /// How a chain's row comes to be.
 struct Opening {
-    row: Call,
+    row: OwnRow,
     /// Nothing runs yet.
     is_scheduled: bool,
 }
@@ -107,23 +109,26 @@ async fn run(
     let (lane, epoch) = home.serving.lane_of(request.partition)?;
     let execute = &request.execute;
     let is_undo = execute.direction() == v1::Direction::Undo;
-    let (planned, fingerprint) = plan_effect(limits, schema, request)?;
+    let (effect, fingerprint) = plan_effect(home, limits, schema, request)?;
     let freshness = freshness(limits, request)?;
     let is_scheduled = opening.as_ref().is_some_and(|opening| opening.is_scheduled);
     let writes_nothing = execute.is_tombstone || execute.is_look_up || execute.mark.is_some() || is_scheduled;
     let opens_chain = opening.is_some();
     let is_new = opens_chain || execute.chain_fingerprint.is_empty();
-    let mut after: Vec<Call> = opening.into_iter().map(|opening| opening.row).collect();
+    let mut after = opening.map(|opening| After::Row(opening.row));
     if request.partition == REFERENCE_PARTITION && !writes_nothing {
-        after.push(Call::prepared("select rootward.bump_reference($1)", vec![home.serving.secret.clone()]));
+        after = Some(After::Call(Call::prepared("select rootward.bump_reference($1)", vec![home.serving.secret.clone()])));
     }
     let (answer, answered) = oneshot::channel();
     let unit = Unit {
-        label: if execute.transaction.is_empty() { "sql".into() } else { execute.transaction.as_str().into() },
+        label: match &effect {
+            Some(effect) => effect.declared.name.clone(),
+            None => execute.transaction.as_str().into(),
+        },
         partition: request.partition,
         epoch,
         context: (request.partition >= 0 && !writes_nothing).then(|| context_of(&execute.entity, &request.root_key)),
-        effect: if writes_nothing { Vec::new() } else { planned },
+        effect: effect.filter(|_| !writes_nothing),
         after,
         outcome: Some(UnitOutcome {
             key: OutcomeKey {
@@ -143,7 +148,6 @@ async fn run(
             opens_chain,
             issued_at_ms: issued_at(request),
         }),
-        may_change_settings: schema.transactions.get(&execute.transaction).is_none_or(|transaction| transaction.may_change_settings),
         is_alone: execute.transaction.is_empty() && !writes_nothing,
         freshness,
         deadline: request.deadline,
@@ -191,15 +195,16 @@ fn freshness(limits: &Limits, request: &Request) -> FaultResult<Freshness> {
     Ok(Freshness::Request(issued))
 }
 
-fn plan_effect(limits: &Limits, schema: &Schema, request: &Request) -> FaultResult<(Vec<Planned>, Fingerprint)> {
+fn plan_effect(home: &ChainHome, limits: &Limits, schema: &Schema, request: &Request) -> FaultResult<(Option<Effect>, Fingerprint)> {
     let execute = &request.execute;
     if execute.is_look_up || execute.is_tombstone || execute.mark.is_some() {
-        return Ok((Vec::new(), Fingerprint::of_chain(&execute.transaction, &execute.chain_fingerprint)));
+        return Ok((None, Fingerprint::of_chain(&execute.transaction, &execute.chain_fingerprint)));
     }
     if execute.transaction.is_empty() {
         return plan_ad_hoc(limits, execute);
     }
-    let transaction = schema.transactions.get(&execute.transaction).ok_or_else(|| {
+    let known = schema.transactions.get(&execute.transaction).zip(home.serving.declared.get(&execute.transaction));
+    let (transaction, declared) = known.ok_or_else(|| {
         Fault::refused(
             "RW2001",
             format!("there is no transaction `{}` in schema version {}", execute.transaction, schema.version),
@@ -224,16 +229,8 @@ fn plan_effect(limits: &Limits, schema: &Schema, request: &Request) -> FaultResu
         Fingerprint::of_chain(&transaction.name, &execute.chain_fingerprint)
     };
     let built_in = built_in(request);
-    let planned = transaction.statements.iter().map(|statement| Planned {
-        call: Call::prepared(
-            statement.sql.as_str(),
-            statement.parameters.iter().map(|column| value_of(column, &arguments, &built_in)).collect(),
-        )
-        .with_types(statement.parameters.iter().map(|column| &column.r#type)),
-        expect: statement.expect.clone(),
-        location: format!("{}:{}", transaction.file, statement.line).into(),
-    });
-    Ok((planned.collect(), fingerprint))
+    let values = declared.parameters.iter().map(|column| value_of(column, &arguments, &built_in)).collect();
+    Ok((Some(Effect { declared: declared.clone(), values }), fingerprint))
 }
 
 fn value_of(column: &Column, arguments: &BTreeMap<String, Text>, built_in: &BTreeMap<&'static str, Text>) -> Text {
@@ -260,7 +257,7 @@ fn check_target(transaction: &Transaction, execute: &v1::Execute) -> FaultResult
     Err(Fault::refused("RW2003", format!("`{}` does not run at `{}`", transaction.name, execute.entity), "send it through the router"))
 }
 
-fn plan_ad_hoc(limits: &Limits, execute: &v1::Execute) -> FaultResult<(Vec<Planned>, Fingerprint)> {
+fn plan_ad_hoc(limits: &Limits, execute: &v1::Execute) -> FaultResult<(Option<Effect>, Fingerprint)> {
     if !limits.allow_ad_hoc_sql {
         return Err(Fault::refused(
             "RW2007",
@@ -273,8 +270,8 @@ fn plan_ad_hoc(limits: &Limits, execute: &v1::Execute) -> FaultResult<(Vec<Plann
     }
     let declared = [Column { name: "sql".to_owned(), r#type: Type::Text }];
     let fingerprint = Fingerprint::new("sql", &declared, &BTreeMap::from([("sql".to_owned(), Some(execute.sql.clone()))]));
-    let planned = Planned { call: Call::ad_hoc(execute.sql.as_str()), expect: None, location: "the statement".into() };
-    Ok((vec![planned], fingerprint))
+    let declared = Arc::new(Declared::ad_hoc(&execute.sql));
+    Ok((Some(Effect { declared, values: Vec::new() }), fingerprint))
 }
 
 fn answer(home: &ChainHome, request: &Request, done: Done, lane: u32) -> v1::CallResponse {
@@ -360,7 +357,7 @@ async fn start_chain(
         expires_at_ms,
         ended_at_ms: status.is_ended().then_some(now),
     };
-    let opening = Opening { row: chain::open_call(home.serving.secret.clone(), row), is_scheduled };
+    let opening = Opening { row: chain::open_row(row), is_scheduled };
     let ran = run(home, limits, schema, &request, Some(opening)).await;
     // Its scheduled start was asked for before: the same request once more, after the start was due. Its first step may have
     // been refused or called off by now.

@@ -9,7 +9,7 @@ use rootward_proto::{Fault, FaultResult, v1::RetryClass};
 use rootward_schema::{Schema, Text};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::lane::{Floors, LaneHandle};
+use crate::lane::{Declared, Floors, LaneHandle};
 
 /// Everything that lives as long as this worker's term; it is dropped as a whole when the term ends.
 pub(crate) struct Serving {
@@ -21,6 +21,8 @@ pub(crate) struct Serving {
     pub owned: RwLock<HashMap<i32, i64>>,
     pub secret: Text,
     pub schema: Arc<Schema>,
+    /// The schema's transactions as lanes run them.
+    pub declared: HashMap<String, Arc<Declared>>,
     /// What is too old to run here.
     pub floors: Arc<Floors>,
     /// Cancelled when a lane's connection is lost or another worker takes over.

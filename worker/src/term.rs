@@ -15,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::Config,
-    lane::{Counters, Floors, LaneContext, start_lane},
+    lane::{Counters, Declared, Floors, LaneContext, start_lane},
     pg,
     serving::Serving,
 };
@@ -125,7 +125,8 @@ pub(crate) async fn take_over(
         }
     });
     let secret = Some(format!("\\x{}", hex::encode(secret)));
-    Ok((Arc::new(Serving { term, postgres_version, lanes, owned, secret, schema, floors, stop, tasks }), client, copy))
+    let declared = Declared::all(&schema);
+    Ok((Arc::new(Serving { term, postgres_version, lanes, owned, secret, schema, declared, floors, stop, tasks }), client, copy))
 }
 
 /// The new term with its secret, committed synchronously: it writes WAL, so it flushes whatever an earlier worker's commits

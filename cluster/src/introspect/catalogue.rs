@@ -67,6 +67,7 @@ async fn table(transaction: &Transaction<'_>, row: &Row, kind: &str) -> Result<T
         columns: columns(transaction, oid).await?,
         unique: unique_indexes(transaction, oid).await?,
         triggers: triggers(transaction, oid).await?,
+        calls_functions: calls_functions(transaction, oid).await?,
         ..TableFact::default()
     };
     constraints(transaction, oid, &mut table).await?;
@@ -112,6 +113,17 @@ async fn unique_indexes(transaction: &Transaction<'_>, oid: u32) -> Result<Vec<U
         )
         .await?;
     Ok(rows.iter().map(|row| UniqueFact { name: row.get(0), columns: row.get(1) }).collect())
+}
+
+/// PostgreSQL notes what a definition depends on, but for its own objects, which have the lower numbers.
+async fn calls_functions(transaction: &Transaction<'_>, oid: u32) -> Result<bool, Error> {
+    let sql = "select exists (
+                 select from pg_depend
+                 where refobjid >= 16384 and refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_opclass'::regclass)
+                   and (classid = 'pg_constraint'::regclass and objid in (select oid from pg_constraint where conrelid = $1)
+                     or classid = 'pg_attrdef'::regclass and objid in (select oid from pg_attrdef where adrelid = $1)
+                     or classid = 'pg_class'::regclass and (objid = $1 or objid in (select indexrelid from pg_index where indrelid = $1))))";
+    Ok(transaction.query_one(sql, &[&oid]).await?.get(0))
 }
 
 async fn triggers(transaction: &Transaction<'_>, oid: u32) -> Result<Vec<TriggerFact>, Error> {

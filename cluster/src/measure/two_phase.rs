@@ -233,6 +233,7 @@ mod tests {
         let target = Target::Root { entity: "account".to_owned(), parameter: "account_id".to_owned() };
         let transaction = Transaction {
             may_change_settings: false,
+            set_wise: None,
             name: "transfer_out".to_owned(),
             target,
             parameters: Vec::new(),

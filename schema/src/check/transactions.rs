@@ -99,6 +99,7 @@ fn compile_one(
                 facts,
                 &transaction.statements.iter().map(|statement| statement.sql.as_str()).collect::<Vec<_>>(),
             ),
+            set_wise: None,
             file: transaction.name.place.file.clone(),
             line: transaction.line,
         },

@@ -115,12 +115,12 @@ pub const ATTEMPTS: &[Attempt] = &[
     ),
     ad_hoc(
         "open chain",
-        "select rootward.open_chain('\\x00', 1, 'account', '32', '00000000-0000-0000-0000-000000000000', 'transfer', 1, '{}', '{}', '{}', '\\x00', now(), null, 'parked', now(), now(), null, null)",
+        "select rootward.open_chains('\\x00', '{1}', '{account}', '{32}', '{00000000-0000-0000-0000-000000000000}', '{transfer}', '{1}', '{}', '{}', '{}', '{}', '{now}', '{}', '{parked}', '{now}', '{now}', '{}')",
         Gate("RW001"),
     ),
     ad_hoc(
         "note chain",
-        "select rootward.note_chain('\\x00', 1, 'account', '32', '00000000-0000-0000-0000-000000000000', 0, true, 'failed', null, null, null, null, null, 0, 0, now(), now(), now(), null, null, null)",
+        "select rootward.note_chains('\\x00', '{1}', '{account}', '{32}', '{00000000-0000-0000-0000-000000000000}', '{0}', '{true}', '{failed}', '{}', '{}', '{}', '{}', '{}', '{0}', '{0}', '{now}', '{now}', '{now}', '{}', '{}', '{}')",
         Gate("RW001"),
     ),
     ad_hoc(

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     clock,
-    lane::{Freshness, Share, Unit},
+    lane::{After, Freshness, Share, Unit},
     serving::Serving,
 };
 
@@ -325,15 +325,15 @@ impl ChainHome {
 
     async fn note_with(&self, identity: &Identity, note: Note, share: Share) -> FaultResult<bool> {
         let root = (identity.entity.as_str(), identity.root_key.as_str());
-        let call = store::note_call(self.serving.secret.clone(), identity.partition, root, identity.id, &note, share == Share::UnderWay);
-        Ok(self.own_work(identity.partition, "chain progress", call, share).await?.as_deref() == Some("t"))
+        let row = store::note_row(identity.partition, root, identity.id, &note, share == Share::UnderWay);
+        Ok(self.own_work(identity.partition, "chain progress", After::Row(row), share).await?.as_deref() == Some("t"))
     }
 
-    /// Runs one statement of our own through the lane of a partition; returns the value that it gives.
+    /// Does work of our own through the lane of a partition; returns the value that it gives.
     ///
     /// # Errors
     /// What kept the lane from it.
-    pub(crate) async fn own_work(&self, partition: i32, label: &'static str, call: crate::pg::Call, share: Share) -> FaultResult<Text> {
+    pub(crate) async fn own_work(&self, partition: i32, label: &'static str, work: After, share: Share) -> FaultResult<Text> {
         let (lane, epoch) = self.serving.lane_of(partition)?;
         let (answer, answered) = oneshot::channel();
         lane.submit(
@@ -342,10 +342,9 @@ impl ChainHome {
                 partition,
                 epoch,
                 context: None,
-                effect: Vec::new(),
-                after: vec![call],
+                effect: None,
+                after: Some(work),
                 outcome: None,
-                may_change_settings: false,
                 is_alone: false,
                 freshness: Freshness::Own,
                 deadline: Instant::now() + NOTE_LIMIT,
@@ -354,7 +353,7 @@ impl ChainHome {
             share,
         )?;
         let done = answered.await.map_err(|_| Fault::internal("a lane dropped work of our own"))??;
-        Ok(done.after.first().and_then(|result| result.scalar()).map(str::to_owned))
+        Ok(done.after)
     }
 }
 

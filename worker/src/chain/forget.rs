@@ -16,7 +16,12 @@ use super::{
     state::Task,
     store::{self, ChainRow},
 };
-use crate::{clock, collect::purgeable_before, lane::Share, pg::Call};
+use crate::{
+    clock,
+    collect::purgeable_before,
+    lane::{After, Share},
+    pg::Call,
+};
 
 const FORGET_LIMIT: Duration = Duration::from_secs(10);
 
@@ -75,7 +80,7 @@ impl ChainHome {
         if is_last {
             self.serving.floors.raise_issued(row.issued_at_ms + 1);
         }
-        let text: Text = self.own_work(row.partition, "collection", call, Share::Lazy).await?;
+        let text: Text = self.own_work(row.partition, "collection", After::Call(call), Share::Lazy).await?;
         Ok(text.as_deref() == Some("t"))
     }
 

@@ -22,4 +22,4 @@ pub(crate) use commands::{Change, Skip};
 pub(crate) use drivers::{ChainHome, Drivers, Identity, Started};
 pub(crate) use plan::{Plan, built_in, step_request_id};
 pub(crate) use state::{Event, Status, Task};
-pub(crate) use store::{ChainFilter, NewChain, StoreError, old, open_call};
+pub(crate) use store::{ChainFilter, NewChain, StoreError, old, open_row};

@@ -8,7 +8,7 @@ use tokio_postgres::{Row, types::ToSql};
 use uuid::Uuid;
 
 use super::state::{CalledBack, Status};
-use crate::{clock::timestamp, pg::Call};
+use crate::{clock::timestamp, lane::OwnRow};
 
 /// A chain's row at its home.
 #[derive(Debug, Clone)]
@@ -268,12 +268,12 @@ pub(crate) struct NewChain<'a> {
     pub ended_at_ms: Option<i64>,
 }
 
-/// Writes the chain's row; runs in the commit of its first step, or alone if the start is scheduled.
-pub(crate) fn open_call(secret: Text, chain: NewChain<'_>) -> Call {
-    Call::prepared(
-        "select rootward.open_chain($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, null, $17)",
-        vec![
-            secret,
+/// The chain's row, in the same commit as its first step, or before it if the start is scheduled.
+pub(crate) fn open_row(chain: NewChain<'_>) -> OwnRow {
+    OwnRow {
+        sql: "select * from rootward.open_chains($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
+        key: chain.id,
+        values: vec![
             Some(chain.partition.to_string()),
             Some(chain.entity.to_owned()),
             Some(chain.root_key.to_owned()),
@@ -291,7 +291,7 @@ pub(crate) fn open_call(secret: Text, chain: NewChain<'_>) -> Call {
             Some(timestamp(chain.expires_at_ms)),
             chain.ended_at_ms.map(timestamp),
         ],
-    )
+    }
 }
 
 /// What a person did to a chain.
@@ -326,15 +326,15 @@ pub(crate) struct Note {
 /// Changes the chain's row; returns whether it was as the note's writer knew it.
 ///
 /// A firm note raises the row's revision. One that is written lazily doesn't: it may come after firm ones.
-pub(crate) fn note_call(secret: Text, partition: i32, root: (&str, &str), id: Uuid, note: &Note, is_firm: bool) -> Call {
+pub(crate) fn note_row(partition: i32, root: (&str, &str), id: Uuid, note: &Note, is_firm: bool) -> OwnRow {
     let (event, reason, by) = match note.deed.clone() {
         Some(deed) => (Some(deed.event.to_owned()), Some(deed.reason), Some(deed.by)),
         None => (None, None, None),
     };
-    Call::prepared(
-        "select rootward.note_chain($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)",
-        vec![
-            secret,
+    OwnRow {
+        sql: "select * from rootward.note_chains($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)",
+        key: id,
+        values: vec![
             Some(partition.to_string()),
             Some(root.0.to_owned()),
             Some(root.1.to_owned()),
@@ -356,7 +356,7 @@ pub(crate) fn note_call(secret: Text, partition: i32, root: (&str, &str), id: Uu
             reason,
             by,
         ],
-    )
+    }
 }
 
 /// Ended chains and outcomes that are old enough to be collected, from a range of the tables' pages.

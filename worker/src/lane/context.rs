@@ -6,10 +6,11 @@ use rootward_proto::{Fault, v1};
 use rootward_schema::{DeferrableConstraint, Text, quoted};
 
 use super::{
+    declared::{Effect, SetWise, Statement},
     freshness::Floors,
     outcome::{NewOutcome, OutcomeKey, response_of},
     refusal,
-    unit::{Answer, Done, Planned, Unit},
+    unit::{After, Answer, Done, OwnRow, Unit},
 };
 use crate::{
     clock::timestamp,
@@ -48,8 +49,8 @@ impl LaneContext {
     }
 
     pub(super) fn begin(&self, epochs: &[(i32, i64)]) -> Call {
-        let partitions = array(epochs.iter().map(|(partition, _)| partition.to_string()));
-        let epochs = array(epochs.iter().map(|(_, epoch)| epoch.to_string()));
+        let partitions = array(epochs.iter().map(|(partition, _)| Some(partition.to_string())));
+        let epochs = array(epochs.iter().map(|(_, epoch)| Some(epoch.to_string())));
         Call::prepared(
             "select rootward.begin_batch($1, $2, $3, $4)",
             vec![self.secret.clone(), self.term.clone(), Some(partitions), Some(epochs)],
@@ -62,7 +63,7 @@ impl LaneContext {
 
     pub(super) fn find(&self, units: &[&Unit]) -> Call {
         let outcomes: Vec<_> = units.iter().filter_map(|unit| Some((unit.partition, &unit.outcome.as_ref()?.key))).collect();
-        let column = |of: &dyn Fn(&(i32, &OutcomeKey)) -> String| Some(array(outcomes.iter().map(of)));
+        let column = |of: &dyn Fn(&(i32, &OutcomeKey)) -> String| Some(array(outcomes.iter().map(|row| Some(of(row)))));
         Call::prepared(
             "select * from rootward.find_outcomes($1, $2, $3, $4, $5, $6, $7, $8)",
             vec![
@@ -79,7 +80,7 @@ impl LaneContext {
     }
 
     pub(super) fn record(&self, outcomes: &[NewOutcome<'_>]) -> Call {
-        let column = |of: &dyn Fn(&NewOutcome<'_>) -> String| Some(array(outcomes.iter().map(of)));
+        let column = |of: &dyn Fn(&NewOutcome<'_>) -> String| Some(array(outcomes.iter().map(|row| Some(of(row)))));
         Call::prepared(
             "select rootward.record($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
             vec![
@@ -101,12 +102,33 @@ impl LaneContext {
         )
     }
 
+    /// The call of a set-wise transaction for these units, whose places in the batch are given.
+    pub(super) fn for_all(&self, set_wise: &SetWise, units: &[(usize, &Effect)]) -> Call {
+        let mut parameters = Vec::with_capacity(units.first().map_or(0, |(_, effect)| effect.values.len()) + 2);
+        parameters.push(self.secret.clone());
+        parameters.push(Some(array(units.iter().map(|(place, _)| Some(place.to_string())))));
+        for at in 0..units.first().map_or(0, |(_, effect)| effect.values.len()) {
+            parameters.push(Some(array(units.iter().map(|(_, effect)| effect.values.get(at).and_then(Option::as_deref)))));
+        }
+        Call::prepared(set_wise.sql.clone(), parameters)
+    }
+
+    /// The call of a function of ours for these rows.
+    pub(super) fn own(&self, rows: &[&OwnRow]) -> Call {
+        let Some(first) = rows.first() else { return Call::prepared("select 1 where false", Vec::new()) };
+        let mut parameters = vec![self.secret.clone()];
+        for at in 0..first.values.len() {
+            parameters.push(Some(array(rows.iter().map(|row| row.values.get(at).and_then(Option::as_deref)))));
+        }
+        Call::prepared(first.sql, parameters)
+    }
+
     /// What ends this unit.
     fn closing_calls(&self, unit: &Unit) -> &[Call] {
-        match (unit.effect.is_empty(), unit.may_change_settings) {
-            (true, _) => &[],
-            (false, true) => &self.closing,
-            (false, false) => self.closing.split_last().map_or(&[], |(_, others)| others),
+        match &unit.effect {
+            None => &[],
+            Some(effect) if effect.declared.may_change_settings => &self.closing,
+            Some(_) => self.closing.split_last().map_or(&[], |(_, others)| others),
         }
     }
 }
@@ -129,30 +151,34 @@ fn closing_calls(deferrable: &[DeferrableConstraint]) -> Vec<Call> {
 }
 
 impl LaneContext {
-    /// The statements of a unit, ours around the users'.
+    /// The statements of a unit, ours around the users'; without [`After::Row`], which is done for many units at once.
     pub(super) fn calls_of(&self, unit: &Unit) -> Vec<Call> {
-        let mut calls = Vec::with_capacity(unit.effect.len() + unit.after.len() + 3);
+        let mut calls = Vec::new();
         calls.extend(unit.context.as_ref().map(|context| self.enter(context)));
-        calls.extend(unit.effect.iter().map(|planned| planned.call.clone()));
+        if let Some(effect) = &unit.effect {
+            calls.extend(effect.declared.statements.iter().map(|statement| statement.call(&effect.values)));
+        }
         // A constraint that waits for COMMIT would fail there for the whole batch.
         calls.extend(self.closing_calls(unit).iter().cloned());
-        calls.extend(unit.after.iter().cloned());
+        if let Some(After::Call(call)) = &unit.after {
+            calls.push(call.clone());
+        }
         calls
     }
 
     /// The user's statement at a place among [`LaneContext::calls_of`].
-    pub(super) fn statement_at<'u>(&self, unit: &'u Unit, call: usize) -> Option<&'u Planned> {
-        unit.effect.get(call.checked_sub(usize::from(unit.context.is_some()))?)
+    pub(super) fn statement_at<'u>(&self, unit: &'u Unit, call: usize) -> Option<&'u Statement> {
+        unit.effect.as_ref()?.declared.statements.get(call.checked_sub(usize::from(unit.context.is_some()))?)
     }
 
     /// The refusal of the first statement whose row count is not what it expects, if its result is among these. It comes
     /// before the error of a later statement, which was on its way already.
     pub(super) fn missed_expectation(&self, unit: &Unit, results: &[StatementResult]) -> Option<Fault> {
         let mut results = results.iter().skip(usize::from(unit.context.is_some()));
-        unit.effect.iter().find_map(|planned| {
-            let result = results.by_ref().nth(planned.call.result_count() - 1)?;
-            let expect = planned.expect.as_ref().filter(|expect| !expect.rows.is_met_by(result.row_count))?;
-            Some(refusal::missed(unit, planned, &expect.reason, result.row_count))
+        unit.effect.as_ref()?.declared.statements.iter().find_map(|statement| {
+            let result = results.by_ref().nth(statement.result_count() - 1)?;
+            let expect = statement.expect.as_ref().filter(|expect| !expect.rows.is_met_by(result.row_count))?;
+            Some(refusal::missed(unit, statement, &expect.reason, result.row_count))
         })
     }
 
@@ -166,20 +192,19 @@ impl LaneContext {
         }
         let mut results = results.iter().skip(usize::from(unit.context.is_some()));
         let mut last = StatementResult::default();
-        for planned in &unit.effect {
-            let result = results.by_ref().nth(planned.call.result_count() - 1).cloned().unwrap_or_default();
+        for statement in unit.effect.iter().flat_map(|effect| &effect.declared.statements) {
+            let result = results.by_ref().nth(statement.result_count() - 1).cloned().unwrap_or_default();
             if !result.columns.is_empty() {
                 last = result;
             } else if last.columns.is_empty() {
                 last.row_count = result.row_count;
             }
         }
-        let after: Vec<StatementResult> = results.skip(self.closing_calls(unit).len()).cloned().collect();
+        let after = results.nth(self.closing_calls(unit).len()).and_then(StatementResult::scalar).map(str::to_owned);
         let mark = unit.outcome.as_ref().and_then(|outcome| outcome.mark.as_deref());
         let mut response = mark.map_or_else(|| response_of(&last), v1::CallResponse::clone);
         if unit.partition == REFERENCE_PARTITION {
-            response.reference_version =
-                after.last().and_then(StatementResult::scalar).and_then(|text| text.parse().ok()).unwrap_or_default();
+            response.reference_version = after.as_deref().and_then(|text| text.parse().ok()).unwrap_or_default();
         }
         Ok(Done { response, after })
     }

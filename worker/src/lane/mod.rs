@@ -1,22 +1,29 @@
 //! Lanes: each runs the transactions of its partitions one after another on one connection, in batches of whatever waits.
 //!
 //! `unit` is what a batch is made of, `outcome` what is stored for it, `refusal` the judgement of PostgreSQL's errors,
-//! `freshness` what is too old to run, `context` what is sent for a unit and what its results mean, `batch` the one PostgreSQL transaction, `run` the loop,
-//! `queue` the way in.
+//! `freshness` what is too old to run, `declared` the transactions as a term compiled them, `context` what is sent for a unit and
+//! what its results mean; `batch` is the one PostgreSQL transaction, run `together` (`set_wise` where it may be, `own` for our own
+//! rows) or `separately`; `run` is the loop, `queue` the way in.
 
 mod batch;
 mod context;
+mod declared;
 mod freshness;
 mod outcome;
+mod own;
 mod positions;
 mod queue;
 mod refusal;
 mod run;
+mod separately;
+mod set_wise;
+mod together;
 mod unit;
 
 pub(crate) use context::LaneContext;
+pub(crate) use declared::{Declared, Effect};
 pub(crate) use freshness::{Floors, Freshness, expired_request, expired_step};
 pub(crate) use outcome::{Fingerprint, OutcomeKey};
 pub(crate) use queue::{Counters, LaneHandle, Share};
 pub(crate) use run::start_lane;
-pub(crate) use unit::{Done, Planned, Unit, UnitOutcome};
+pub(crate) use unit::{After, Done, OwnRow, Unit, UnitOutcome};

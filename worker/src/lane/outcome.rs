@@ -123,7 +123,7 @@ pub(crate) fn stored_answer(asked: &Fingerprint, key: &OutcomeKey, row: &[Text])
                 .map_err(|error| Fault::internal(format!("a stored reply can't be read: {error}")))?;
             response.from_stored_outcome = true;
             response.recorded_at_ms = column(4).parse().unwrap_or_default();
-            Ok(Done { response, after: Vec::new() })
+            Ok(Done { response, after: None })
         }
         "failed" => {
             let failure = v1::Failure::decode(bytes(3).as_slice())

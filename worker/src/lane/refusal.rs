@@ -2,14 +2,14 @@
 
 use rootward_proto::Fault;
 
-use super::unit::{Planned, Unit};
+use super::{declared::Statement, unit::Unit};
 use crate::pg::{MAX_RESULT_BYTES, ServerError};
 
 /// A refusal of the unit, judged by the SQLSTATE.
-pub(super) fn judge(unit: &Unit, statement: Option<&Planned>, error: &ServerError) -> Fault {
+pub(super) fn judge(unit: &Unit, statement: Option<&Statement>, error: &ServerError) -> Fault {
     let label = &unit.label;
     let at = root_of(unit);
-    let place = statement.map(|planned| format!("; see {}", planned.location)).unwrap_or_default();
+    let place = statement.map(|statement| format!("; see {}", statement.location)).unwrap_or_default();
     let message = &error.message;
     let fault = match error.sqlstate.as_str() {
         "RW004" if statement.is_none() => Fault::refused(
@@ -39,11 +39,11 @@ pub(super) fn judge(unit: &Unit, statement: Option<&Planned>, error: &ServerErro
 }
 
 /// A refusal because a statement changed or returned another number of rows than `-- expect:` wants.
-pub(super) fn missed(unit: &Unit, planned: &Planned, reason: &str, rows: u64) -> Fault {
+pub(super) fn missed(unit: &Unit, statement: &Statement, reason: &str, rows: u64) -> Fault {
     Fault::refused(
         "RW3101",
         format!("`{}` on {} was refused: {reason}", unit.label, root_of(unit)),
-        format!("the statement met {rows} rows; see {}", planned.location),
+        format!("the statement met {rows} rows; see {}", statement.location),
     )
     .with_postgres("P0001", None, None)
 }

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use rootward_proto::{FaultResult, v1};
-use rootward_schema::Expect;
+use rootward_schema::Text;
 use tokio::{sync::oneshot, time::Instant};
+use uuid::Uuid;
 
 use super::{
+    declared::Effect,
     freshness::Freshness,
     outcome::{Fingerprint, OutcomeKey},
 };
-use crate::pg::{Call, StatementResult};
+use crate::pg::Call;
 
 /// What the lane runs for one request; all of it takes effect in one commit or none.
 pub(crate) struct Unit {
@@ -22,13 +24,11 @@ pub(crate) struct Unit {
     /// What row security compares with; none for work that touches no tree.
     pub context: Option<String>,
     /// The users' statements.
-    pub effect: Vec<Planned>,
-    /// Our own statements in the same commit.
-    pub after: Vec<Call>,
+    pub effect: Option<Effect>,
+    /// Our own work in the same commit.
+    pub after: Option<After>,
     /// The outcome to store; none for our own bookkeeping.
     pub outcome: Option<UnitOutcome>,
-    /// The users' statements may leave settings of the session changed.
-    pub may_change_settings: bool,
     /// Ad-hoc SQL shares a batch with nobody: it could change settings of the session.
     pub is_alone: bool,
     /// How old it may be.
@@ -59,13 +59,22 @@ pub(crate) struct UnitOutcome {
     pub issued_at_ms: i64,
 }
 
-/// One statement of the users'.
+/// Our own work for a unit. It is done if the unit is not refused.
 #[derive(Debug, Clone)]
-pub(crate) struct Planned {
-    pub call: Call,
-    pub expect: Option<Expect>,
-    /// Where it stands, for the help of a refusal.
-    pub location: Arc<str>,
+pub(crate) enum After {
+    Call(Call),
+    /// One row of a call that may serve many units.
+    Row(OwnRow),
+}
+
+/// One row for a function of ours that takes many: the function is given the secret and an array for each value, and returns
+/// for each row its place (from 0) and a value.
+#[derive(Debug, Clone)]
+pub(crate) struct OwnRow {
+    pub sql: &'static str,
+    /// Two rows with the same key don't go into one call.
+    pub key: Uuid,
+    pub values: Vec<Text>,
 }
 
 /// The durable answer of a unit.
@@ -75,6 +84,6 @@ pub(crate) type Answer = FaultResult<Done>;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Done {
     pub response: v1::CallResponse,
-    /// The results of our own statements.
-    pub after: Vec<StatementResult>,
+    /// What our own work gave.
+    pub after: Text,
 }

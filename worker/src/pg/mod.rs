@@ -9,12 +9,37 @@ mod pipeline;
 
 pub(crate) use connect::{ConnectError, connect, tls_for};
 pub(crate) use connection::{Connection, ConnectionLost};
-pub(crate) use pipeline::{Call, MAX_RESULT_BYTES, Pipeline, ServerError, StatementResult};
+pub(crate) use pipeline::{Call, How, MAX_RESULT_BYTES, Pipeline, ServerError, StatementResult, oid_of};
 
 /// An array in PostgreSQL's text form.
-pub(crate) fn array(values: impl Iterator<Item = String>) -> String {
-    let quoted: Vec<String> = values.map(|value| format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))).collect();
-    format!("{{{}}}", quoted.join(","))
+pub(crate) fn array<S: AsRef<str>>(values: impl Iterator<Item = Option<S>>) -> String {
+    let mut text = String::from("{");
+    for (at, value) in values.enumerate() {
+        if at > 0 {
+            text.push(',');
+        }
+        match value {
+            None => text.push_str("NULL"),
+            Some(value) => push_element(&mut text, value.as_ref()),
+        }
+    }
+    text.push('}');
+    text
+}
+
+fn push_element(text: &mut String, value: &str) {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.' | b':' | b'_');
+    if !value.is_empty() && value.bytes().all(is_plain) && !value.eq_ignore_ascii_case("null") {
+        return text.push_str(value);
+    }
+    text.push('"');
+    for character in value.chars() {
+        if matches!(character, '"' | '\\') {
+            text.push('\\');
+        }
+        text.push(character);
+    }
+    text.push('"');
 }
 
 #[cfg(test)]
@@ -23,7 +48,9 @@ mod tests {
 
     #[test]
     fn arrays_quote_what_would_break_them() {
-        assert_eq!(array(["a\"b".to_owned(), "c\\d".to_owned(), "e,f".to_owned()].into_iter()), r#"{"a\"b","c\\d","e,f"}"#);
-        assert_eq!(array(std::iter::empty()), "{}");
+        let of = |values: &[Option<&str>]| array(values.iter().copied());
+        assert_eq!(of(&[Some("a\"b"), Some("c\\d"), Some("e,f")]), r#"{"a\"b","c\\d","e,f"}"#);
+        assert_eq!(of(&[Some("1"), None, Some("null"), Some(""), Some("a b")]), r#"{1,NULL,"null","","a b"}"#);
+        assert_eq!(of(&[]), "{}");
     }
 }

@@ -34,7 +34,7 @@ pub(crate) struct Call {
     pub sql: Arc<str>,
     pub parameters: Vec<Text>,
     /// The parameters' types as the schema declares them; the server finds out what is missing.
-    pub types: Vec<u32>,
+    pub types: Arc<[u32]>,
     pub how: How,
 }
 
@@ -49,30 +49,26 @@ pub(crate) enum How {
 
 impl Call {
     pub(crate) fn prepared(sql: impl Into<Arc<str>>, parameters: Vec<Text>) -> Call {
-        Call { sql: sql.into(), parameters, types: Vec::new(), how: How::Prepared }
-    }
-
-    /// With the declared types of its parameters: one statement alone may leave open what `:amount` is.
-    pub(crate) fn with_types<'a>(mut self, types: impl Iterator<Item = &'a Type>) -> Call {
-        self.types = types.map(oid_of).collect();
-        self
+        Call { sql: sql.into(), parameters, types: Arc::default(), how: How::Prepared }
     }
 
     /// How many results it gives: text from outside is prepared by a statement of its own.
     pub(crate) fn result_count(&self) -> usize {
-        match self.how {
+        self.how.result_count()
+    }
+}
+
+impl How {
+    pub(crate) fn result_count(self) -> usize {
+        match self {
             How::Prepared => 1,
             How::AdHoc => 2,
         }
     }
-
-    pub(crate) fn ad_hoc(sql: impl Into<Arc<str>>) -> Call {
-        Call { sql: sql.into(), parameters: Vec::new(), types: Vec::new(), how: How::AdHoc }
-    }
 }
 
-/// PostgreSQL's number of a type; 0 leaves it to the server.
-fn oid_of(declared: &Type) -> u32 {
+/// PostgreSQL's number of a type; 0 leaves it to the server: one statement alone may leave open what `:amount` is.
+pub(crate) fn oid_of(declared: &Type) -> u32 {
     let known = match declared {
         Type::Boolean => PgType::BOOL,
         Type::Smallint => PgType::INT2,

@@ -3,6 +3,8 @@
 -- Roles (they belong to the PostgreSQL cluster, so several peers in one cluster share them):
 --   rootward_owner   owns the user's tables; nobody logs in as it, and FORCE row security binds even it
 --   rootward_system  owns this namespace; the worker logs in as it for everything that is not a lane
+--   rootward_set     owns the functions that run a transaction for many roots at once; row security doesn't bind it, and
+--                    nobody logs in as it
 --   rootward_lane    runs users' SQL; a member of nothing, it may create nothing, and no table here is open to it
 do $$
 begin
@@ -11,6 +13,9 @@ begin
   end if;
   if not exists (select from pg_roles where rolname = 'rootward_system') then
     create role rootward_system login bypassrls replication;
+  end if;
+  if not exists (select from pg_roles where rolname = 'rootward_set') then
+    create role rootward_set nologin noinherit bypassrls;
   end if;
   if not exists (select from pg_roles where rolname = 'rootward_lane') then
     create role rootward_lane login noinherit connection limit 256;
@@ -39,7 +44,11 @@ do $$ begin
 end $$;
 revoke create on schema public from public;
 grant usage on schema public to rootward_lane, rootward_system, rootward_owner;
-grant usage on schema rootward to rootward_lane;
+grant usage on schema rootward to rootward_lane, rootward_set;
+create schema if not exists rootward_set;
+revoke all on schema rootward_set from public;
+grant usage on schema rootward_set to rootward_lane;
+grant usage on schema public to rootward_set;
 
 -- Functions of PostgreSQL's own with which SQL of one root could reach the session's next root, another lane, or the
 -- rest of the server. Nothing that a transaction on one tree needs is among them.
@@ -225,7 +234,7 @@ end $$;
 create or replace function rootward.find_outcomes(
   secret bytea, partitions integer[], entities text[], root_keys text[], request_ids uuid[], steps integer[], elements integer[], directions text[])
 returns table (ordinal integer, kind text, transaction text, fingerprint bytea, reply bytea, recorded_at_ms bigint)
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set enable_hashjoin = off set enable_mergejoin = off as $$
 begin
   perform rootward.check_secret(secret);
   return query select (u.place - 1)::integer, o.kind, o.transaction, o.fingerprint, o.reply, (extract(epoch from o.at) * 1000)::bigint
@@ -255,53 +264,68 @@ begin
   end if;
 end $$;
 
--- The chain's row, in the same commit as its first step, or before it if the start is scheduled.
-create or replace function rootward.open_chain(
-  secret bytea, partition integer, entity text, root_key text, id uuid, definition text, version integer, plan json, input json,
-  labels jsonb, fingerprint bytea, issued_at timestamptz, deadline timestamptz, status text, next_attempt_at timestamptz,
-  expires_at timestamptz, result jsonb, ended_at timestamptz) returns void
+-- Rows of chains, each in the same commit as its first step, or before it if the start is scheduled. Returns one row for
+-- each, with its place (from 0).
+create or replace function rootward.open_chains(
+  secret bytea, partitions integer[], entities text[], root_keys text[], ids uuid[], definitions text[], versions integer[], plans json[],
+  inputs json[], labels jsonb[], fingerprints bytea[], issued_ats timestamptz[], deadlines timestamptz[], statuses text[],
+  next_attempt_ats timestamptz[], expires_ats timestamptz[], ended_ats timestamptz[]) returns table (place integer, value text)
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+declare written bigint;
 begin
   perform rootward.check_secret(secret);
   insert into rootward.chain (partition, entity, root_key, id, definition, version, plan, input, labels, fingerprint, issued_at, deadline,
-      status, next_attempt_at, expires_at, result, ended_at)
-    values (open_chain.partition, open_chain.entity, open_chain.root_key, open_chain.id, open_chain.definition, open_chain.version,
-      open_chain.plan, open_chain.input, open_chain.labels, open_chain.fingerprint, open_chain.issued_at, open_chain.deadline,
-      open_chain.status, open_chain.next_attempt_at, open_chain.expires_at, open_chain.result, open_chain.ended_at)
+      status, next_attempt_at, expires_at, ended_at)
+    select * from unnest(partitions, entities, root_keys, ids, definitions, versions, plans, inputs, open_chains.labels, fingerprints,
+      issued_ats, deadlines, statuses, next_attempt_ats, expires_ats, ended_ats)
     on conflict do nothing;
-  if not found then
-    raise exception 'chain % is there already', open_chain.id using errcode = 'RW004';
+  get diagnostics written = row_count;
+  if written <> cardinality(partitions) then
+    raise exception 'chain % is there already', array_to_string(ids, ', ') using errcode = 'RW004';
   end if;
+  return query select (generate_series - 1)::integer, null::text from generate_series(1, cardinality(partitions));
 end $$;
 
--- Progress of a chain at its home, by a driver or a person that knows of every firm change before. What is written lazily is
--- not firm: it may come late, and then changes nothing. An ended chain never opens again, but for one that failed and is
--- compensated. Returns whether anything was changed.
-create or replace function rootward.note_chain(
-  secret bytea, partition integer, entity text, root_key text, id uuid, revision integer, is_firm boolean, status text, called_back text, step text, error jsonb,
-  result json, waits jsonb, attempts integer, recoveries integer, next_attempt_at timestamptz, expires_at timestamptz, ended_at timestamptz,
-  event text, reason text, by text) returns boolean
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
-declare changed boolean;
+-- Progress of chains at their home, each by a driver or a person that knows of every firm change before. What is written
+-- lazily is not firm: it may come late, and then changes nothing. An ended chain never opens again, but for one that failed
+-- and is compensated. No chain comes twice in one call. Returns for each its place (from 0) and whether anything was changed.
+create or replace function rootward.note_chains(
+  secret bytea, partitions integer[], entities text[], root_keys text[], ids uuid[], revisions integer[], are_firm boolean[], statuses text[],
+  called_backs text[], steps text[], errors jsonb[], results json[], all_waits jsonb[], all_attempts integer[], all_recoveries integer[],
+  next_attempt_ats timestamptz[], expires_ats timestamptz[], ended_ats timestamptz[], events text[], reasons text[], bys text[])
+returns table (place integer, value text)
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set enable_hashjoin = off set enable_mergejoin = off as $$
+#variable_conflict use_column
+declare changed integer[];
 begin
   perform rootward.check_secret(secret);
-  update rootward.chain c set
-      revision = c.revision + is_firm::integer,
-      status = note_chain.status, called_back = coalesce(note_chain.called_back, c.called_back), step = note_chain.step, error = note_chain.error,
-      result = coalesce(note_chain.result, c.result), waits = coalesce(note_chain.waits, c.waits), attempts = note_chain.attempts,
-      recoveries = note_chain.recoveries, next_attempt_at = note_chain.next_attempt_at, expires_at = greatest(c.expires_at, note_chain.expires_at),
-      ended_at = note_chain.ended_at, updated_at = clock_timestamp(),
-      -- A person's word lifts a deadline that has passed: else it would undo what was just repaired.
-      deadline = case when event in ('replay', 'skip', 'resume') and c.deadline <= note_chain.next_attempt_at then null else c.deadline end
-    where c.partition = note_chain.partition and c.entity = note_chain.entity and c.root_key = note_chain.root_key and c.id = note_chain.id
-      and c.revision = note_chain.revision and not c.is_collected
-      and (c.ended_at is null or c.status = 'failed' and event = 'compensate');
-  changed := found;
-  if changed and event is not null then
+  with written as (
+    update rootward.chain c set
+        revision = c.revision + n.is_firm::integer,
+        status = n.status, called_back = coalesce(n.called_back, c.called_back), step = n.step, error = n.error,
+        result = coalesce(n.result, c.result), waits = coalesce(n.waits, c.waits), attempts = n.attempts,
+        recoveries = n.recoveries, next_attempt_at = n.next_attempt_at, expires_at = greatest(c.expires_at, n.expires_at),
+        ended_at = n.ended_at, updated_at = clock_timestamp(),
+        -- A person's word lifts a deadline that has passed: else it would undo what was just repaired.
+        deadline = case when n.event in ('replay', 'skip', 'resume') and c.deadline <= n.next_attempt_at then null else c.deadline end
+      from unnest(partitions, entities, root_keys, ids, revisions, are_firm, statuses, called_backs, steps, errors, results, all_waits,
+          all_attempts, all_recoveries, next_attempt_ats, expires_ats, ended_ats, events) with ordinality
+        as n (partition, entity, root_key, id, revision, is_firm, status, called_back, step, error, result, waits, attempts, recoveries,
+          next_attempt_at, expires_at, ended_at, event, place)
+      where c.id = n.id and c.partition = n.partition and c.entity = n.entity and c.root_key = n.root_key
+        and c.revision = n.revision and not c.is_collected
+        and (c.ended_at is null or c.status = 'failed' and n.event = 'compensate')
+      returning n.place::integer as place)
+    select array_agg(w.place) into changed from written w;
+  if array_length(array_remove(events, null), 1) > 0 then
     insert into rootward.chain_event (partition, id, event, reason, by)
-      values (note_chain.partition, note_chain.id, note_chain.event, note_chain.reason, note_chain.by);
+      select n.partition, n.id, n.event, n.reason, n.by
+      from unnest(partitions, ids, events, reasons, bys) with ordinality as n (partition, id, event, reason, by, place)
+      where n.event is not null and n.place = any (changed);
   end if;
-  return changed;
+  return query select n.place::integer - 1, case when n.place = any (coalesce(changed, '{}')) then 't' else 'f' end
+    from generate_series(1, cardinality(ids)) as n (place);
 end $$;
 
 -- Takes away outcomes of requests issued before a moment; from then on such requests are refused in this partition.
@@ -386,7 +410,9 @@ begin
 end $$;
 
 revoke execute on all functions in schema rootward from public;
+grant execute on function rootward.check_secret to rootward_set;
+grant select (secret_hash) on rootward.peer_state to rootward_set;
 grant execute on function rootward.root_key(text), rootward.begin_batch, rootward.enter, rootward.record, rootward.find_outcomes,
-  rootward.open_chain, rootward.note_chain,
+  rootward.open_chains, rootward.note_chains,
   rootward.collect_outcomes, rootward.forget_chain, rootward.collect_chain, rootward.bump_reference to rootward_lane;
 reset role;

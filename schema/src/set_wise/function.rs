@@ -1,0 +1,172 @@
+//! The text of a generated function.
+//!
+//! It is given the secret, the units' places in their batch, and for each parameter an array with one value a unit. It
+//! returns one row for each unit: its place, the statement (from 0) whose expectation it missed or NULL, and the columns of
+//! the answer. A unit that missed takes no part in the statements behind; one without a row met none and was not to.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use super::Step;
+use super::statement::{Action, Single, parameter_name};
+use crate::containment::quoted;
+use crate::definition::{Column, ExpectedRows};
+
+const QUOTE: &str = "$rootward$";
+
+/// The units with the values of these parameters, as a table `rw_s`.
+fn source(uses: &BTreeSet<usize>) -> String {
+    let arrays: String = uses.iter().map(|place| format!(", rw_a{}", place + 1)).collect();
+    let names: String = uses.iter().map(|place| format!(", rw_v{}", place + 1)).collect();
+    format!("unnest(rw_units{arrays}) as rw_s (rw_u{names})")
+}
+
+fn outputs(columns: &[Column]) -> Vec<usize> {
+    (1..=columns.len()).collect()
+}
+
+/// The function's body; none if a text of the user's could end it.
+pub(super) fn body(steps: &[Step<'_>], parameters: &[Column], root: usize, columns: &[Column]) -> Option<String> {
+    let answering = steps.iter().rposition(|step| step.declared.returns_rows).unwrap_or(steps.len().checked_sub(1)?);
+    let mut text = String::from("#variable_conflict use_column\ndeclare\n  rw_hit integer[];\n  rw_keys ");
+    let _ = write!(text, "{}[];\n  rw_root {}[];\n", parameters[root].r#type.name(), parameters[root].r#type.name());
+    for (at, column) in columns.iter().enumerate() {
+        let _ = writeln!(text, "  rw_r{} {}[];", at + 1, column.r#type.name());
+    }
+    text.push_str("begin\n  perform rootward.check_secret(rw_secret);\n");
+    for (at, step) in steps.iter().enumerate() {
+        let answers = at == answering;
+        let returning: &[String] = if answers && step.declared.returns_rows { &step.single.returning } else { &[] };
+        if !answers && !step.single.returns_plainly {
+            return None;
+        }
+        if returning.len() != if answers && step.declared.returns_rows { columns.len() } else { 0 } {
+            return None;
+        }
+        let _ = writeln!(text, "  -- statement {}", at + 1);
+        let expected = step.declared.expect.as_ref().map(|expect| expect.rows);
+        if answers || expected.is_some() || !step.single.writes() {
+            text += &counted(&step.single, root, returning);
+        } else {
+            let _ = writeln!(text, "  {};", written(&step.single, root, None));
+        }
+        if let Some(expected) = expected {
+            text += &missed(at, expected, parameters, columns);
+        }
+        if answers {
+            text += &answered(returning.len(), columns);
+        }
+    }
+    text.push_str("end ");
+    (!text.contains(QUOTE)).then_some(text)
+}
+
+/// The statement that makes the function.
+pub(super) fn definition(name: &str, parameters: &[Column], columns: &[Column], body: &str) -> String {
+    let arrays: String = parameters.iter().enumerate().map(|(at, column)| format!(", rw_a{} {}[]", at + 1, column.r#type.name())).collect();
+    let outputs: String = columns.iter().enumerate().map(|(at, column)| format!(", rw_o{} {}", at + 1, column.r#type.name())).collect();
+    // Joins by hash or by merging would read whole tables for a few keys, where a plan was made while they were small.
+    format!(
+        "create or replace function rootward_set.{}(rw_secret bytea, rw_units integer[]{arrays})\n\
+         returns table (rw_unit integer, rw_missed integer{outputs})\n\
+         language plpgsql volatile security definer\n\
+         set search_path = pg_catalog, pg_temp set enable_hashjoin = off set enable_mergejoin = off\n\
+         as {QUOTE}\n{body}{QUOTE}",
+        quoted(name)
+    )
+}
+
+/// Runs a statement and keeps which units met a row (`rw_hit`), and what it returned for them.
+fn counted(single: &Single, root: usize, returning: &[String]) -> String {
+    let outputs: Vec<usize> = (1..=returning.len()).collect();
+    let gathered: String = outputs.iter().map(|at| format!(", array_agg(rw_x.rw_c{at})")).collect();
+    let kept: String = outputs.iter().map(|at| format!(", rw_r{at}")).collect();
+    let Action::Insert { or_nothing, .. } = &single.action else {
+        return format!(
+            "  with rw_x as ({})\n    select array_agg(rw_x.rw_u){gathered} into rw_hit{kept} from rw_x;\n",
+            written(single, root, Some(returning))
+        );
+    };
+    if single.condition.is_none() && !or_nothing && returning.is_empty() {
+        return format!("  {};\n  rw_hit := rw_units;\n", written(single, root, None));
+    }
+    // INSERT returns nothing of its source: the root key tells whose row it is.
+    let insert = written(single, root, Some(returning));
+    let keys = format!("rw_a{}", root + 1);
+    let mapped = "(select array_agg(rw_units[array_position(rw_root, rw_k.key)] order by rw_k.at) from unnest(rw_keys) with ordinality as rw_k (key, at))";
+    let hit = if returning.is_empty() {
+        format!("case when cardinality(rw_keys) = cardinality(rw_units) then rw_units else {mapped} end")
+    } else {
+        mapped.to_owned()
+    };
+    format!(
+        "  rw_root := {keys};\n  with rw_x as ({insert})\n    select array_agg(rw_x.rw_k){gathered} into rw_keys{kept} from rw_x;\n  rw_hit := {hit};\n"
+    )
+}
+
+/// The statement for all units at once. If asked, it returns the unit, or for INSERT the root key, and these expressions.
+fn written(single: &Single, root: usize, asked: Option<&[String]>) -> String {
+    let returning = asked.unwrap_or_default();
+    let table = format!("public.{}", quoted(&single.table));
+    let alias = quoted(&single.alias);
+    let pin = format!("{alias}.{} = {}", quoted(&single.key_column), parameter_name(root));
+    let condition = single.condition.as_ref().map(|condition| format!("({condition}) and ")).unwrap_or_default();
+    let source = source(&single.uses);
+    let columns: String = returning.iter().enumerate().map(|(at, column)| format!(", {column} as rw_c{}", at + 1)).collect();
+    let returns = |what: &str| asked.map(|_| format!(" returning {what}{columns}")).unwrap_or_default();
+    match &single.action {
+        Action::Select => format!("select rw_s.rw_u{columns} from {source} join {table} as {alias} on {condition}{pin}"),
+        Action::Update(changes) => {
+            let changes: Vec<String> = changes.iter().map(|(column, value)| format!("{} = {value}", quoted(column))).collect();
+            format!("update {table} as {alias} set {} from {source} where {condition}{pin}{}", changes.join(", "), returns("rw_s.rw_u"))
+        }
+        Action::Delete => format!("delete from {table} as {alias} using {source} where {condition}{pin}{}", returns("rw_s.rw_u")),
+        Action::Insert { values, or_nothing } => {
+            let names: Vec<String> = values.iter().map(|(column, _)| quoted(column)).collect();
+            let values: Vec<&str> = values.iter().map(|(_, value)| value.as_str()).collect();
+            let condition = single.condition.as_ref().map(|condition| format!(" where {condition}")).unwrap_or_default();
+            let on = if *or_nothing { " on conflict do nothing" } else { "" };
+            let key = format!("{alias}.{} as rw_k", quoted(&single.key_column));
+            format!(
+                "insert into {table} as {alias} ({}) select {} from {source}{condition}{on}{}",
+                names.join(", "),
+                values.join(", "),
+                returns(&key)
+            )
+        }
+    }
+}
+
+/// Tells which units missed and leaves them out from here on.
+fn missed(at: usize, expected: ExpectedRows, parameters: &[Column], columns: &[Column]) -> String {
+    let nulls: String = columns.iter().map(|column| format!(", null::{}", column.r#type.name())).collect();
+    let everything: BTreeSet<usize> = (0..parameters.len()).collect();
+    let gathered: String = everything.iter().map(|place| format!(", array_agg(rw_s.rw_v{})", place + 1)).collect();
+    let kept: String = everything.iter().map(|place| format!(", rw_a{}", place + 1)).collect();
+    let source = source(&everything);
+    let (is_any_missed, is_missed, is_met) = match expected {
+        ExpectedRows::Exactly(0) => ("rw_hit is not null", "rw_x.u = any (rw_hit)", "rw_s.rw_u <> all (rw_hit)"),
+        _ => (
+            "coalesce(cardinality(rw_hit), 0) < cardinality(rw_units)",
+            "(rw_hit is null or rw_x.u <> all (rw_hit))",
+            "rw_s.rw_u = any (rw_hit)",
+        ),
+    };
+    format!(
+        "  if {is_any_missed} then\n    \
+         return query select rw_x.u, {at}{nulls} from unnest(rw_units) as rw_x (u) where {is_missed};\n    \
+         select array_agg(rw_s.rw_u){gathered} into rw_units{kept} from {source} where {is_met};\n    \
+         if rw_units is null then return; end if;\n  end if;\n"
+    )
+}
+
+/// Gives the rows of the units that met one.
+fn answered(returned: usize, columns: &[Column]) -> String {
+    let outputs = outputs(columns);
+    let arrays: String = (1..=returned).map(|at| format!(", rw_r{at}")).collect();
+    let names: String = (1..=returned).map(|at| format!(", c{at}")).collect();
+    let values: String = outputs.iter().map(|at| if *at <= returned { format!(", rw_x.c{at}") } else { ", null".to_owned() }).collect();
+    format!(
+        "  if rw_hit is not null then\n    return query select rw_x.u, null::integer{values} from unnest(rw_hit{arrays}) as rw_x (u{names});\n  end if;\n"
+    )
+}

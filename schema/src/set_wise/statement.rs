@@ -1,0 +1,375 @@
+//! What one statement does, if it is in the class.
+
+use std::collections::BTreeSet;
+
+use sqlparser::ast::{
+    self, AssignmentTarget, BinaryOperator, Expr, FromTable, Ident, ObjectName, OnConflictAction, OnInsert, Query, Select, SelectItem,
+    SetExpr, TableFactor, TableObject, TableWithJoins, Value,
+};
+use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::parser::Parser;
+
+use super::Table;
+use super::expression::{Scope, folded, place};
+use crate::containment::quoted;
+use crate::definition::Column;
+use crate::value::Type;
+
+/// One statement, its expressions written for the generated function.
+pub(super) struct Single {
+    pub action: Action,
+    pub table: String,
+    /// The column that carries the root key.
+    pub key_column: String,
+    /// The name that the statement gives the table.
+    pub alias: String,
+    /// The statement's own condition.
+    pub condition: Option<String>,
+    /// What it returns.
+    pub returning: Vec<String>,
+    /// Whether leaving out what it returns changes nothing: it can't fail.
+    pub returns_plainly: bool,
+    /// The parameters that it uses, by their places.
+    pub uses: BTreeSet<usize>,
+}
+
+pub(super) enum Action {
+    Select,
+    /// Columns and what they become.
+    Update(Vec<(String, String)>),
+    Delete,
+    Insert {
+        values: Vec<(String, String)>,
+        or_nothing: bool,
+    },
+}
+
+impl Single {
+    pub fn writes(&self) -> bool {
+        !matches!(self.action, Action::Select)
+    }
+}
+
+/// How a placeholder is written in the function.
+pub(super) fn parameter_name(place: usize) -> String {
+    format!("rw_s.rw_v{}", place + 1)
+}
+
+/// Reads a statement; none if it is outside of the class.
+///
+/// Clauses that nothing here knows can't be overlooked: what was understood is put together again and compared with what was
+/// read.
+pub(super) fn understand<'a>(
+    sql: &str,
+    table_of: &dyn Fn(&str) -> Option<Table<'a>>,
+    place_of: &dyn Fn(usize) -> Option<usize>,
+    parameters: &[Column],
+    root: usize,
+) -> Option<Single> {
+    let mut statements = Parser::parse_sql(&PostgreSqlDialect {}, sql).ok()?;
+    let statement = if statements.len() == 1 { statements.pop()? } else { return None };
+    let reader = Reader { table_of, place_of, parameters, root };
+    match &statement {
+        ast::Statement::Query(query) => reader.select(query),
+        ast::Statement::Update(update) => reader.update(update, &statement.to_string()),
+        ast::Statement::Delete(delete) => reader.delete(delete, &statement.to_string()),
+        ast::Statement::Insert(insert) => reader.insert(insert, &statement.to_string()),
+        _ => None,
+    }
+}
+
+struct Reader<'r, 'a> {
+    table_of: &'r dyn Fn(&str) -> Option<Table<'a>>,
+    place_of: &'r dyn Fn(usize) -> Option<usize>,
+    parameters: &'r [Column],
+    root: usize,
+}
+
+/// A table as a statement names it.
+struct Named<'a> {
+    table: Table<'a>,
+    alias: String,
+}
+
+impl<'a> Reader<'_, 'a> {
+    fn select(&self, query: &Query) -> Option<Single> {
+        let SetExpr::Select(select) = query.body.as_ref() else { return None };
+        let [from] = select.from.as_slice() else { return None };
+        let condition = select.selection.as_ref()?;
+        if query.to_string() != format!("SELECT {} FROM {from} WHERE {condition}", list(&select.projection)) {
+            return None;
+        }
+        let named = self.named(from)?;
+        self.single(&named, Action::Select, Some(condition), &select.projection)
+    }
+
+    fn update(&self, update: &ast::Update, text: &str) -> Option<Single> {
+        let condition = update.selection.as_ref()?;
+        let returning = update.returning.as_deref().unwrap_or_default();
+        let again = format!("UPDATE {} SET {} WHERE {condition}{}", update.table, list(&update.assignments), returned(returning));
+        let named = self.named(&update.table)?;
+        if text != again || named.table.update_cascades {
+            return None;
+        }
+        let mut changes = Vec::new();
+        for assignment in &update.assignments {
+            let AssignmentTarget::ColumnName(column) = &assignment.target else { return None };
+            let column = one_name(column)?;
+            let is_key = named.table.tree.primary_key.contains(&column) || named.table.tree.key_column == column;
+            let fact = named.table.fact.column(&column).filter(|fact| !fact.is_generated && !fact.is_identity)?;
+            if is_key {
+                return None;
+            }
+            changes.push((fact.name.clone(), self.render(Some(&named), &assignment.value)?));
+        }
+        let mut single = self.single(&named, Action::Update(changes), Some(condition), returning)?;
+        for assignment in &update.assignments {
+            self.note_uses(&assignment.value, &mut single.uses);
+        }
+        Some(single)
+    }
+
+    fn delete(&self, delete: &ast::Delete, text: &str) -> Option<Single> {
+        let FromTable::WithFromKeyword(from) = &delete.from else { return None };
+        let [from] = from.as_slice() else { return None };
+        let condition = delete.selection.as_ref()?;
+        let returning = delete.returning.as_deref().unwrap_or_default();
+        let named = self.named(from)?;
+        if text != format!("DELETE FROM {from} WHERE {condition}{}", returned(returning)) || named.table.delete_cascades {
+            return None;
+        }
+        self.single(&named, Action::Delete, Some(condition), returning)
+    }
+
+    fn insert(&self, insert: &ast::Insert, text: &str) -> Option<Single> {
+        let TableObject::TableName(name) = &insert.table else { return None };
+        let source = insert.source.as_ref()?;
+        let returning = insert.returning.as_deref().unwrap_or_default();
+        let columns: Vec<String> = insert.columns.iter().map(one_name).collect::<Option<_>>()?;
+        let or_nothing = match &insert.on {
+            None => false,
+            Some(OnInsert::OnConflict(conflict)) => {
+                matches!(conflict.action, OnConflictAction::DoNothing) && conflict.conflict_target.is_none()
+            }
+            Some(_) => return None,
+        };
+        let on = if or_nothing { " ON CONFLICT DO NOTHING" } else { "" };
+        if text != format!("INSERT INTO {name} ({}) {source}{on}{}", list(&insert.columns), returned(returning)) {
+            return None;
+        }
+        let name = one_name(name)?;
+        let named = Named { table: (self.table_of)(&name)?, alias: name };
+        let (expressions, condition) = row(source)?;
+        if expressions.len() != columns.len() || columns.is_empty() {
+            return None;
+        }
+        let mut values = Vec::new();
+        for (column, expression) in columns.iter().zip(&expressions) {
+            let fact = named.table.fact.column(column).filter(|fact| !fact.is_generated && !fact.is_identity)?;
+            // The row is the unit's own: its key is the parameter itself, not something that is computed from it.
+            if *column == named.table.tree.key_column && self.parameter(expression) != Some(self.root) {
+                return None;
+            }
+            values.push((fact.name.clone(), self.render(None, expression)?));
+        }
+        let is_left_out = |column: &&crate::facts::ColumnFact| !columns.contains(&column.name) && !column.is_generated;
+        let are_defaults_plain = named
+            .table
+            .fact
+            .columns
+            .iter()
+            .filter(is_left_out)
+            .all(|column| !column.is_identity && column.default.as_deref().is_none_or(is_plain_default));
+        if !columns.contains(&named.table.tree.key_column) || !are_defaults_plain {
+            return None;
+        }
+        let mut single = self.single(&named, Action::Insert { values, or_nothing }, None, returning)?;
+        if let Some(condition) = &condition {
+            single.condition = Some(self.render(None, condition)?);
+            self.note_uses(condition, &mut single.uses);
+        }
+        for expression in &expressions {
+            self.note_uses(expression, &mut single.uses);
+        }
+        Some(single)
+    }
+
+    fn single(&self, named: &Named<'a>, action: Action, condition: Option<&Expr>, returning: &[SelectItem]) -> Option<Single> {
+        let is_insert = matches!(action, Action::Insert { .. });
+        if let Some(condition) = condition
+            && !self.is_one_row(named, condition)
+        {
+            return None;
+        }
+        let mut uses = BTreeSet::from([self.root]);
+        let mut columns = Vec::new();
+        let mut returns_plainly = true;
+        for item in returning {
+            match item {
+                SelectItem::UnnamedExpr(expression) | SelectItem::ExprWithAlias { expr: expression, .. } => {
+                    // What INSERT returns can name the new row only.
+                    let scope = Scope { table: Some((&named.table, &named.alias)), parameter: None };
+                    columns.push(if is_insert { scope.render(expression)? } else { self.render(Some(named), expression)? });
+                    returns_plainly &= matches!(expression, Expr::Identifier(_) | Expr::CompoundIdentifier(_) | Expr::Value(_));
+                    self.note_uses(expression, &mut uses);
+                }
+                SelectItem::Wildcard(options) if options.to_string().is_empty() => {
+                    let all = named.table.fact.columns.iter();
+                    columns.extend(all.map(|column| format!("{}.{}", quoted(&named.alias), quoted(&column.name))));
+                }
+                _ => return None,
+            }
+        }
+        if let Some(condition) = condition {
+            self.note_uses(condition, &mut uses);
+        }
+        let condition = match condition {
+            Some(condition) => Some(self.render(Some(named), condition)?),
+            None => None,
+        };
+        Some(Single {
+            action,
+            table: named.table.tree.name.clone(),
+            key_column: named.table.tree.key_column.clone(),
+            alias: named.alias.clone(),
+            condition,
+            returning: columns,
+            returns_plainly,
+            uses,
+        })
+    }
+
+    fn named(&self, from: &TableWithJoins) -> Option<Named<'a>> {
+        let TableFactor::Table { name, alias, .. } = &from.relation else { return None };
+        let alias_text = alias.as_ref().map(|alias| format!(" {alias}")).unwrap_or_default();
+        let alias_text = [alias_text.clone(), alias_text.replacen(' ', " AS ", 1)];
+        if !alias_text.iter().any(|alias| from.to_string() == format!("{name}{alias}")) {
+            return None;
+        }
+        if alias.as_ref().is_some_and(|alias| !alias.columns.is_empty()) {
+            return None;
+        }
+        let name = one_name(name)?;
+        let alias = alias.as_ref().map_or_else(|| name.clone(), |alias| folded(&alias.name));
+        Some(Named { table: (self.table_of)(&name)?, alias }).filter(|named| !named.alias.starts_with(super::PREFIX))
+    }
+
+    /// Whether the condition holds for one row at most: every column of the primary key equals a parameter or a constant.
+    /// The root key's does in any case: the generated function says so.
+    fn is_one_row(&self, named: &Named<'_>, condition: &Expr) -> bool {
+        let mut pinned: BTreeSet<String> = BTreeSet::from([named.table.tree.key_column.clone()]);
+        self.pins(named, condition, &mut pinned);
+        !named.table.tree.primary_key.is_empty() && named.table.tree.primary_key.iter().all(|column| pinned.contains(column))
+    }
+
+    fn pins(&self, named: &Named<'_>, condition: &Expr, pinned: &mut BTreeSet<String>) {
+        match condition {
+            Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
+                self.pins(named, left, pinned);
+                self.pins(named, right, pinned);
+            }
+            Expr::Nested(inner) => self.pins(named, inner, pinned),
+            Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => {
+                for (column, value) in [(left, right), (right, left)] {
+                    let name = match column.as_ref() {
+                        Expr::Identifier(name) => folded(name),
+                        Expr::CompoundIdentifier(parts) => match parts.as_slice() {
+                            [table, name] if folded(table) == named.alias => folded(name),
+                            _ => continue,
+                        },
+                        _ => continue,
+                    };
+                    if self.is_fixed(value) && named.table.fact.column(&name).is_some_and(|fact| is_exact(&fact.r#type)) {
+                        pinned.insert(name);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether an expression is one value, which equals one value of a column at most.
+    fn is_fixed(&self, value: &Expr) -> bool {
+        match value {
+            Expr::Value(constant) => match &constant.value {
+                Value::Placeholder(placeholder) => {
+                    place(placeholder).and_then(self.place_of).is_some_and(|at| is_exact(&self.parameters[at].r#type))
+                }
+                _ => true,
+            },
+            Expr::Cast { expr, data_type, .. } => is_exact(&Type::from_name(&data_type.to_string().to_lowercase())) && self.is_fixed(expr),
+            _ => false,
+        }
+    }
+
+    fn render(&self, named: Option<&Named<'_>>, expression: &Expr) -> Option<String> {
+        let parameter = |at: usize| Some(parameter_name((self.place_of)(at)?));
+        Scope { table: named.map(|named| (&named.table, named.alias.as_str())), parameter: Some(&parameter) }.render(expression)
+    }
+
+    /// The parameter that an expression is.
+    fn parameter(&self, expression: &Expr) -> Option<usize> {
+        let Expr::Value(value) = expression else { return None };
+        let Value::Placeholder(placeholder) = &value.value else { return None };
+        (self.place_of)(place(placeholder)?)
+    }
+
+    /// Placeholders show in an expression's text, strings aside, which can only name too many.
+    fn note_uses(&self, expression: &Expr, uses: &mut BTreeSet<usize>) {
+        let text = expression.to_string();
+        for (at, _) in text.match_indices('$') {
+            let digits: String = text[at + 1..].chars().take_while(char::is_ascii_digit).collect();
+            uses.extend(digits.parse::<usize>().ok().and_then(|number| number.checked_sub(1)).and_then(|number| (self.place_of)(number)));
+        }
+    }
+}
+
+/// The one row that an INSERT makes, and on which condition.
+fn row(source: &Query) -> Option<(Vec<Expr>, Option<Expr>)> {
+    match source.body.as_ref() {
+        SetExpr::Values(values) => {
+            let [row] = values.rows.as_slice() else { return None };
+            let expressions: Vec<Expr> = row.content.clone();
+            (source.to_string() == format!("VALUES ({})", list(&expressions))).then_some((expressions, None))
+        }
+        SetExpr::Select(select) => {
+            let Select { projection, selection, from, .. } = select.as_ref();
+            let expressions = projection.iter().map(|item| match item {
+                SelectItem::UnnamedExpr(expression) => Some(expression.clone()),
+                _ => None,
+            });
+            let expressions: Vec<Expr> = expressions.collect::<Option<_>>()?;
+            let condition = selection.as_ref().map(|condition| format!(" WHERE {condition}")).unwrap_or_default();
+            let is_plain = from.is_empty() && source.to_string() == format!("SELECT {}{condition}", list(projection));
+            is_plain.then(|| (expressions, selection.clone()))
+        }
+        _ => None,
+    }
+}
+
+/// Whether equal values of the type are the same: as floats, many numbers are equal to one.
+fn is_exact(r#type: &Type) -> bool {
+    !matches!(r#type, Type::Real | Type::Double | Type::Other(_))
+}
+
+/// Whether a default is a constant: nothing is called for it.
+fn is_plain_default(text: &str) -> bool {
+    text == "now()" || !text.contains('(')
+}
+
+fn list<T: ToString>(items: &[T]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn returned(returning: &[SelectItem]) -> String {
+    if returning.is_empty() { String::new() } else { format!(" RETURNING {}", list(returning)) }
+}
+
+fn one_name(name: &ObjectName) -> Option<String> {
+    let parts: Vec<&Ident> = name.0.iter().map(|part| part.as_ident()).collect::<Option<_>>()?;
+    match parts.as_slice() {
+        [name] => Some(folded(name)),
+        [schema, name] if folded(schema) == "public" => Some(folded(name)),
+        _ => None,
+    }
+}
