@@ -185,6 +185,11 @@ impl EmbeddedCluster {
         self.router.as_ref().map(Child::pid)
     }
 
+    /// What the cluster's processes were started with, for more beside them.
+    pub fn launcher(&self) -> &Launcher {
+        &self.launcher
+    }
+
     /// The folder with data, settings and logs.
     pub fn folder(&self) -> &Path {
         self.launcher.folder().path()

@@ -24,7 +24,10 @@ pub use compile::{CompileError, Compiled, compile_folder, compile_source};
 pub use deploy::{DeployError, Deployed, deploy};
 pub use embedded::{EmbeddedCluster, EmbeddedError, EmbeddedOptions};
 pub use introspect::{IntrospectError, introspect};
-pub use measure::{Books, BooksError, Gauge, Place, Transferred, TwoPhaseClient, TwoPhaseError, TwoPhaseTransfer};
+pub use measure::{
+    Books, BooksError, Gauge, Pgbench, PgbenchError, PgbenchResult, PgbenchRun, Pgbouncer, PgbouncerError, Place, ProcessorTime,
+    Transferred, TwoPhaseClient, TwoPhaseError, TwoPhaseTransfer, resident_bytes,
+};
 pub use process::{Child, DeathSignal, Folder, Launcher, ProcessError, Spawn, exec_child, reap};
 pub use scratch::{ScratchServer, scratch_database};
 pub use server::{Server, ServerConfig, ServerError, Shutdown};

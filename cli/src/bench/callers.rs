@@ -8,6 +8,7 @@ use rootward_cluster::{Transferred, TwoPhaseClient};
 use super::{
     closed_loop::{Caller, End},
     ground::Roots,
+    workload::Shape,
 };
 
 /// A transfer as a chain of two steps; answered when the chain has ended.
@@ -20,6 +21,13 @@ pub(super) struct Chains {
 pub(super) struct Deposits {
     pub client: Client,
     pub roots: Arc<Roots>,
+}
+
+/// A workload's transaction.
+pub(super) struct Calls {
+    pub client: Client,
+    pub shape: Shape,
+    pub roots: u64,
 }
 
 /// A transfer by two-phase commit.
@@ -47,6 +55,16 @@ impl Caller for Deposits {
         // Nothing is deposited, so that the sum stays; the row is written all the same.
         let arguments = Arguments::new().with("account_id", account.root).with("amount", 0);
         match self.client.call("deposit", arguments).send().await {
+            Ok(_) => Ok(End::Done),
+            Err(fault) => refused(fault),
+        }
+    }
+}
+
+impl Caller for Calls {
+    async fn once(&mut self) -> anyhow::Result<End> {
+        let arguments = self.shape.arguments(self.roots, &mut rand::rng());
+        match self.client.call(self.shape.transaction, arguments).send().await {
             Ok(_) => Ok(End::Done),
             Err(fault) => refused(fault),
         }

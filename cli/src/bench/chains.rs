@@ -10,9 +10,11 @@ use super::{
     Report,
     callers::{Chains, Deposits, TwoPhase},
     closed_loop::{Sample, Span, closed_loop},
-    figures::{Figures, Series},
-    ground::{ACCOUNTS, Ground},
+    figures::Figures,
+    ground::Ground,
     live::Live,
+    rounds::Rounds,
+    workload::Workload,
 };
 use crate::output;
 
@@ -38,8 +40,7 @@ pub(crate) struct ChainsOptions {
 pub(crate) async fn run(exe: &Path, options: &ChainsOptions) -> anyhow::Result<Report> {
     let most = options.clients.iter().copied().chain(FLUSH_CLIENTS).max().unwrap_or(1);
     let mut live = Live::new();
-    live.begin("starting PostgreSQL, workers and a router".to_owned());
-    let ground = Ground::start(exe, options.peers, most).await?;
+    let ground = Ground::start(exe, Workload::bank(), options.peers, most, &[], &mut live).await?;
     let machine = ground.machine()?;
     let before = ground.books().await?;
     let mut bench = Bench { transfer: transfer(&ground)?, ground, live, figures: Figures::default(), not_done: NotDone::default() };
@@ -78,22 +79,6 @@ struct NotDone {
     chains_refused: u64,
     two_phase_refused: u64,
     two_phase_aborted: u64,
-}
-
-/// One side's rounds with one number of clients.
-#[derive(Debug, Default)]
-struct Rounds {
-    per_second: Series,
-    p50_us: Series,
-    p99_us: Series,
-}
-
-impl Rounds {
-    fn push(&mut self, sample: &Sample) {
-        self.per_second.push(sample.per_second());
-        self.p50_us.push(sample.percentile_us(0.5));
-        self.p99_us.push(sample.percentile_us(0.99));
-    }
 }
 
 impl Bench {
@@ -213,8 +198,8 @@ impl Bench {
             (
                 "cluster",
                 format!(
-                    "a hub and {} peers, each with a PostgreSQL server and a worker of its own, one router, {ACCOUNTS} accounts, analyzed, all on this machine",
-                    options.peers
+                    "a hub and {} peers, each with a PostgreSQL server and a worker of its own, one router, {} accounts, analyzed, all on this machine",
+                    options.peers, self.ground.workload.roots
                 ),
             ),
             ("servers", servers.join(", ")),

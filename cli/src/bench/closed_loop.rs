@@ -49,8 +49,10 @@ pub(super) struct Sample {
     pub refused: u64,
     pub aborted: u64,
     /// Of those that were done and began within the measured time, in microseconds, sorted.
-    latencies_us: Vec<u64>,
-    seconds: f64,
+    pub latencies_us: Vec<u64>,
+    pub seconds: f64,
+    /// As another program measured it; else it follows from the count.
+    pub per_second: Option<f64>,
 }
 
 impl Span {
@@ -62,14 +64,14 @@ impl Span {
 
 impl Sample {
     pub(super) fn per_second(&self) -> f64 {
-        self.in_time as f64 / self.seconds
+        self.per_second.unwrap_or_else(|| self.in_time as f64 / self.seconds)
     }
 
     pub(super) fn percentile_us(&self, share: f64) -> f64 {
         percentile(&self.latencies_us, share) as f64
     }
 
-    fn add(&mut self, part: Sample) {
+    pub(super) fn add(&mut self, part: Sample) {
         self.done += part.done;
         self.in_time += part.in_time;
         self.refused += part.refused;

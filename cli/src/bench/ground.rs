@@ -1,27 +1,35 @@
-//! What every benchmark runs on: a cluster of its own with the example bank, accounts on each peer, and PostgreSQL's counters.
+//! What every benchmark runs on: a cluster of its own with a workload's schema and roots, and PostgreSQL's counters.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use rand::RngExt as _;
-use rootward_client::{Arguments, Client, v1::ChainFilter};
+use rootward_client::{Client, v1::ChainFilter};
 use rootward_cluster::{Books, EmbeddedCluster, EmbeddedOptions, Gauge, Place, compile_source};
-use rootward_schema::{Schema, Source};
+use rootward_schema::Schema;
 use tokio::time::Instant;
 
-use super::machine::Machine;
-use crate::bank::{self, Owners};
+use super::{live::Live, machine::Machine, workload::Workload};
+use crate::{
+    bank::{self, Owners},
+    load::{self, Tally},
+};
 
-pub(super) const ACCOUNTS: u64 = 10_000;
 /// Sessions beside the clients': lanes, workers, replication, and ours.
 const OTHER_SESSIONS: usize = 60;
-/// What must stay the same: all money, in cents.
-const TOTAL_SQL: &str = "select (coalesce(sum(balance), 0) * 100)::bigint from account";
 /// How long chains may be under way after their clients have had their answers: the end is noted lazily.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
-/// A running cluster with accounts.
+/// A running cluster with a workload's roots.
 pub(super) struct Ground {
     pub cluster: EmbeddedCluster,
+    pub workload: Workload,
     pub schema: Schema,
     pub client: Client,
     pub roots: Arc<Roots>,
@@ -30,12 +38,12 @@ pub(super) struct Ground {
     pub gauge: Gauge,
 }
 
-/// The accounts of each peer.
+/// The roots of each peer.
 #[derive(Debug)]
 pub(super) struct Roots(Vec<Vec<u64>>);
 
 impl Roots {
-    /// Two random accounts on two different peers: the same choice for whoever is measured.
+    /// Two random roots on two different peers: the same choice for whoever is measured.
     pub(super) fn pair(&self) -> (Place, Place) {
         let mut random = rand::rng();
         let from = random.random_range(0..self.0.len());
@@ -46,42 +54,52 @@ impl Roots {
 }
 
 impl Ground {
-    /// Starts the cluster and opens the accounts; `most_clients` sessions of a baseline fit on each server.
-    pub(super) async fn start(exe: &Path, peers: u32, most_clients: usize) -> anyhow::Result<Ground> {
-        let compiled = compile_source(Source::from_texts(bank::FILES.iter().copied()), exe, None).await?;
+    /// Starts the cluster and makes the roots; `most_clients` sessions of a baseline fit on each server. `settings` are more
+    /// of PostgreSQL's.
+    pub(super) async fn start(
+        exe: &Path,
+        workload: Workload,
+        peers: u32,
+        most_clients: usize,
+        settings: &[(&str, &str)],
+        live: &mut Live,
+    ) -> anyhow::Result<Ground> {
+        live.begin("starting PostgreSQL, workers and a router".to_owned());
+        let compiled = compile_source(workload.source(), exe, None).await?;
+        let sessions = (most_clients + OTHER_SESSIONS).to_string();
+        let always = [("synchronous_commit", "on"), ("max_connections", &sessions), ("max_prepared_transactions", &sessions)];
         let options = EmbeddedOptions {
             peers,
             worker_settings: String::new(),
-            server_settings: vec![
-                ("synchronous_commit".to_owned(), "on".to_owned()),
-                ("max_connections".to_owned(), (most_clients + OTHER_SESSIONS).to_string()),
-                ("max_prepared_transactions".to_owned(), (most_clients + OTHER_SESSIONS).to_string()),
-            ],
+            server_settings: always.iter().chain(settings).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             ..EmbeddedOptions::new(exe)
         };
         let cluster = EmbeddedCluster::start(options, &compiled).await?;
+        live.begin(format!("making {} roots", workload.roots));
         let router = cluster.router_address().to_owned();
         let client = Client::connect([&router]).await?;
-        client.call("add_currency", Arguments::new().with("code", "EUR").with("name", "Euro").with("minor_digits", 2)).send().await?;
-        bank::wait_for_copies(&router).await?;
-        let opened = bank::open_accounts(&router, ACCOUNTS).await?;
-        anyhow::ensure!(opened == ACCOUNTS, "{ACCOUNTS} accounts were to be opened, not {opened}");
+        fill(&router, &workload).await?;
         let owners = Owners::read(&router).await?;
         let ids: Vec<String> = cluster.topology().peer.keys().cloned().collect();
-        let of = |id: &String| (1..=ACCOUNTS).filter(|account| owners.of(*account) == Some(id)).collect::<Vec<u64>>();
+        let of = |id: &String| (1..=workload.roots).filter(|root| owners.of(*root) == Some(id)).collect::<Vec<u64>>();
         let roots = Roots(ids.iter().map(of).collect());
-        anyhow::ensure!(roots.0.len() > 1 && roots.0.iter().all(|accounts| !accounts.is_empty()), "each of two peers needs accounts");
+        anyhow::ensure!(roots.0.iter().all(|roots| !roots.is_empty()), "a peer has no root");
         let databases: Vec<String> = ids.iter().map(|id| cluster.database(id)).collect();
-        let nodes: Vec<String> = cluster.topology().nodes().map(|(_, node)| node.database.clone()).collect();
-        let gauge = Gauge::connect(&nodes).await?;
+        let gauge = Ground::gauge(&cluster).await?;
         gauge.vacuum_analyze().await?;
-        Ok(Ground { schema: compiled.schema, client, roots: Arc::new(roots), databases, gauge, cluster })
+        Ok(Ground { workload, schema: compiled.schema, client, roots: Arc::new(roots), databases, gauge, cluster })
+    }
+
+    /// New sessions to all nodes; those to a server that was killed are gone.
+    pub(super) async fn gauge(cluster: &EmbeddedCluster) -> anyhow::Result<Gauge> {
+        let nodes: Vec<String> = cluster.topology().nodes().map(|(_, node)| node.database.clone()).collect();
+        Ok(Gauge::connect(&nodes).await?)
     }
 
     /// The books of the moment; nothing may be under way.
     pub(super) async fn books(&self) -> anyhow::Result<Books> {
-        // Tables of the bank are on the hub too, and empty there.
-        Ok(self.gauge.books(TOTAL_SQL).await?)
+        // Tables of trees are on the hub too, and empty there.
+        Ok(self.gauge.books(self.workload.total_sql).await?)
     }
 
     /// Waits until no chain is under way.
@@ -103,6 +121,31 @@ impl Ground {
         let version = server.map(|server| server.version().to_string()).unwrap_or_default();
         Ok(Machine::look(self.cluster.folder(), version)?)
     }
+}
+
+/// Writes the reference data, and then makes the roots as any client would.
+pub(super) async fn fill(router: &str, workload: &Workload) -> anyhow::Result<()> {
+    let client = load::connect(router).await?;
+    let tally = Arc::new(Tally::default());
+    for (transaction, arguments) in &workload.reference {
+        load::run_call(&client, &tally, transaction, load::values(arguments)).await;
+    }
+    bank::wait_for_copies(router).await?;
+    for step in &workload.fill {
+        let (step, client, counted) = (*step, client.clone(), tally.clone());
+        load::for_each(workload.roots, bank::OPENING_CLIENTS, move |number| {
+            let (client, tally) = (client.clone(), counted.clone());
+            async move {
+                let (transaction, arguments) = step(number + 1);
+                load::run_call(&client, &tally, transaction, load::values(&arguments)).await;
+            }
+        })
+        .await;
+    }
+    let wrong = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let (refused, lost) = (wrong(&tally.refused), wrong(&tally.lost));
+    anyhow::ensure!(refused + lost == 0, "while data were made, {refused} calls were refused and {lost} not answered");
+    Ok(())
 }
 
 #[cfg(test)]

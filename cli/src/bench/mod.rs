@@ -1,6 +1,7 @@
 //! `rootward bench`: Rootward beside its alternatives, on the same PostgreSQL servers, in one run. Each benchmark is a file;
 //! what they share is the ground that they run on, the closed loop, the figures and the words about the machine.
 
+mod baseline;
 mod callers;
 mod chains;
 mod closed_loop;
@@ -8,7 +9,16 @@ mod figures;
 mod ground;
 mod live;
 mod machine;
+mod meter;
+mod open_loop;
 mod report;
+mod rounds;
+mod script;
+mod single;
+mod workload;
 
+pub(crate) use baseline::Baseline;
 pub(crate) use chains::{ChainsOptions, run as run_chains};
 pub(crate) use report::Report;
+pub(crate) use single::{SingleOptions, run as run_single};
+pub(crate) use workload::Workload;

@@ -46,7 +46,7 @@ impl Gauge {
     /// # Errors
     /// PostgreSQL's.
     pub async fn vacuum_analyze(&self) -> Result<(), Error> {
-        try_join_all(self.sessions.iter().map(|session| session.client.batch_execute("vacuum analyze"))).await.map(drop)
+        self.run("vacuum analyze").await
     }
 
     /// How often the WAL has been flushed to disk, over all nodes, as far as it has been reported.
@@ -64,6 +64,30 @@ impl Gauge {
     pub async fn wal_flushes_after(&self, pause: Duration) -> Result<i64, Error> {
         sleep(pause).await;
         self.wal_flushes().await
+    }
+
+    /// How far the WAL has grown, over all nodes, in bytes; known at once.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    pub async fn wal_bytes(&self) -> Result<i64, Error> {
+        self.sum("select (pg_current_wal_insert_lsn() - '0/0')::bigint").await
+    }
+
+    /// A number of type `bigint` that each node gives, added up over all nodes.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    pub async fn total(&self, sql: &str) -> Result<i64, Error> {
+        self.sum(sql).await
+    }
+
+    /// Runs statements on every node.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    pub async fn run(&self, sql: &str) -> Result<(), Error> {
+        try_join_all(self.sessions.iter().map(|session| session.client.batch_execute(sql))).await.map(drop)
     }
 
     /// The books: `total_sql` gives one number of type `bigint` on each node.

@@ -1,11 +1,17 @@
 //! What `rootward bench` needs of the databases themselves: PostgreSQL's own counters, the books before and after, and
-//! two-phase commit as the baseline that chains are compared with. Nothing here serves transactions.
+//! the baselines: pgbench, pgbouncer, and two-phase commit for chains. Nothing here serves transactions.
 
 mod books;
 mod gauge;
+mod pgbench;
+mod pgbouncer;
+mod processor;
 mod session;
 mod two_phase;
 
 pub use books::{Books, BooksError};
 pub use gauge::Gauge;
+pub use pgbench::{Pgbench, PgbenchError, PgbenchResult, PgbenchRun};
+pub use pgbouncer::{Pgbouncer, PgbouncerError};
+pub use processor::{ProcessorTime, resident_bytes};
 pub use two_phase::{Place, Transferred, TwoPhaseClient, TwoPhaseError, TwoPhaseTransfer};
