@@ -14,6 +14,9 @@
 //! # }
 //! ```
 //!
+//! Calls and starts of chains share one stream to the router: those that wait go out together. Everything else is a request of its
+//! own on the same connection.
+//!
 //! A request keeps its id and its time of issue over every try, so that it takes effect once however often it is sent.
 //! A [`Fault`] says with its retry class what is known: refused, not executed, or unknown.
 
@@ -24,6 +27,7 @@ mod request;
 mod retry;
 mod router;
 mod send;
+mod stream;
 
 pub use arguments::Arguments;
 pub use chains::Answers;

@@ -61,9 +61,7 @@ impl Call {
     /// names the id to send it again with.
     pub async fn send(self) -> FaultResult<v1::CallResponse> {
         let deadline = Sender::deadline(self.deadline);
-        let sender = self.client.sender();
-        let sent =
-            sender.send(&self.message, deadline, Policy::REPEATABLE, |mut router, request| async move { router.call(request).await }).await;
+        let sent = self.client.sender().send_by_stream(&self.message, deadline).await;
         sent.map_err(|fault| name_id(fault, &self.message.transaction, "--request-id", &self.message.request_id))
     }
 }
@@ -191,10 +189,7 @@ impl StartChain {
     }
 
     async fn try_once(&self, deadline: Instant) -> FaultResult<v1::StartChainResponse> {
-        let sender = self.client.sender();
-        let sent = sender
-            .send(&self.message, deadline, Policy::REPEATABLE, |mut router, request| async move { router.start_chain(request).await })
-            .await;
+        let sent = self.client.sender().send_by_stream(&self.message, deadline).await;
         sent.map_err(|fault| name_id(fault, &self.message.chain, "--id", &self.message.chain_id))
     }
 }

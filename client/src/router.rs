@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use rootward_link::Link;
 use rootward_proto::{
     Fault, FaultResult,
     v1::{RetryClass, rootward_client::RootwardClient},
@@ -19,7 +20,13 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
+use crate::stream::ToRouter;
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// What may be on its way unread: several messages, so that a stream never stops for want of a window while we keep up.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// The largest answer that is taken.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 const DEFAULT_PORT: u16 = 7400;
 const EXAMPLE: &str = "give an address such as http://127.0.0.1:7400";
@@ -27,7 +34,7 @@ const EXAMPLE: &str = "give an address such as http://127.0.0.1:7400";
 /// Connections to all routers; cheap to clone. Each connects when it is first used, and again when it broke.
 #[derive(Debug, Clone)]
 pub(crate) struct Routers {
-    all: Arc<[Router]>,
+    all: Arc<[Arc<Router>]>,
     /// Counts up when a router did not answer; its remainder is the router that is asked. Read and written by all clones.
     turn: Arc<AtomicUsize>,
 }
@@ -36,11 +43,13 @@ pub(crate) struct Routers {
 pub(crate) struct Router {
     pub address: String,
     pub service: RootwardClient<Channel>,
+    /// Carries calls and starts of chains, over the same connection as everything else.
+    pub stream: Link<ToRouter>,
 }
 
 impl Routers {
     pub(crate) fn new(addresses: impl IntoIterator<Item = String>) -> FaultResult<Routers> {
-        let all: Vec<Router> = addresses.into_iter().map(|address| Router::new(&address)).collect::<FaultResult<_>>()?;
+        let all: Vec<Arc<Router>> = addresses.into_iter().map(|address| Router::new(&address).map(Arc::new)).collect::<FaultResult<_>>()?;
         if all.is_empty() {
             return Err(Fault::refused("RW1106", "no router is named", EXAMPLE));
         }
@@ -52,9 +61,9 @@ impl Routers {
     }
 
     /// The router that is asked now, and its turn.
-    pub(crate) fn current(&self) -> (usize, &Router) {
+    pub(crate) fn current(&self) -> (usize, Arc<Router>) {
         let turn = self.turn.load(Ordering::Relaxed);
-        (turn, &self.all[turn % self.all.len()])
+        (turn, self.all[turn % self.all.len()].clone())
     }
 
     /// The router of that turn did not help: the next one is asked. Many requests that say so at once move on by one.
@@ -70,41 +79,49 @@ impl Router {
         let channel = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .http2_keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(5))
             .keep_alive_while_idle(true)
             .connect_lazy();
         let service =
             RootwardClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
-        Ok(Router { address, service })
+        let stream = ToRouter { address: address.clone(), service: service.clone() }.start();
+        Ok(Router { address, service, stream })
     }
 
     /// What a try's status means.
     pub(crate) fn fault(&self, status: &Status) -> Fault {
         let sources = std::iter::successors(status.source(), |&error| error.source());
         if sources.into_iter().any(|error| error.is::<ConnectError>()) {
-            return Fault::retry(
-                "RW5009",
-                format!("router {} can't be reached: {}", self.address, deepest(status)),
-                "nothing was executed; is it running? another one is named with --router or ROOTWARD_ROUTER",
-            );
+            return unreachable(&self.address, &deepest(status));
         }
         Fault::from_status(status)
     }
+}
 
-    /// What it means that a try had no status either when its time was over.
-    pub(crate) fn silent(&self) -> Fault {
-        Fault::new(
-            "RW5003",
-            RetryClass::OutcomeUnknown,
-            format!("router {} did not answer in time", self.address),
-            "send it again with the same request id: it takes effect once",
-        )
-    }
+/// There is no connection to a router.
+pub(crate) fn unreachable(address: &str, why: &str) -> Fault {
+    Fault::retry(
+        "RW5009",
+        format!("router {address} can't be reached: {why}"),
+        "nothing was executed; is it running? another one is named with --router or ROOTWARD_ROUTER",
+    )
+}
+
+/// A try had no answer of any kind when its time was over.
+pub(crate) fn silent(address: &str) -> Fault {
+    Fault::new(
+        "RW5003",
+        RetryClass::OutcomeUnknown,
+        format!("router {address} did not answer in time"),
+        "send it again with the same request id: it takes effect once",
+    )
 }
 
 /// The innermost cause, which is what the system said.
-fn deepest(status: &Status) -> String {
+pub(crate) fn deepest(status: &Status) -> String {
     let sources = std::iter::successors(status.source(), |&error| error.source());
     sources.last().map_or_else(|| status.message().to_owned(), ToString::to_string)
 }

@@ -11,7 +11,8 @@ use tonic::{Request, Response, Status, transport::Channel};
 
 use crate::{
     retry::{Budget, Policy, pause},
-    router::{Router, Routers},
+    router::{Router, Routers, silent},
+    stream::Streamed,
 };
 
 /// How much longer than the router a try waits, so that the router's own word about the deadline arrives.
@@ -34,7 +35,7 @@ impl Sender {
         Instant::now() + limit.min(LONGEST)
     }
 
-    /// Every try carries the same message, and with it the same request id.
+    /// Sends a message in a request of its own.
     pub(crate) async fn send<M: Clone, T, F>(
         &self,
         message: &M,
@@ -45,26 +46,38 @@ impl Sender {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
+        self.until_settled(deadline, policy, |router, limit| try_for(limit, router, message, &try_once)).await
+    }
+
+    /// Sends a message over the stream that it shares with others.
+    pub(crate) async fn send_by_stream<M: Streamed>(&self, message: &M, deadline: Instant) -> FaultResult<M::Answer> {
+        let try_once = |router: Arc<Router>, limit| async move { router.ask(message.clone(), limit, SLACK).await };
+        self.until_settled(deadline, Policy::REPEATABLE, try_once).await
+    }
+
+    /// Every try carries the same message, and with it the same request id.
+    async fn until_settled<T, F>(&self, deadline: Instant, policy: Policy, try_once: impl Fn(Arc<Router>, Duration) -> F) -> FaultResult<T>
+    where
+        F: Future<Output = FaultResult<T>>,
+    {
         let begun = Instant::now();
         let mut unknown: Option<Fault> = None;
+        self.budget.earn();
         for tries in 1_u32.. {
             let (turn, router) = self.routers.current();
             let left = deadline.saturating_duration_since(Instant::now()).min(policy.try_limit).max(Duration::from_millis(1));
-            let fault = match try_for(left, router, message, &try_once).await {
-                Ok(response) => {
-                    self.budget.earn();
-                    return Ok(response);
-                }
+            let fault = match try_once(router, left).await {
+                Ok(response) => return Ok(response),
                 Err(fault) => fault,
             };
-            if !policy.allows(&fault, &self.budget) || self.is_out_of_patience(&fault, tries, begun) {
+            if !policy.allows(&fault, unknown.is_some(), &self.budget) || self.is_out_of_patience(&fault, tries, begun) {
                 return Err(settled(unknown, fault));
             }
             self.routers.pass_on(turn);
             if fault.retry_class() == RetryClass::OutcomeUnknown {
                 unknown = Some(fault.clone());
             }
-            let wake = Instant::now() + pause(tries);
+            let wake = Instant::now() + pause(tries, fault.retry_after());
             if wake >= deadline {
                 return Err(settled(unknown, fault));
             }
@@ -81,7 +94,7 @@ impl Sender {
 
 async fn try_for<M: Clone, T, F>(
     limit: Duration,
-    router: &Router,
+    router: Arc<Router>,
     message: &M,
     try_once: impl Fn(RootwardClient<Channel>, Request<M>) -> F,
 ) -> FaultResult<T>
@@ -93,7 +106,7 @@ where
     match tokio::time::timeout(limit + SLACK, try_once(router.service.clone(), request)).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(router.fault(&status)),
-        Err(_) => Err(router.silent()),
+        Err(_) => Err(silent(&router.address)),
     }
 }
 

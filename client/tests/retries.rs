@@ -4,32 +4,39 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex},
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use rootward_client::{
-    Arguments, Client, Fault,
+    Arguments, Client, Fault, FaultResult,
     v1::{
-        self, RetryClass,
+        self, RetryClass, call_envelope, call_reply,
         rootward_server::{Rootward, RootwardServer},
     },
 };
 use tokio::net::TcpListener;
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::{
-    Request, Response, Status,
+    Request, Response, Status, Streaming,
     transport::{Server, server::TcpIncoming},
 };
 use uuid::Uuid;
 
-/// What the router heard: request id, time of issue, deadline.
-type Heard = (String, i64, String);
+/// What the router heard: request id, time of issue, milliseconds left.
+type Heard = (String, i64, u64);
 
 #[derive(Clone, Default)]
 struct Script {
     faults: Arc<Mutex<VecDeque<Fault>>>,
     chain_statuses: Arc<Mutex<VecDeque<&'static str>>>,
     heard: Arc<Mutex<Vec<Heard>>>,
+    /// Messages of streams.
+    messages: Arc<AtomicUsize>,
 }
 
 impl Script {
@@ -46,11 +53,10 @@ impl Script {
         address
     }
 
-    fn hear<T>(&self, request: &Request<T>, id: &str, issued_at_ms: i64) -> Result<(), Status> {
-        let timeout = request.metadata().get("grpc-timeout").and_then(|value| value.to_str().ok()).unwrap_or_default();
-        self.heard.lock().expect("no panic").push((id.to_owned(), issued_at_ms, timeout.to_owned()));
+    fn hear(&self, id: &str, issued_at_ms: i64, time_left_ms: u64) -> FaultResult<()> {
+        self.heard.lock().expect("no panic").push((id.to_owned(), issued_at_ms, time_left_ms));
         match self.faults.lock().expect("no panic").pop_front() {
-            Some(fault) => Err(fault.into_status()),
+            Some(fault) => Err(fault),
             None => Ok(()),
         }
     }
@@ -61,22 +67,31 @@ impl Script {
 }
 
 impl Script {
-    fn answer_call(&self, request: Request<v1::CallRequest>) -> Result<v1::CallResponse, Status> {
-        self.hear(&request, &request.get_ref().request_id, request.get_ref().issued_at_ms)?;
-        Ok(v1::CallResponse { request_id: request.into_inner().request_id, ..v1::CallResponse::default() })
+    fn answer_call(&self, request: v1::CallRequest, time_left_ms: u64) -> FaultResult<v1::CallResponse> {
+        self.hear(&request.request_id, request.issued_at_ms, time_left_ms)?;
+        Ok(v1::CallResponse { request_id: request.request_id, ..v1::CallResponse::default() })
     }
 
-    fn answer_chain(&self, request: Request<v1::StartChainRequest>) -> Result<v1::StartChainResponse, Status> {
-        self.hear(&request, &request.get_ref().chain_id, request.get_ref().issued_at_ms)?;
+    fn answer_chain(&self, request: v1::StartChainRequest, time_left_ms: u64) -> FaultResult<v1::StartChainResponse> {
+        self.hear(&request.chain_id, request.issued_at_ms, time_left_ms)?;
         let status = self.chain_statuses.lock().expect("no panic").pop_front().unwrap_or("completed");
         let is_first = self.heard().len() == 1;
-        let chain = v1::Chain { id: request.into_inner().chain_id, status: status.to_owned(), ..v1::Chain::default() };
+        let chain = v1::Chain { id: request.chain_id, status: status.to_owned(), ..v1::Chain::default() };
         Ok(v1::StartChainResponse { chain: Some(chain), from_stored_outcome: !is_first })
     }
 
-    fn answer<M, T: Default>(&self, request: Request<M>) -> Result<T, Status> {
-        self.hear(&request, "", 0)?;
+    fn answer<M, T: Default>(&self, _: Request<M>) -> Result<T, Status> {
+        self.hear("", 0, 0).map_err(Fault::into_status)?;
         Ok(T::default())
+    }
+
+    fn answer_envelope(&self, envelope: v1::CallEnvelope) -> v1::CallReply {
+        let answer = match envelope.request.expect("a request") {
+            call_envelope::Request::Call(call) => self.answer_call(call, envelope.time_left_ms).map(call_reply::Result::Called),
+            call_envelope::Request::StartChain(start) => self.answer_chain(start, envelope.time_left_ms).map(call_reply::Result::Started),
+        };
+        let result = answer.unwrap_or_else(|fault| call_reply::Result::Failure(fault.into_wire()));
+        v1::CallReply { correlation: envelope.correlation, result: Some(result) }
     }
 }
 
@@ -84,8 +99,27 @@ macro_rules! service {
     ($($name:ident($request:ident) -> $response:ident by $answer:ident;)*) => {
         #[tonic::async_trait]
         impl Rootward for Script {
+            type ExchangeStream = Pin<Box<dyn Stream<Item = Result<v1::ExchangeCallsResponse, Status>> + Send>>;
             type WatchChainStream = tokio_stream::Once<Result<v1::WatchChainResponse, Status>>;
             type ChangeChainsStream = tokio_stream::Once<Result<v1::ChangeChainsResponse, Status>>;
+
+            async fn exchange(&self, request: Request<Streaming<v1::ExchangeCallsRequest>>) -> Result<Response<Self::ExchangeStream>, Status> {
+                let script = self.clone();
+                let answers = request.into_inner().map(move |message| {
+                    script.messages.fetch_add(1, Ordering::Relaxed);
+                    let replies = message?.envelopes.into_iter().map(|envelope| script.answer_envelope(envelope)).collect();
+                    Ok(v1::ExchangeCallsResponse { replies })
+                });
+                Ok(Response::new(Box::pin(answers)))
+            }
+
+            async fn call(&self, _: Request<v1::CallRequest>) -> Result<Response<v1::CallResponse>, Status> {
+                Err(Status::unimplemented("calls go over the stream"))
+            }
+
+            async fn start_chain(&self, _: Request<v1::StartChainRequest>) -> Result<Response<v1::StartChainResponse>, Status> {
+                Err(Status::unimplemented("chains are started over the stream"))
+            }
 
             async fn watch_chain(&self, request: Request<v1::WatchChainRequest>) -> Result<Response<Self::WatchChainStream>, Status> {
                 Ok(Response::new(tokio_stream::once(self.answer(request))))
@@ -103,8 +137,6 @@ macro_rules! service {
 }
 
 service! {
-    call(CallRequest) -> CallResponse by answer_call;
-    start_chain(StartChainRequest) -> StartChainResponse by answer_chain;
     query(QueryRequest) -> CallResponse by answer;
     explain(ExplainRequest) -> ExplainResponse by answer;
     list_chains(ListChainsRequest) -> ListChainsResponse by answer;
@@ -146,14 +178,8 @@ async fn the_deadline_is_passed_on_and_shrinks() {
     let script = Script::failing([unknown()]);
     let client = Client::new([script.serve().await]).expect("an address");
     client.call("withdraw", Arguments::new()).with_deadline(Duration::from_secs(2)).send().await.expect("answered");
-    let micros = |text: &str| match text.split_at(text.len() - 1) {
-        (digits, "u") => digits.parse::<u64>().expect("digits"),
-        (digits, "m") => digits.parse::<u64>().expect("digits") * 1000,
-        (digits, "n") => digits.parse::<u64>().expect("digits") / 1000,
-        other => panic!("{other:?}"),
-    };
-    let left: Vec<u64> = script.heard().iter().map(|(_, _, timeout)| micros(timeout)).collect();
-    assert!(left[0] <= 2_000_000 && left[1] < left[0] && left[1] > 1_000_000, "{left:?}");
+    let left: Vec<u64> = script.heard().iter().map(|(_, _, left_ms)| *left_ms).collect();
+    assert!(left[0] <= 2_000 && left[1] < left[0] && left[1] > 1_000, "{left:?}");
 }
 
 #[tokio::test]
@@ -166,7 +192,7 @@ async fn a_refusal_is_not_repeated() {
 
 #[tokio::test]
 async fn overload_is_repeated_within_a_budget_only() {
-    let full = || Fault::retry("RW3001", "full", "");
+    let full = || Fault::overloaded("RW3001", "full", "");
     let script = Script::failing((0..1000).map(|_| full()));
     let client = Client::new([script.serve().await]).expect("an address").with_deadline(Duration::from_secs(60));
     let mut heard_before = 0;
@@ -177,6 +203,43 @@ async fn overload_is_repeated_within_a_budget_only() {
         assert_eq!(script.heard().len() - heard_before, tries, "request {request}");
         heard_before = script.heard().len();
     }
+}
+
+#[tokio::test]
+async fn a_router_that_is_full_is_left_alone_for_as_long_as_it_asks() {
+    let full = Fault::overloaded("RW3001", "full", "");
+    let asked_for = full.retry_after().expect("a pause");
+    let script = Script::failing([full.clone(), full]);
+    let client = Client::new([script.serve().await]).expect("an address");
+    let begun = std::time::Instant::now();
+    client.call("withdraw", Arguments::new()).send().await.expect("the third try is answered");
+    assert!(begun.elapsed() >= asked_for * 2, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn calls_that_wait_go_out_together() {
+    let script = Script::default();
+    let client = Client::new([script.serve().await]).expect("an address");
+    let calls: Vec<_> = (0..2000).map(|_| client.call("withdraw", Arguments::new())).collect();
+    let ids: Vec<String> = calls.iter().map(|call| call.request_id().to_owned()).collect();
+    let mut running: tokio::task::JoinSet<_> =
+        calls.into_iter().zip(ids).map(|(call, id)| async move { call.send().await.expect("answered").request_id == id }).collect();
+    while let Some(is_its_own) = running.join_next().await {
+        assert!(is_its_own.expect("no panic"), "each has the answer to its own request");
+    }
+    let messages = script.messages.load(Ordering::Relaxed);
+    assert!(messages < 1000, "{messages} messages for 2000 calls");
+}
+
+#[tokio::test]
+async fn a_request_that_no_message_can_carry_is_refused_and_harms_nobody() {
+    let script = Script::default();
+    let client = Client::new([script.serve().await]).expect("an address");
+    let fault = client.call("note", Arguments::new().with("text", "x".repeat(9 << 20))).send().await.expect_err("too large");
+    assert_eq!((fault.code(), fault.retry_class()), ("RW2002", RetryClass::Refused));
+    client.call("note", Arguments::new().with("text", "x".repeat(7 << 20))).send().await.err();
+    client.call("note", Arguments::new()).send().await.expect("the stream is whole");
+    assert!(script.heard().len() <= 2);
 }
 
 #[tokio::test]

@@ -12,6 +12,11 @@ use crate::v1::{Failure, RetryClass};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fault(Box<Failure>);
 
+/// How long whoever was refused under overload is asked to wait, in milliseconds: some batches of a busy lane.
+const RETRY_AFTER_MS: u64 = 50;
+/// How long anybody is asked to wait who was refused for another reason that passes.
+const PASSING: Duration = Duration::from_millis(100);
+
 /// The result of what can end in a [`Fault`].
 pub type FaultResult<T> = Result<T, Fault>;
 
@@ -35,6 +40,13 @@ impl Fault {
     /// Not executed; it may be sent again.
     pub fn retry(code: &'static str, message: impl Into<String>, help: impl Into<String>) -> Fault {
         Fault::new(code, RetryClass::Retry, message, help)
+    }
+
+    /// Not executed for lack of room or time: send it again after the pause that it names, and not too often.
+    pub fn overloaded(code: &'static str, message: impl Into<String>, help: impl Into<String>) -> Fault {
+        let mut fault = Fault::retry(code, message, help);
+        fault.0.retry_after_ms = RETRY_AFTER_MS;
+        fault
     }
 
     /// A fault of Rootward's own.
@@ -61,6 +73,16 @@ impl Fault {
     /// What the sender may do.
     pub fn retry_class(&self) -> RetryClass {
         self.0.retry_class()
+    }
+
+    /// How long to wait at least before it is sent again; none where that is the sender's to choose.
+    pub fn retry_after(&self) -> Option<Duration> {
+        (self.0.retry_after_ms > 0).then(|| Duration::from_millis(self.0.retry_after_ms))
+    }
+
+    /// Whether it was refused because there is more to do than can be done: each retry then adds to the load.
+    pub fn is_overload(&self) -> bool {
+        self.retry_class() == RetryClass::Retry && matches!(self.code(), "RW3001" | "RW3103")
     }
 
     /// The catalogue's code.
@@ -107,7 +129,7 @@ impl Fault {
             details.add_help_link(self.help(), format!("docs/errors.md#{}", self.code().to_lowercase()));
         }
         if matches!(self.retry_class(), RetryClass::Retry) {
-            details.set_retry_info(Some(Duration::from_millis(100)));
+            details.set_retry_info(Some(self.retry_after().unwrap_or(PASSING)));
         }
         Status::with_error_details(code, self.message(), details)
     }
@@ -167,6 +189,16 @@ mod tests {
         let status = fault.clone().into_status();
         assert_eq!(status.code(), Code::FailedPrecondition);
         assert_eq!(Fault::from_status(&status), fault);
+    }
+
+    #[test]
+    fn a_refusal_under_overload_says_when_to_come_back() {
+        let full = Fault::overloaded("RW3001", "full", "");
+        assert!(full.is_overload() && !Fault::retry("RW5002", "away", "").is_overload());
+        let status = full.clone().into_status();
+        assert_eq!(status.get_details_retry_info().and_then(|info| info.retry_delay), full.retry_after());
+        assert_eq!(Fault::from_status(&status).retry_after(), full.retry_after());
+        assert!(full.retry_after().is_some() && Fault::retry("RW5002", "away", "").retry_after().is_none());
     }
 
     #[test]

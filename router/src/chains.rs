@@ -164,6 +164,7 @@ impl RouterService {
             labels,
             ..v1::StartChainRequest::default()
         };
+        let _permit = self.admit()?;
         Ok(v1::ForkChainResponse { chain: self.start(start, deadline).await?.chain, repeated_effects })
     }
 }

@@ -23,6 +23,9 @@ pub struct Config {
     /// How many requests may be under way at once; more are refused at once.
     #[serde(default = "default_max_in_flight")]
     pub max_in_flight: usize,
+    /// How many of them one client's stream may have, so that no client takes all the room.
+    #[serde(default = "default_max_in_flight_per_stream")]
+    pub max_in_flight_per_stream: usize,
     /// How long requests under way may go on after SIGTERM, in milliseconds.
     #[serde(default = "default_grace_ms")]
     pub grace_ms: u64,
@@ -34,6 +37,10 @@ fn default_deadline_ms() -> u64 {
 
 fn default_max_in_flight() -> usize {
     4096
+}
+
+fn default_max_in_flight_per_stream() -> usize {
+    2048
 }
 
 fn default_grace_ms() -> u64 {
@@ -77,6 +84,9 @@ pub fn parse_config(text: &str) -> Result<Config, ConfigError> {
     if config.default_deadline_ms == 0 {
         return Err(ConfigError::Setting("`default_deadline_ms` is 0: no request could be answered in time".to_owned()));
     }
+    if config.max_in_flight_per_stream == 0 {
+        return Err(ConfigError::Setting("`max_in_flight_per_stream` is 0: no stream could carry anything".to_owned()));
+    }
     if config.max_in_flight == 0 {
         return Err(ConfigError::Setting("`max_in_flight` is 0: the router could not accept anything".to_owned()));
     }
@@ -101,14 +111,14 @@ mod tests {
         let sample = parse_config(SAMPLE).expect("the sample is right");
         let least = parse_config("listen = \"0.0.0.0:7400\"\nworkers = [\"http://10.0.0.11:7411\"]").expect("enough");
         assert_eq!(
-            (sample.default_deadline_ms, sample.max_in_flight, sample.grace_ms),
-            (least.default_deadline_ms, least.max_in_flight, least.grace_ms)
+            (sample.default_deadline_ms, sample.max_in_flight, sample.max_in_flight_per_stream, sample.grace_ms),
+            (least.default_deadline_ms, least.max_in_flight, least.max_in_flight_per_stream, least.grace_ms)
         );
     }
 
     #[test]
     fn an_unknown_setting_is_refused_with_the_right_name() {
-        let error = parse_config(&SAMPLE.replace("max_in_flight", "max_inflight")).expect_err("misspelt");
+        let error = parse_config(&SAMPLE.replace("max_in_flight =", "max_inflight =")).expect_err("misspelt");
         assert!(error.to_string().contains("unknown field `max_inflight`"), "{error}");
         assert_eq!(error.help(), "did you mean `max_in_flight`?");
         assert!(parse_config("listen = 7").expect_err("no address").help().contains("docs/samples/router.toml"));
@@ -120,6 +130,7 @@ mod tests {
             ("workers = [\"http://10.0.0.11:7411\", \"http://10.0.0.12:7411\"]", "workers = []", "`workers`"),
             ("http://10.0.0.12:7411", "10.0.0.12:7411", "`workers`"),
             ("max_in_flight = 4096", "max_in_flight = 0", "`max_in_flight`"),
+            ("max_in_flight_per_stream = 2048", "max_in_flight_per_stream = 0", "`max_in_flight_per_stream`"),
             ("default_deadline_ms = 10000", "default_deadline_ms = 0", "`default_deadline_ms`"),
         ] {
             let error = parse_config(&SAMPLE.replace(from, to)).expect_err(to).to_string();

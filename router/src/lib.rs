@@ -7,6 +7,7 @@
 mod catalog;
 mod chains;
 mod config;
+mod exchange;
 mod explain;
 mod follow;
 mod link;
@@ -19,7 +20,6 @@ mod verify;
 
 pub use catalog::{Catalog, CatalogPeer, Owner};
 pub use config::{Config, ConfigError, is_address, parse_config};
-pub use link::Link;
 pub use request::{canonical_arguments, check_arguments, resolve_root};
 pub use routing::{Routing, Sent};
 pub use run::{Router, RunError};

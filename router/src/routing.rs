@@ -17,7 +17,10 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Catalog, Link};
+use crate::{
+    Catalog,
+    link::{Link, ToWorker},
+};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
@@ -85,10 +88,11 @@ impl Routing {
                 RetryClass::Reroute => self.refresh.notify_one(),
                 // Under overload the honest refusal goes out at once; more tries would only add to the load. So would those
                 // of a statement that used up its time.
-                RetryClass::Retry if !matches!(fault.code(), "RW3001" | "RW3104") || unknown.is_some() => {}
+                RetryClass::Retry if !(fault.is_overload() || fault.code() == "RW3104") || unknown.is_some() => {}
                 _ => return Err(fault),
             }
-            let wake = Instant::now() + pause.mul_f64(rand::rng().random_range(0.8..1.2));
+            let pause_now = pause.max(fault.retry_after().unwrap_or_default());
+            let wake = Instant::now() + pause_now.mul_f64(rand::rng().random_range(0.8..1.2));
             if wake >= deadline || self.shutdown.is_cancelled() {
                 return Err(unknown.map_or(fault, |cause| still_unknown(&execute, &cause)));
             }
@@ -119,7 +123,7 @@ impl Routing {
         let mut message = execute.clone();
         message.time_left_ms = u64::try_from(deadline.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u64::MAX);
         message.schema_version = catalog.schema.version;
-        match tokio::time::timeout_at(deadline, link.send(message)).await {
+        match tokio::time::timeout_at(deadline, link.ask(v1::Envelope { correlation: 0, execute: Some(message) })).await {
             Ok(answer) => answer,
             Err(_) => Err(Fault::new(
                 "RW5003",
@@ -132,7 +136,12 @@ impl Routing {
 
     fn link(&self, address: &str) -> Link {
         let mut links = self.links.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        links.entry(address.to_owned()).or_insert_with(|| Link::start(address, &self.tasks, self.shutdown.child_token())).clone()
+        if let Some(link) = links.get(address) {
+            return link.clone();
+        }
+        let link = Link::start(ToWorker(address.into()), &self.tasks, self.shutdown.child_token());
+        links.insert(address.to_owned(), link.clone());
+        link
     }
 }
 

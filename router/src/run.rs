@@ -10,7 +10,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::{Server, server::TcpIncoming};
 
-use crate::{Catalog, Config, Routing, follow, link::MAX_MESSAGE_BYTES, service::RouterService};
+use crate::{
+    Catalog, Config, Routing, follow,
+    link::{CONNECTION_WINDOW_BYTES, MAX_MESSAGE_BYTES, STREAM_WINDOW_BYTES},
+    service::RouterService,
+};
 
 /// The largest request of a client.
 const MAX_REQUEST_BYTES: usize = 8 << 20;
@@ -82,6 +86,8 @@ impl Router {
             routing,
             default_deadline: Duration::from_millis(self.config.default_deadline_ms),
             in_flight: Arc::new(Semaphore::new(self.config.max_in_flight)),
+            max_in_flight_per_stream: self.config.max_in_flight_per_stream,
+            drain: shutdown.clone(),
         };
         let (reporter, health) = tonic_health::server::health_reporter();
         tasks.spawn(report_health(reporter, known, shutdown.clone()));
@@ -92,6 +98,8 @@ impl Router {
         // The builder's own setting does not reach listeners that it didn't open; without it small answers wait for 40 ms.
         let incoming = TcpIncoming::from(self.listener).with_nodelay(Some(true));
         let serving = Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .http2_keepalive_interval(Some(Duration::from_secs(5)))
             .http2_keepalive_timeout(Some(Duration::from_secs(3)))
             .add_service(health)

@@ -8,18 +8,21 @@ use rootward_proto::{
     v1::{self, reply, rootward_server, worker_client::WorkerClient},
 };
 use tokio::{sync::Semaphore, time::Instant};
-use tonic::{Request, Response, Status, transport::Channel};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming, transport::Channel};
 
 use crate::{
     Catalog, CatalogPeer, Routing,
     chains::BoxStream,
-    explain, link,
+    exchange, explain, link,
     message::{call_message, chain_message, query_message},
     verify,
 };
 
 /// The longest that a peer may take to answer a question that all peers are asked.
 const ASK_LIMIT: Duration = Duration::from_secs(10);
+/// The longest that anybody may wait, whatever the message says; beyond it the clock could overflow.
+const LONGEST_WAIT: Duration = Duration::from_secs(365 * 86_400);
 /// How long a peer may take to say how it is.
 const STATUS_LIMIT: Duration = Duration::from_secs(1);
 /// How long `verify` may count on one peer.
@@ -33,15 +36,24 @@ pub(crate) type Asked<T> = (Vec<(CatalogPeer, T)>, Vec<(CatalogPeer, Fault)>);
 pub(crate) struct RouterService {
     pub routing: Routing,
     pub default_deadline: Duration,
+    /// Room for requests of all clients.
     pub in_flight: Arc<Semaphore>,
+    /// How many of them one client's stream may have.
+    pub max_in_flight_per_stream: usize,
+    /// Cancelled when streams of clients are to end: after what is under way is answered.
+    pub drain: CancellationToken,
 }
 
 impl RouterService {
     /// When the caller stops waiting: gRPC's own deadline, or the default of the settings.
     fn deadline<T>(&self, request: &Request<T>) -> Instant {
-        let given = request.metadata().get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(parse_timeout);
+        self.deadline_in(request.metadata().get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(parse_timeout))
+    }
+
+    /// When a caller stops waiting that gave itself this long.
+    pub(crate) fn deadline_in(&self, given: Option<Duration>) -> Instant {
         // A little before the caller gives up, so that it hears the honest answer rather than its own timeout.
-        Instant::now() + given.map_or(self.default_deadline, |given| given.mul_f64(0.97))
+        Instant::now() + given.map_or(self.default_deadline, |given| given.min(LONGEST_WAIT).mul_f64(0.97))
     }
 
     /// How long peers may take to answer a question that all are asked: the caller must still hear of the silent ones.
@@ -49,14 +61,19 @@ impl RouterService {
         self.deadline(request).saturating_duration_since(Instant::now()).mul_f64(0.8).min(ASK_LIMIT)
     }
 
-    fn admit(&self) -> FaultResult<tokio::sync::OwnedSemaphorePermit> {
+    /// A place among the requests under way.
+    pub(crate) fn admit(&self) -> FaultResult<tokio::sync::OwnedSemaphorePermit> {
         self.in_flight.clone().try_acquire_owned().map_err(|_| {
-            Fault::retry("RW3001", "the router is full (`max_in_flight`)", "nothing was executed; send it again a little later")
+            Fault::overloaded("RW3001", "the router is full (`max_in_flight`)", "nothing was executed; send it again a little later")
         })
     }
 
+    pub(crate) async fn call(&self, request: v1::CallRequest, deadline: Instant) -> FaultResult<v1::CallResponse> {
+        let execute = call_message(&*self.routing.catalog()?, request)?;
+        self.run(execute, deadline).await
+    }
+
     async fn run(&self, execute: v1::Execute, deadline: Instant) -> FaultResult<v1::CallResponse> {
-        let _permit = self.admit()?;
         match self.routing.execute(execute, deadline).await?.result {
             reply::Result::Executed(response) => Ok(response),
             _ => Err(Fault::internal("a transaction was answered with something that is no transaction's answer")),
@@ -64,7 +81,6 @@ impl RouterService {
     }
 
     pub(crate) async fn start(&self, request: v1::StartChainRequest, deadline: Instant) -> FaultResult<v1::StartChainResponse> {
-        let _permit = self.admit()?;
         let catalog = self.routing.catalog()?;
         let execute = chain_message(&catalog, request)?;
         match self.routing.execute(execute, deadline).await?.result {
@@ -179,12 +195,21 @@ fn parse_timeout(text: &str) -> Option<Duration> {
 
 #[tonic::async_trait]
 impl rootward_server::Rootward for RouterService {
+    type ExchangeStream = BoxStream<v1::ExchangeCallsResponse>;
     type WatchChainStream = BoxStream<v1::WatchChainResponse>;
     type ChangeChainsStream = BoxStream<v1::ChangeChainsResponse>;
 
+    async fn exchange(&self, request: Request<Streaming<v1::ExchangeCallsRequest>>) -> Result<Response<Self::ExchangeStream>, Status> {
+        let answers = exchange::answers(self.clone(), request.into_inner());
+        Ok(Response::new(Box::pin(answers)))
+    }
+
     async fn call(&self, request: Request<v1::CallRequest>) -> Result<Response<v1::CallResponse>, Status> {
         let deadline = self.deadline(&request);
-        let call = async { self.run(call_message(&*self.routing.catalog()?, request.into_inner())?, deadline).await };
+        let call = async {
+            let _permit = self.admit()?;
+            RouterService::call(self, request.into_inner(), deadline).await
+        };
         call.await.map(Response::new).map_err(Fault::into_status)
     }
 
@@ -192,6 +217,7 @@ impl rootward_server::Rootward for RouterService {
         let deadline = self.deadline(&request);
         let request = request.into_inner();
         let query = async {
+            let _permit = self.admit()?;
             let execute = query_message(&*self.routing.catalog()?, request)?;
             self.run(execute, deadline).await
         };
@@ -204,7 +230,11 @@ impl rootward_server::Rootward for RouterService {
 
     async fn start_chain(&self, request: Request<v1::StartChainRequest>) -> Result<Response<v1::StartChainResponse>, Status> {
         let deadline = self.deadline(&request);
-        self.start(request.into_inner(), deadline).await.map(Response::new).map_err(Fault::into_status)
+        let start = async {
+            let _permit = self.admit()?;
+            self.start(request.into_inner(), deadline).await
+        };
+        start.await.map(Response::new).map_err(Fault::into_status)
     }
 
     async fn list_chains(&self, request: Request<v1::ListChainsRequest>) -> Result<Response<v1::ListChainsResponse>, Status> {

@@ -158,6 +158,9 @@ async fn serve_grpc(
     // The builder's own setting does not reach listeners that it didn't open; without it small answers wait for 40 ms.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving = Server::builder()
+        // Several messages of a router may be on their way, so that a stream never stops for want of a window.
+        .initial_stream_window_size(4 << 20)
+        .initial_connection_window_size(8 << 20)
         .http2_keepalive_interval(Some(Duration::from_secs(5)))
         .http2_keepalive_timeout(Some(Duration::from_secs(3)))
         .add_service(health)

@@ -84,7 +84,7 @@ impl WorkerService {
             self.tasks.spawn(async move {
                 let result = match permit {
                     Ok(_permit) => service.execute(envelope.execute).await,
-                    Err(_) => Err(Fault::retry(
+                    Err(_) => Err(Fault::overloaded(
                         "RW3001",
                         format!("the worker is full ({MAX_IN_FLIGHT} requests are under way)"),
                         "nothing was executed; send it again a little later",

@@ -51,7 +51,7 @@ impl LaneHandle {
             Share::Lazy => &self.lazy,
         };
         sender.try_send(unit).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => Fault::retry(
+            mpsc::error::TrySendError::Full(_) => Fault::overloaded(
                 "RW3001",
                 format!("lane {} is full ({} units wait)", self.number, sender.max_capacity()),
                 "nothing was executed; send it again a little later",

@@ -161,7 +161,7 @@ fn drop_expired(context: &LaneContext, batch: &mut Vec<Unit>) {
     }
     let (live, expired): (Vec<Unit>, Vec<Unit>) = batch.drain(..).partition(|unit| unit.deadline > now);
     for unit in expired {
-        let _ = unit.answer.send(Err(Fault::retry(
+        let _ = unit.answer.send(Err(Fault::overloaded(
             "RW3103",
             format!("`{}` waited in the queue until its deadline", unit.label),
             "nothing was executed; the peer is busy: allow more time or send less",

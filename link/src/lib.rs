@@ -1,0 +1,11 @@
+//! The asking side of a long-lived stream between two processes: client and router, router and worker.
+//!
+//! Whatever waits when the stream becomes free goes out as one message, so that under load the cost of a message is shared
+//! and without load nothing waits for company. Answers come in any order and find their asker by a number.
+
+mod ask;
+mod fit;
+mod flight;
+
+pub use ask::{Exchange, Link, Outgoing};
+pub use fit::{MAX_COALESCED, fitting};

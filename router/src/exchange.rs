@@ -1,0 +1,143 @@
+//! The answering side of a client's stream: every request is under way at once, and whatever is answered when the stream is
+//! free goes out as one message.
+//!
+//! A stream is one task, the connection's own: it reads, drives what is under way, and writes. There is no task, queue or wake-up for a
+//! single request. A client that leaves drops what is under way here; a worker finishes what it got, and the client learns it
+//! by the same request id.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::{
+    FutureExt as _, Stream, StreamExt as _,
+    future::{BoxFuture, Fuse, FusedFuture as _},
+    stream::FuturesUnordered,
+};
+use rootward_link::{MAX_COALESCED, fitting};
+use rootward_proto::{
+    Fault, FaultResult,
+    v1::{self, call_envelope, call_reply},
+};
+use tokio::sync::OwnedSemaphorePermit;
+use tonic::{Status, Streaming};
+
+use crate::service::RouterService;
+
+/// How many bytes go out in one message, unless one answer alone is larger.
+const MAX_BYTES: usize = 16 << 20;
+
+/// A client's stream of answers, which reads the requests as it goes.
+pub(crate) struct Answers<F> {
+    service: Arc<RouterService>,
+    incoming: Streaming<v1::ExchangeCallsRequest>,
+    under_way: FuturesUnordered<F>,
+    answered: Vec<v1::CallReply>,
+    /// Ends when the router is to drain: what is under way is answered, what comes then is refused.
+    drain: Fuse<BoxFuture<'static, ()>>,
+    /// Whether more requests can come.
+    is_open: bool,
+    handle: fn(Arc<RouterService>, OwnedSemaphorePermit, v1::CallEnvelope) -> F,
+}
+
+/// Answers the requests of one client.
+pub(crate) fn answers(
+    service: RouterService,
+    incoming: Streaming<v1::ExchangeCallsRequest>,
+) -> impl Stream<Item = Result<v1::ExchangeCallsResponse, Status>> + Send + 'static {
+    let drain = service.drain.clone();
+    Answers {
+        service: Arc::new(service),
+        incoming,
+        under_way: FuturesUnordered::new(),
+        answered: Vec::new(),
+        drain: drain.cancelled_owned().boxed().fuse(),
+        is_open: true,
+        handle,
+    }
+}
+
+async fn handle(service: Arc<RouterService>, _permit: OwnedSemaphorePermit, envelope: v1::CallEnvelope) -> v1::CallReply {
+    let time_left = (envelope.time_left_ms > 0).then(|| Duration::from_millis(envelope.time_left_ms));
+    let deadline = service.deadline_in(time_left);
+    let result = match envelope.request {
+        Some(call_envelope::Request::Call(request)) => service.call(request, deadline).await.map(call_reply::Result::Called),
+        Some(call_envelope::Request::StartChain(request)) => service.start(request, deadline).await.map(call_reply::Result::Started),
+        None => Err(Fault::refused("RW2002", "an envelope came without a request", "fill `call` or `start_chain`")),
+    };
+    reply(envelope.correlation, result)
+}
+
+fn reply(correlation: u64, result: FaultResult<call_reply::Result>) -> v1::CallReply {
+    let result = result.unwrap_or_else(|fault| call_reply::Result::Failure(fault.into_wire()));
+    v1::CallReply { correlation, result: Some(result) }
+}
+
+impl<F: Future<Output = v1::CallReply>> Answers<F> {
+    /// Takes what has arrived. Never waits for room: what finds none is refused at once.
+    fn read(&mut self, context: &mut Context<'_>) {
+        while self.is_open && self.answered.len() < MAX_COALESCED {
+            match self.incoming.poll_next_unpin(context) {
+                Poll::Ready(Some(Ok(message))) => message.envelopes.into_iter().for_each(|envelope| self.take(envelope)),
+                Poll::Ready(Some(Err(status))) => {
+                    tracing::debug!(message = status.message(), "a client's stream broke");
+                    self.is_open = false;
+                    // Nobody is there to hear the answers.
+                    self.under_way.clear();
+                    self.answered.clear();
+                }
+                Poll::Ready(None) => self.is_open = false,
+                Poll::Pending => return,
+            }
+        }
+    }
+
+    fn take(&mut self, envelope: v1::CallEnvelope) {
+        match self.admit() {
+            Ok(permit) => self.under_way.push((self.handle)(self.service.clone(), permit, envelope)),
+            Err(fault) => self.answered.push(reply(envelope.correlation, Err(fault))),
+        }
+    }
+
+    fn admit(&self) -> FaultResult<OwnedSemaphorePermit> {
+        if self.drain.is_terminated() {
+            return Err(Fault::retry("RW5002", "the router is shutting down", "nothing was executed; send it to another router"));
+        }
+        if self.under_way.len() >= self.service.max_in_flight_per_stream {
+            return Err(Fault::overloaded(
+                "RW3001",
+                "the router has too many requests of this client under way (`max_in_flight_per_stream`)",
+                "nothing was executed; send it again a little later",
+            ));
+        }
+        self.service.admit()
+    }
+}
+
+impl<F: Future<Output = v1::CallReply>> Stream for Answers<F> {
+    type Item = Result<v1::ExchangeCallsResponse, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        let _ = this.drain.poll_unpin(context);
+        this.read(context);
+        while this.answered.len() < MAX_COALESCED
+            && let Poll::Ready(Some(reply)) = this.under_way.poll_next_unpin(context)
+        {
+            this.answered.push(reply);
+        }
+        if !this.answered.is_empty() {
+            let count = fitting(&this.answered, MAX_BYTES);
+            let replies =
+                if count == this.answered.len() { std::mem::take(&mut this.answered) } else { this.answered.drain(..count).collect() };
+            return Poll::Ready(Some(Ok(v1::ExchangeCallsResponse { replies })));
+        }
+        if this.under_way.is_empty() && (!this.is_open || this.drain.is_terminated()) {
+            return Poll::Ready(None);
+        }
+        Poll::Pending
+    }
+}
