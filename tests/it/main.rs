@@ -23,5 +23,6 @@ mod routing;
 mod schema_fixtures;
 mod shared;
 mod standby;
+mod stream;
 mod structure;
 mod verify;
