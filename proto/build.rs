@@ -9,7 +9,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(files, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("rootward.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    // Chains are rare and large: boxed, they don't make every other answer as large as themselves.
+    tonic_prost_build::configure()
+        .boxed(".rootward.v1.Reply.result.chain")
+        .boxed(".rootward.v1.CallReply.result.started")
+        .boxed(".rootward.v1.CallEnvelope.request.start_chain")
+        .compile_fds(descriptors)?;
     println!("cargo:rerun-if-changed=proto");
     Ok(())
 }

@@ -46,11 +46,11 @@ impl Streamed for v1::StartChainRequest {
     type Answer = v1::StartChainResponse;
 
     fn into_request(self) -> call_envelope::Request {
-        call_envelope::Request::StartChain(self)
+        call_envelope::Request::StartChain(Box::new(self))
     }
 
     fn answer(reply: call_reply::Result) -> Option<v1::StartChainResponse> {
-        if let call_reply::Result::Started(response) = reply { Some(response) } else { None }
+        if let call_reply::Result::Started(response) = reply { Some(*response) } else { None }
     }
 }
 

@@ -88,7 +88,9 @@ impl Script {
     fn answer_envelope(&self, envelope: v1::CallEnvelope) -> v1::CallReply {
         let answer = match envelope.request.expect("a request") {
             call_envelope::Request::Call(call) => self.answer_call(call, envelope.time_left_ms).map(call_reply::Result::Called),
-            call_envelope::Request::StartChain(start) => self.answer_chain(start, envelope.time_left_ms).map(call_reply::Result::Started),
+            call_envelope::Request::StartChain(start) => {
+                self.answer_chain(*start, envelope.time_left_ms).map(Box::new).map(call_reply::Result::Started)
+            }
         };
         let result = answer.unwrap_or_else(|fault| call_reply::Result::Failure(fault.into_wire()));
         v1::CallReply { correlation: envelope.correlation, result: Some(result) }

@@ -18,6 +18,7 @@ use tonic::Streaming;
 use crate::{
     fit::{MAX_COALESCED, fitting},
     flight::{Asker, Flight},
+    turn::Turn,
 };
 
 /// How many requests may wait for the stream; more are refused at once.
@@ -85,6 +86,7 @@ struct Waiting<X: Exchange> {
 pub struct Outgoing<X: Exchange> {
     waiting: Arc<Mutex<Waiting<X>>>,
     flight: Arc<Flight<X::Answer>>,
+    turn: Turn,
 }
 
 impl<X: Exchange> Link<X> {
@@ -96,20 +98,24 @@ impl<X: Exchange> Link<X> {
         Link { sender, exchange }
     }
 
-    /// Sends one request and waits for its answer.
+    /// Sends one request at once; the future waits for its answer. What is sent is no part of the future, which stays small.
     ///
     /// Cancel safety: dropping the future drops the answer, not the request, unless it still waits for the stream.
     ///
     /// # Errors
     /// What the other side answered, or what [`Exchange`] calls it: the queue is full or no stream could be opened (not
     /// executed), or the stream broke before the answer came (unknown).
-    pub async fn ask(&self, envelope: X::Envelope) -> FaultResult<X::Answer> {
+    pub fn ask(&self, envelope: X::Envelope) -> impl Future<Output = FaultResult<X::Answer>> + Send + use<X> {
         let (asker, answered) = oneshot::channel();
-        self.sender.try_send(Pending { envelope, asker }).map_err(|error| match error {
+        let sent = self.sender.try_send(Pending { envelope, asker }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => self.exchange.full(QUEUE),
             mpsc::error::TrySendError::Closed(_) => self.exchange.unreachable("this process is shutting down"),
-        })?;
-        answered.await.unwrap_or_else(|_| Err(self.exchange.broken("the stream ended")))
+        });
+        let exchange = self.exchange.clone();
+        async move {
+            sent?;
+            answered.await.unwrap_or_else(|_| Err(exchange.broken("the stream ended")))
+        }
     }
 }
 
@@ -123,7 +129,7 @@ async fn keep<X: Exchange>(exchange: Arc<X>, waiting: Waiting<X>, shutdown: Canc
     let waiting = Arc::new(Mutex::new(waiting));
     while wait_for_first(&waiting, &shutdown).await {
         let flight = Arc::<Flight<X::Answer>>::default();
-        let outgoing = Outgoing { waiting: waiting.clone(), flight: flight.clone() };
+        let outgoing = Outgoing { waiting: waiting.clone(), flight: flight.clone(), turn: Turn::default() };
         let end = tokio::select! {
             end = run(&*exchange, outgoing, &flight) => end,
             () = shutdown.cancelled() => End::Broken("this process is shutting down".to_owned()),
@@ -208,10 +214,14 @@ impl<X: Exchange> Stream for Outgoing<X> {
     type Item = X::Request;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<X::Request>> {
-        let sent = self.flight.sending(|number| {
-            let mut waiting = lock(&self.waiting);
+        let this = self.get_mut();
+        let sent = this.flight.sending(|number| {
+            let mut waiting = lock(&this.waiting);
             if !ready!(waiting.poll_take(context)) {
                 return Poll::Ready(None);
+            }
+            if waiting.taken.len() < MAX_COALESCED {
+                ready!(this.turn.poll_pass(context));
             }
             let count = fitting(waiting.taken.iter().map(|pending| &pending.envelope), X::MAX_BYTES);
             let numbered = waiting.taken.drain(..count).map(|mut pending| {

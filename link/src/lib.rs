@@ -6,6 +6,8 @@
 mod ask;
 mod fit;
 mod flight;
+mod turn;
 
 pub use ask::{Exchange, Link, Outgoing};
 pub use fit::{MAX_COALESCED, fitting};
+pub use turn::Turn;

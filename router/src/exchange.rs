@@ -8,7 +8,7 @@
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -17,7 +17,7 @@ use futures_util::{
     future::{BoxFuture, Fuse, FusedFuture as _},
     stream::FuturesUnordered,
 };
-use rootward_link::{MAX_COALESCED, fitting};
+use rootward_link::{MAX_COALESCED, Turn, fitting};
 use rootward_proto::{
     Fault, FaultResult,
     v1::{self, call_envelope, call_reply},
@@ -36,6 +36,7 @@ pub(crate) struct Answers<F> {
     incoming: Streaming<v1::ExchangeCallsRequest>,
     under_way: FuturesUnordered<F>,
     answered: Vec<v1::CallReply>,
+    turn: Turn,
     /// Ends when the router is to drain: what is under way is answered, what comes then is refused.
     drain: Fuse<BoxFuture<'static, ()>>,
     /// Whether more requests can come.
@@ -54,21 +55,41 @@ pub(crate) fn answers(
         incoming,
         under_way: FuturesUnordered::new(),
         answered: Vec::new(),
+        turn: Turn::default(),
         drain: drain.cancelled_owned().boxed().fuse(),
         is_open: true,
         handle,
     }
 }
 
-async fn handle(service: Arc<RouterService>, _permit: OwnedSemaphorePermit, envelope: v1::CallEnvelope) -> v1::CallReply {
+/// Checks a request at once; the future is small, since many are under way.
+fn handle(
+    service: Arc<RouterService>,
+    permit: OwnedSemaphorePermit,
+    envelope: v1::CallEnvelope,
+) -> impl Future<Output = v1::CallReply> + Send {
     let time_left = (envelope.time_left_ms > 0).then(|| Duration::from_millis(envelope.time_left_ms));
     let deadline = service.deadline_in(time_left);
-    let result = match envelope.request {
-        Some(call_envelope::Request::Call(request)) => service.call(request, deadline).await.map(call_reply::Result::Called),
-        Some(call_envelope::Request::StartChain(request)) => service.start(request, deadline).await.map(call_reply::Result::Started),
-        None => Err(Fault::refused("RW2002", "an envelope came without a request", "fill `call` or `start_chain`")),
+    let work = match envelope.request {
+        Some(call_envelope::Request::Call(request)) => Work::Call(service.checked(request)),
+        Some(call_envelope::Request::StartChain(request)) => Work::Chain(request),
+        None => Work::Call(Err(Fault::refused("RW2002", "an envelope came without a request", "fill `call` or `start_chain`"))),
     };
-    reply(envelope.correlation, result)
+    async move {
+        let _permit = permit;
+        let result = match work {
+            Work::Call(execute) => service.run(execute, deadline).await.map(call_reply::Result::Called),
+            // Rarer and larger: not in every call's future.
+            Work::Chain(request) => Box::pin(service.start(*request, deadline)).await.map(Box::new).map(call_reply::Result::Started),
+        };
+        reply(envelope.correlation, result)
+    }
+}
+
+/// What a request is once it is checked; a chain's start is checked when it runs.
+enum Work {
+    Call(FaultResult<Box<v1::Execute>>),
+    Chain(Box<v1::StartChainRequest>),
 }
 
 fn reply(correlation: u64, result: FaultResult<call_reply::Result>) -> v1::CallReply {
@@ -130,6 +151,9 @@ impl<F: Future<Output = v1::CallReply>> Stream for Answers<F> {
             this.answered.push(reply);
         }
         if !this.answered.is_empty() {
+            if this.answered.len() < MAX_COALESCED {
+                ready!(this.turn.poll_pass(context));
+            }
             let count = fitting(&this.answered, MAX_BYTES);
             let replies =
                 if count == this.answered.len() { std::mem::take(&mut this.answered) } else { this.answered.drain(..count).collect() };

@@ -73,7 +73,7 @@ impl Routing {
     /// # Errors
     /// The worker's refusal. When the time is over: RW3102 (unknown) if any try may have been executed, else the last
     /// reason why it was not.
-    pub async fn execute(&self, execute: v1::Execute, deadline: Instant) -> FaultResult<Sent> {
+    pub async fn execute(&self, execute: Box<v1::Execute>, deadline: Instant) -> FaultResult<Sent> {
         let mut pause = FIRST_PAUSE;
         let mut attempts = 0;
         let mut unknown: Option<Fault> = None;

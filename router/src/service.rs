@@ -68,13 +68,13 @@ impl RouterService {
         })
     }
 
-    pub(crate) async fn call(&self, request: v1::CallRequest, deadline: Instant) -> FaultResult<v1::CallResponse> {
-        let execute = call_message(&*self.routing.catalog()?, request)?;
-        self.run(execute, deadline).await
+    /// A call as what its owner's worker takes.
+    pub(crate) fn checked(&self, request: v1::CallRequest) -> FaultResult<Box<v1::Execute>> {
+        self.routing.catalog().and_then(|catalog| call_message(&catalog, request)).map(Box::new)
     }
 
-    async fn run(&self, execute: v1::Execute, deadline: Instant) -> FaultResult<v1::CallResponse> {
-        match self.routing.execute(execute, deadline).await?.result {
+    pub(crate) async fn run(&self, execute: FaultResult<Box<v1::Execute>>, deadline: Instant) -> FaultResult<v1::CallResponse> {
+        match self.routing.execute(execute?, deadline).await?.result {
             reply::Result::Executed(response) => Ok(response),
             _ => Err(Fault::internal("a transaction was answered with something that is no transaction's answer")),
         }
@@ -83,8 +83,8 @@ impl RouterService {
     pub(crate) async fn start(&self, request: v1::StartChainRequest, deadline: Instant) -> FaultResult<v1::StartChainResponse> {
         let catalog = self.routing.catalog()?;
         let execute = chain_message(&catalog, request)?;
-        match self.routing.execute(execute, deadline).await?.result {
-            reply::Result::Chain(response) => Ok(response),
+        match self.routing.execute(Box::new(execute), deadline).await?.result {
+            reply::Result::Chain(response) => Ok(*response),
             _ => Err(Fault::internal("a chain's start was answered with something else")),
         }
     }
@@ -208,7 +208,7 @@ impl rootward_server::Rootward for RouterService {
         let deadline = self.deadline(&request);
         let call = async {
             let _permit = self.admit()?;
-            RouterService::call(self, request.into_inner(), deadline).await
+            self.run(self.checked(request.into_inner()), deadline).await
         };
         call.await.map(Response::new).map_err(Fault::into_status)
     }
@@ -218,8 +218,7 @@ impl rootward_server::Rootward for RouterService {
         let request = request.into_inner();
         let query = async {
             let _permit = self.admit()?;
-            let execute = query_message(&*self.routing.catalog()?, request)?;
-            self.run(execute, deadline).await
+            self.run(self.routing.catalog().and_then(|catalog| query_message(&catalog, request)).map(Box::new), deadline).await
         };
         query.await.map(Response::new).map_err(Fault::into_status)
     }

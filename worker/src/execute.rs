@@ -363,7 +363,8 @@ async fn start_chain(
     // been refused or called off by now.
     let may_be_known = |fault: &Fault| fault.code() == "RW4009" || fault.as_wire().from_stored_outcome;
     if ran.as_ref().is_err_and(may_be_known) && home.is_same_chain(&identity).await? {
-        return Ok(reply::Result::Chain(v1::StartChainResponse { chain: Some(home.show(identity.id).await?), from_stored_outcome: true }));
+        let chain = Some(home.show(identity.id).await?);
+        return Ok(reply::Result::Chain(Box::new(v1::StartChainResponse { chain, from_stored_outcome: true })));
     }
     let (done, lane) = ran?;
     let is_repeated = done.response.from_stored_outcome;
@@ -393,5 +394,5 @@ async fn start_chain(
         }
         None => home.show(identity.id).await?,
     };
-    Ok(reply::Result::Chain(v1::StartChainResponse { chain: Some(chain), from_stored_outcome: is_repeated }))
+    Ok(reply::Result::Chain(Box::new(v1::StartChainResponse { chain: Some(chain), from_stored_outcome: is_repeated })))
 }

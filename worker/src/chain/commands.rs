@@ -337,7 +337,7 @@ impl ChainHome {
             expires_at_ms: self.new_expiry_ms(),
             ..step_message(&identity_of(row), task, direction, &resolved)
         };
-        self.routing.execute(execute, Instant::now() + LOOK_LIMIT * 2).await.map(|_| ())
+        self.routing.execute(Box::new(execute), Instant::now() + LOOK_LIMIT * 2).await.map(|_| ())
     }
 
     /// Delivers a signal: its outcome at the chain's home, and then the chain goes on. Returns whether an earlier one counts.
@@ -368,7 +368,7 @@ impl ChainHome {
             expires_at_ms: self.new_expiry_ms(),
             ..step_message(&identity_of(&row), task, v1::Direction::Do, &resolved)
         };
-        let answer = self.routing.execute(execute, Instant::now() + LOOK_LIMIT * 2).await?.result;
+        let answer = self.routing.execute(Box::new(execute), Instant::now() + LOOK_LIMIT * 2).await?.result;
         let is_repeated = matches!(answer, reply::Result::Executed(response) if response.from_stored_outcome);
         // Its outcome is durable: whoever drives the chain finds it. If nobody does, somebody has to be woken.
         if self.row(id).await?.status == Status::Waiting {

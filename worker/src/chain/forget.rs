@@ -61,7 +61,7 @@ impl ChainHome {
             expires_at_ms: row.expires_at_ms,
             ..step_message(&identity_of(row), task, v1::Direction::Do, &resolved)
         };
-        self.routing.execute(execute, Instant::now() + FORGET_LIMIT).await.map(|_| ())
+        self.routing.execute(Box::new(execute), Instant::now() + FORGET_LIMIT).await.map(|_| ())
     }
 
     async fn collect_row(&self, row: &ChainRow, ended_before_ms: i64, is_last: bool) -> FaultResult<bool> {
