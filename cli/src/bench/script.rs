@@ -92,6 +92,7 @@ mod tests {
             columns: Vec::new(),
             can_refuse: true,
             may_change_settings: false,
+            set_wise: None,
             file: String::new(),
             line: 1,
         }
