@@ -68,7 +68,8 @@ fn a_transaction_of_one_root_is_measured_beside_pgbench() {
     for name in ["ratio_vs_statement_2", "ratio_vs_pipelined_2", "tps_2", "p50_us_2", "p99_us_2", "statement_tps_2", "pipelined_p99_us_2"] {
         assert!(value(name) > 0.0, "{name} of {report}");
     }
-    for name in ["ratio_vs_statement_rows_2", "flushes_per_tx_2", "wal_bytes_per_tx", "router_memory_mib", "worker_memory_mib", "kill_tps"] {
+    for name in ["ratio_vs_statement_rows_2", "flushes_per_tx_2", "wal_bytes_per_tx", "router_memory_mib", "worker_memory_mib", "kill_tps"]
+    {
         assert!(value(name) > 0.0, "{name} of {report}");
     }
     // Ticks of ten milliseconds may miss what is done in half a second.

@@ -226,7 +226,9 @@ impl Bench {
         for measured in &all {
             let (count, rounds) = (measured.clients, &measured.rounds);
             let prefix = measured.side.prefix();
-            if let (Side::Direct(baseline), Some(ours)) = (measured.side, of(Side::Rootward, count)) {
+            // At a fixed rate all sides do the same, as long as they keep up.
+            let compared = of(Side::Rootward, count).filter(|_| self.options.rate.is_none());
+            if let (Side::Direct(baseline), Some(ours)) = (measured.side, compared) {
                 let ratio = ours.rounds.per_second.median() / rounds.per_second.median();
                 self.figures.add(format!("ratio_vs_{}_{count}", baseline.name()), "x", ratio);
             }
@@ -249,7 +251,8 @@ impl Bench {
     /// The second class: what lanes can't run set-wise, with the greatest number of clients.
     async fn by_rows(&mut self) -> anyhow::Result<()> {
         let statement = Side::Direct(Baseline::Statement);
-        let (Some(shape), true) = (self.ground.workload.by_rows, self.sides().contains(&statement)) else { return Ok(()) };
+        let is_compared = self.options.rate.is_none() && self.sides().contains(&statement);
+        let Some(shape) = self.ground.workload.by_rows.filter(|_| is_compared) else { return Ok(()) };
         let clients = self.options.greatest();
         let all = self.alternate(shape, &[clients], &[Side::Rootward, statement], "row by row, ").await?;
         let median = |side: Side| all.iter().find(|one| one.side == side).map(|one| one.rounds.per_second.clone()).unwrap_or_default();

@@ -32,8 +32,10 @@ impl Bench {
             (
                 "cluster",
                 format!(
-                    "a hub and {} peers, each with a PostgreSQL server and a worker of its own, one router, {} roots, analyzed, all on this machine",
-                    options.peers, workload.roots
+                    "a hub and {} {}, each with a PostgreSQL server and a worker of its own, one router, {} roots, analyzed, all on this machine",
+                    options.peers,
+                    if options.peers == 1 { "peer" } else { "peers" },
+                    workload.roots
                 ),
             ),
             ("servers", servers.join(", ")),
