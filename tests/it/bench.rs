@@ -48,6 +48,63 @@ fn chains_are_measured_beside_two_phase_commit() {
     assert_eq!(report["checks"], serde_json::json!(["sum unchanged", "no prepared transaction left", "verify: OK"]));
 }
 
+#[test]
+fn a_transaction_of_one_root_is_measured_beside_pgbench() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let page = folder.path().join("out.html");
+    let output = Command::new(exe())
+        .args(["bench", "bank", "--clients", "2", "--duration", "500ms", "--rounds", "1", "--kill", "p1@200ms", "-o", "json", "--report"])
+        .arg(&page)
+        .output()
+        .expect("the program runs");
+    assert!(output.status.success(), "{output:?}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    let figures = report["figures"].as_array().expect("a list");
+    let value = |name: &str| {
+        let figure = figures.iter().find(|figure| figure["name"] == name).unwrap_or_else(|| panic!("no {name} in {report}"));
+        assert!(figure["unit"].is_string(), "{figure}");
+        figure["value"].as_f64().expect("a number")
+    };
+    for name in ["ratio_vs_statement_2", "ratio_vs_pipelined_2", "tps_2", "p50_us_2", "p99_us_2", "statement_tps_2", "pipelined_p99_us_2"] {
+        assert!(value(name) > 0.0, "{name} of {report}");
+    }
+    for name in ["ratio_vs_statement_rows_2", "flushes_per_tx_2", "wal_bytes_per_tx", "router_memory_mib", "worker_memory_mib", "kill_tps"]
+    {
+        assert!(value(name) > 0.0, "{name} of {report}");
+    }
+    // Ticks of ten milliseconds may miss what is done in half a second.
+    for name in ["router_cpu_us", "worker_cpu_us", "postgres_cpu_us", "client_cpu_us", "statement_postgres_cpu_us"] {
+        assert!(value(name) >= 0.0, "{name} of {report}");
+    }
+    let ratio = value("tps_2") / value("statement_tps_2");
+    assert!((value("ratio_vs_statement_2") - ratio).abs() < 0.01, "{report}");
+    assert!(value("kill_longest_pause_ms") > 20.0, "PostgreSQL was away: {report}");
+    let checks: Vec<&str> = report["checks"].as_array().expect("a list").iter().filter_map(|check| check.as_str()).collect();
+    assert_eq!(checks.first(), Some(&"sum unchanged"));
+    assert!(checks[1].ends_with("transactions that were answered are there, once each"), "{checks:?}");
+    assert!(report["settings"]["statement"].as_str().is_some_and(|text| text.contains("superuser")), "{report}");
+    let html = std::fs::read_to_string(&page).expect("the report");
+    assert!(html.contains("<svg") && html.ends_with("</html>\n") && !html.contains("<script"), "{html}");
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused_before_anything_starts() {
+    for (args, said) in [
+        (&["--clients", "0"][..], "between 1 and 1000 clients"),
+        (&["--against", "mysql"], "there is no baseline `mysql`"),
+        (&["--against", "2pc"], "rootward bench chains"),
+        (&["--kill", "p9@1s"], "there is no peer `p9`"),
+        (&["--kill", "p1"], "PEER@TIME"),
+        (&["--peers", "2"], "--against none"),
+        (&["--rate", "0"], "between 1 and 1000000"),
+    ] {
+        let output = Command::new(exe()).args(["bench", "bank"]).args(args).output().expect("the program runs");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {error}");
+        assert!(error.contains(said), "{args:?}: {error}");
+    }
+}
+
 /// Two peers with one account each, filled by SQL: nothing of ours is under test here but the baseline and the books.
 struct TwoBanks {
     cluster: EmbeddedCluster,

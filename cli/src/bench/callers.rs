@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rootward_client::{Arguments, Client, Fault, v1::RetryClass};
+use rootward_client::{Arguments, Call, Client, Fault, v1::RetryClass};
 use rootward_cluster::{Transferred, TwoPhaseClient};
 
 use super::{
@@ -61,10 +61,16 @@ impl Caller for Deposits {
     }
 }
 
+impl Calls {
+    /// The next call, with an id of its own.
+    pub(super) fn call(&self) -> Call {
+        self.client.call(self.shape.transaction, self.shape.arguments(self.roots, &mut rand::rng()))
+    }
+}
+
 impl Caller for Calls {
     async fn once(&mut self) -> anyhow::Result<End> {
-        let arguments = self.shape.arguments(self.roots, &mut rand::rng());
-        match self.client.call(self.shape.transaction, arguments).send().await {
+        match self.call().send().await {
             Ok(_) => Ok(End::Done),
             Err(fault) => refused(fault),
         }

@@ -13,6 +13,8 @@ use super::{
     figures::Figures,
     ground::Ground,
     live::Live,
+    page::Chart,
+    recovery::recovery,
     rounds::Rounds,
     workload::Workload,
 };
@@ -31,6 +33,8 @@ pub(crate) struct ChainsOptions {
     pub duration: Duration,
     pub rounds: u32,
     pub peers: u32,
+    /// How many chains are left behind for a worker that starts; none if 0.
+    pub recovery: u64,
 }
 
 /// Measures everything and checks the books.
@@ -47,6 +51,10 @@ pub(crate) async fn run(exe: &Path, options: &ChainsOptions) -> anyhow::Result<R
     bench.throughput(options).await?;
     bench.latency(options).await?;
     bench.flushes(options).await?;
+    if options.recovery > 0 {
+        recovery(&mut bench.ground, options.recovery, &mut bench.figures, &mut bench.live).await?;
+        bench.ground.wait_for_chains().await?;
+    }
     bench.live.begin("counting".to_owned());
     let checks = bench.check(&before).await?;
     let settings = bench.settings(options).await?;
@@ -54,7 +62,8 @@ pub(crate) async fn run(exe: &Path, options: &ChainsOptions) -> anyhow::Result<R
     drop(live);
     ground.cluster.stop().await?;
     let table = table(&figures, &options.clients, &not_done);
-    Ok(Report { title: "bench chains".to_owned(), machine, settings, figures, table, checks })
+    let charts = charts(&figures, &options.clients);
+    Ok(Report { title: "bench chains".to_owned(), machine, settings, figures, table, checks, charts })
 }
 
 /// The baseline runs the very statements that the chain's steps run.
@@ -228,6 +237,17 @@ impl Bench {
     }
 }
 
+fn charts(figures: &Figures, clients: &[usize]) -> Vec<Chart> {
+    let chart = |title, unit, ours: &str, theirs: &str, scale| {
+        Chart::of(title, unit, figures, clients, &[("chains", ours.to_owned()), ("two-phase commit", theirs.to_owned())], scale)
+    };
+    vec![
+        chart("Throughput", "transfers/s", "chains_per_s_", "twopc_per_s_", 1.0),
+        chart("Latency, median", "ms", "p50_us_", "twopc_p50_us_", 1_000.0),
+        chart("Latency, 99 of 100", "ms", "p99_us_", "twopc_p99_us_", 1_000.0),
+    ]
+}
+
 fn table(figures: &Figures, clients: &[usize], not_done: &NotDone) -> String {
     let headings = ["CLIENTS", "CHAINS/S", "(LOW TO HIGH)", "2PC/S", "(LOW TO HIGH)", "RATIO", "CHAIN P50", "P99", "2PC P50", "P99"];
     let us = |name: String| output::duration(figures.median(&name) as u64);
@@ -259,6 +279,15 @@ fn table(figures: &Figures, clients: &[usize], not_done: &NotDone) -> String {
             "\nWAL flushes with {clients} clients: {:.2} a chain, {:.2} a two-phase commit",
             figures.median(&format!("flushes_per_chain_{clients}")),
             figures.median(&format!("flushes_per_2pc_{clients}"))
+        );
+    }
+    if let Some(all) = figures.series("recovery_all_s") {
+        text += &format!(
+            "\n{:.0} chains after a start: the first completed after {:.1} s, steadily from {:.1} s on, all after {:.1} s",
+            figures.median("recovery_chains"),
+            figures.median("recovery_first_s"),
+            figures.median("recovery_moving_s"),
+            all.median()
         );
     }
     text += &format!(

@@ -70,6 +70,11 @@ impl Figures {
         self.0.iter().find(|figure| figure.name == name).map(|figure| &figure.series)
     }
 
+    /// Name, unit and values of each.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&str, &str, &Series)> {
+        self.0.iter().map(|figure| (figure.name.as_str(), figure.unit, &figure.series))
+    }
+
     /// The form is a promise: figures are added, never renamed. `low` and `high` are there where more than one round counts.
     pub(crate) fn to_json(&self) -> Json {
         let one = |figure: &Figure| {

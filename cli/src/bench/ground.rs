@@ -43,6 +43,11 @@ pub(super) struct Ground {
 pub(super) struct Roots(Vec<Vec<u64>>);
 
 impl Roots {
+    /// The roots of one peer.
+    pub(super) fn of(&self, peer: usize) -> &[u64] {
+        self.0.get(peer).map(Vec::as_slice).unwrap_or_default()
+    }
+
     /// Two random roots on two different peers: the same choice for whoever is measured.
     pub(super) fn pair(&self) -> (Place, Place) {
         let mut random = rand::rng();

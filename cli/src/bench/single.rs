@@ -1,7 +1,13 @@
 //! `bench bank`, `shop` and `tpcb`: a transaction of one root through Rootward, beside the same transaction sent to the same
 //! PostgreSQL directly, in turns.
 
-use std::{path::Path, time::Duration};
+mod words;
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use rootward_client::Client;
 use rootward_cluster::Gauge;
@@ -13,29 +19,16 @@ use super::{
     closed_loop::{Sample, Span, closed_loop},
     figures::{Figures, Series},
     ground::Ground,
+    kill::{Kill, Patient, Pauses},
     live::Live,
     meter::{Meter, Used},
     open_loop::open_loop,
     rounds::Rounds,
     workload::{Shape, Workload},
 };
-use crate::output;
 
 /// Of the server, for all sides alike: no checkpoint in the middle of a round, and room for the tables.
 const SERVER_SETTINGS: &[(&str, &str)] = &[("max_wal_size", "4GB"), ("checkpoint_timeout", "30min"), ("shared_buffers", "256MB")];
-/// What is printed of each server.
-const PRINTED: &[&str] = &[
-    "fsync",
-    "synchronous_commit",
-    "full_page_writes",
-    "wal_sync_method",
-    "wal_level",
-    "shared_buffers",
-    "max_wal_size",
-    "checkpoint_timeout",
-    "max_connections",
-];
-
 /// What the command line says.
 #[derive(Debug)]
 pub(crate) struct SingleOptions {
@@ -47,6 +40,8 @@ pub(crate) struct SingleOptions {
     pub duration: Duration,
     pub rounds: u32,
     pub peers: u32,
+    /// What dies in one more measurement with the greatest number of clients.
+    pub kill: Option<Kill>,
     /// Over how many connections to the router all clients are spread.
     pub connections: usize,
 }
@@ -78,20 +73,21 @@ pub(crate) async fn run(exe: &Path, workload: Workload, options: SingleOptions) 
     for _ in 0..options.connections {
         clients.push(Client::connect([ground.cluster.router_address()]).await?);
     }
-    let mut bench = Bench { ground, baselines, clients, options, live, figures: Figures::default(), done: 0, refused: 0 };
+    let mut bench = Bench { ground, baselines, clients, options, live, figures: Figures::default(), done: 0, refused: 0, lost: 0 };
     bench.throughput().await?;
     bench.by_rows().await?;
     bench.flushes().await?;
+    bench.kill().await?;
     bench.live.begin("counting".to_owned());
     let mut checks = bench.check(&before, count_before).await?;
     checks.extend(bench.baselines.missing.iter().cloned());
     let settings = bench.settings().await?;
-    let table = bench.table();
+    let (table, charts) = (bench.table(), bench.charts());
     let Bench { ground, figures, live, baselines, .. } = bench;
     drop((live, baselines));
     let title = format!("bench {}", ground.workload.name);
     ground.cluster.stop().await?;
-    Ok(Report { title, machine, settings, figures, table, checks })
+    Ok(Report { title, machine, settings, figures, table, checks, charts })
 }
 
 struct Bench {
@@ -104,6 +100,8 @@ struct Bench {
     /// Transactions that somebody was told are done.
     done: u64,
     refused: u64,
+    /// Transactions of which nobody knows, after a kill.
+    lost: u64,
 }
 
 /// One side of a comparison.
@@ -111,6 +109,23 @@ struct Bench {
 enum Side {
     Rootward,
     Direct(Baseline),
+}
+
+impl Side {
+    fn name(self) -> &'static str {
+        match self {
+            Side::Rootward => "rootward",
+            Side::Direct(baseline) => baseline.name(),
+        }
+    }
+
+    /// What its figures' names begin with.
+    fn prefix(self) -> String {
+        match self {
+            Side::Rootward => String::new(),
+            Side::Direct(baseline) => format!("{}_", baseline.name()),
+        }
+    }
 }
 
 /// One side's rounds with one number of clients.
@@ -182,11 +197,7 @@ impl Bench {
 
     async fn side(&mut self, side: Side, shape: Shape, clients: usize, label: &str) -> anyhow::Result<Sample> {
         let span = self.options.span();
-        let name = match side {
-            Side::Rootward => "rootward",
-            Side::Direct(baseline) => baseline.name(),
-        };
-        self.live.begin(format!("{label}: {name}, {clients} clients"));
+        self.live.begin(format!("{label}: {}, {clients} clients", side.name()));
         let sample = match side {
             Side::Direct(baseline) => {
                 let load = (clients, self.options.rate);
@@ -214,16 +225,13 @@ impl Bench {
         let of = |side: Side, clients: usize| all.iter().find(|measured| measured.side == side && measured.clients == clients);
         for measured in &all {
             let (count, rounds) = (measured.clients, &measured.rounds);
-            let prefix = match measured.side {
-                Side::Rootward => String::new(),
-                Side::Direct(baseline) => {
-                    if let Some(ours) = of(Side::Rootward, count) {
-                        let ratio = ours.rounds.per_second.median() / rounds.per_second.median();
-                        self.figures.add(format!("ratio_vs_{}_{count}", baseline.name()), "x", ratio);
-                    }
-                    format!("{}_", baseline.name())
-                }
-            };
+            let prefix = measured.side.prefix();
+            // At a fixed rate all sides do the same, as long as they keep up.
+            let compared = of(Side::Rootward, count).filter(|_| self.options.rate.is_none());
+            if let (Side::Direct(baseline), Some(ours)) = (measured.side, compared) {
+                let ratio = ours.rounds.per_second.median() / rounds.per_second.median();
+                self.figures.add(format!("ratio_vs_{}_{count}", baseline.name()), "x", ratio);
+            }
             self.figures.add(format!("{prefix}tps_{count}"), "tx/s", rounds.per_second.clone());
             self.figures.add(format!("{prefix}p50_us_{count}"), "us", rounds.p50_us.clone());
             self.figures.add(format!("{prefix}p99_us_{count}"), "us", rounds.p99_us.clone());
@@ -243,7 +251,8 @@ impl Bench {
     /// The second class: what lanes can't run set-wise, with the greatest number of clients.
     async fn by_rows(&mut self) -> anyhow::Result<()> {
         let statement = Side::Direct(Baseline::Statement);
-        let (Some(shape), true) = (self.ground.workload.by_rows, self.sides().contains(&statement)) else { return Ok(()) };
+        let is_compared = self.options.rate.is_none() && self.sides().contains(&statement);
+        let Some(shape) = self.ground.workload.by_rows.filter(|_| is_compared) else { return Ok(()) };
         let clients = self.options.greatest();
         let all = self.alternate(shape, &[clients], &[Side::Rootward, statement], "row by row, ").await?;
         let median = |side: Side| all.iter().find(|one| one.side == side).map(|one| one.rounds.per_second.clone()).unwrap_or_default();
@@ -271,125 +280,50 @@ impl Bench {
         Ok(self.ground.gauge.wal_flushes_after(Gauge::IDLE_REPORT).await?)
     }
 
+    /// One more measurement, in whose middle a part of a peer dies. Nothing after it counts: PostgreSQL's counters are gone too.
+    async fn kill(&mut self) -> anyhow::Result<()> {
+        let Some(kill) = self.options.kill.clone() else { return Ok(()) };
+        let (span, clients) = (self.options.span(), self.options.greatest());
+        self.live.begin(format!("{}, {clients} clients", kill.what()));
+        let pauses = Arc::new(Mutex::new(Pauses::new()));
+        let (shape, roots) = (self.ground.workload.main, self.ground.workload.roots);
+        let caller = |number: usize| Patient {
+            calls: Calls { client: self.clients[number % self.clients.len()].clone(), shape, roots },
+            pauses: pauses.clone(),
+        };
+        let load = closed_loop((0..clients).map(caller).collect(), span, &mut self.live);
+        let (sample, killed) = tokio::join!(load, kill.run(&mut self.ground.cluster, span.warm));
+        killed?;
+        let sample = sample?;
+        self.ground.gauge = Ground::gauge(&self.ground.cluster).await?;
+        let pauses = pauses.lock().unwrap_or_else(PoisonError::into_inner);
+        self.done += sample.done;
+        self.refused += sample.refused;
+        self.lost += pauses.lost;
+        self.figures.add("kill_tps", "tx/s", sample.per_second());
+        self.figures.add("kill_longest_pause_ms", "ms", pauses.longest().as_secs_f64() * 1e3);
+        Ok(())
+    }
+
     /// What must hold after the load.
     async fn check(&mut self, before: &rootward_cluster::Books, count_before: i64) -> anyhow::Result<Vec<String>> {
         before.check(&self.ground.books().await?)?;
         let count = self.ground.gauge.total(self.ground.workload.count_sql).await? - count_before;
         let done = i64::try_from(self.done)?;
-        anyhow::ensure!(count == done, "{done} transactions were answered as done, and {count} are in the database");
+        let possible = done..=done + i64::try_from(self.lost)?;
+        anyhow::ensure!(possible.contains(&count), "{done} transactions were answered as done, and {count} are in the database");
         let verified = self.ground.client.verify().await?;
         let failed: Vec<&str> = verified.checks.iter().filter(|check| !check.is_ok).map(|check| check.name.as_str()).collect();
         anyhow::ensure!(failed.is_empty(), "`verify` finds something wrong: {}", failed.join(", "));
         let mut checks = vec!["sum unchanged".to_owned(), format!("all {done} transactions that were answered are there, once each")];
         checks.extend(["no prepared transaction left".to_owned(), "verify: OK".to_owned()]);
+        if self.lost > 0 {
+            checks.push(format!("{} transactions were given up after the kill", self.lost));
+        }
         if self.refused > 0 {
             checks.push(format!("{} transactions were refused by the business logic", self.refused));
         }
         Ok(checks)
-    }
-
-    async fn settings(&self) -> anyhow::Result<Vec<(&'static str, String)>> {
-        let mut servers = Vec::new();
-        for name in PRINTED {
-            servers.push(format!("{name} {}", self.ground.gauge.setting(name).await?));
-        }
-        let options = &self.options;
-        let workload = &self.ground.workload;
-        let load = match options.rate {
-            None => "closed loop".to_owned(),
-            Some(rate) => format!("{rate} transactions a second at random moments fixed in advance, latency from the moment on"),
-        };
-        let mut settings = vec![
-            (
-                "cluster",
-                format!(
-                    "a hub and {} peers, each with a PostgreSQL server and a worker of its own, one router, {} roots, analyzed, all on this machine",
-                    options.peers, workload.roots
-                ),
-            ),
-            ("servers", servers.join(", ")),
-            (
-                "load",
-                format!(
-                    "{load}, all sides in turns, {} rounds of {} each after {} of warm-up, medians; transaction `{}` at a random root",
-                    options.rounds,
-                    humantime::format_duration(options.duration),
-                    humantime::format_duration(options.span().warm),
-                    workload.main.transaction
-                ),
-            ),
-            (
-                "rootward",
-                format!("the Rust client, {} connections to the router for all clients; outcomes and row security on", options.connections),
-            ),
-        ];
-        settings.extend(self.baselines.settings());
-        Ok(settings)
-    }
-
-    fn table(&self) -> String {
-        let figures = &self.figures;
-        let us = |name: String| output::duration(figures.median(&name) as u64);
-        let spread = |name: &str| figures.series(name).map(|one| format!("{:.0} to {:.0}", one.low(), one.high())).unwrap_or_default();
-        let mut rows = Vec::new();
-        for clients in &self.options.clients {
-            for side in self.sides() {
-                let (name, prefix) = match side {
-                    Side::Rootward => ("rootward", String::new()),
-                    Side::Direct(baseline) => (baseline.name(), format!("{}_", baseline.name())),
-                };
-                let tps = format!("{prefix}tps_{clients}");
-                let ratio = figures.series(&format!("ratio_vs_{name}_{clients}")).map(|one| format!("{:.2}", one.median()));
-                rows.push(vec![
-                    clients.to_string(),
-                    name.to_owned(),
-                    format!("{:.0}", figures.median(&tps)),
-                    spread(&tps),
-                    ratio.unwrap_or_default(),
-                    us(format!("{prefix}p50_us_{clients}")),
-                    us(format!("{prefix}p99_us_{clients}")),
-                ]);
-            }
-        }
-        let mut text = output::table(&["CLIENTS", "SIDE", "TX/S", "(LOW TO HIGH)", "ROOTWARD IS", "P50", "P99"], &rows);
-        let greatest = self.options.greatest();
-        for side in self.sides() {
-            text += &match side {
-                Side::Rootward => format!(
-                    "\n\nprocessor time a transaction with {greatest} clients: router {:.1} us, workers {:.1} us, PostgreSQL {:.1} us, clients {:.1} us; {:.0} bytes of WAL",
-                    figures.median("router_cpu_us"),
-                    figures.median("worker_cpu_us"),
-                    figures.median("postgres_cpu_us"),
-                    figures.median("client_cpu_us"),
-                    figures.median("wal_bytes_per_tx")
-                ),
-                Side::Direct(baseline) => format!(
-                    "\n  {}: PostgreSQL {:.1} us, pgbench and what is between {:.1} us; {:.0} bytes of WAL",
-                    baseline.name(),
-                    figures.median(&format!("{}_postgres_cpu_us", baseline.name())),
-                    figures.median(&format!("{}_client_cpu_us", baseline.name())),
-                    figures.median(&format!("{}_wal_bytes_per_tx", baseline.name()))
-                ),
-            };
-        }
-        let rows_name = format!("ratio_vs_statement_rows_{greatest}");
-        if let (Some(ratio), Some(shape)) = (figures.series(&rows_name), self.ground.workload.by_rows) {
-            text += &format!(
-                "\nrow by row (`{}`, which calls a function of the schema), {greatest} clients: {:.0} tx/s beside {:.0}: {:.2} times statement",
-                shape.transaction,
-                figures.median(&format!("rows_tps_{greatest}")),
-                figures.median(&format!("statement_rows_tps_{greatest}")),
-                ratio.median()
-            );
-        }
-        if let Some(ratio) = figures.series("latency_ratio_1") {
-            text += &format!("\none client: {:.2} times as long as one pipeline (p50)", ratio.median());
-        }
-        for clients in &self.options.clients {
-            text +=
-                &format!("\nWAL flushes with {clients} clients: {:.3} a transaction", figures.median(&format!("flushes_per_tx_{clients}")));
-        }
-        text
     }
 }
 

@@ -1,11 +1,16 @@
 //! `rootward bench`: see the module [`crate::bench`].
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
+use anyhow::Context as _;
 use clap::{Args, Subcommand};
 
 use crate::{
-    bench::{self, Baseline, ChainsOptions, SingleOptions, Workload},
+    bench::{self, Baseline, ChainsOptions, Kill, SingleOptions, Workload},
     output::{self, Format},
     signals,
 };
@@ -15,6 +20,7 @@ use super::exit;
 const EXAMPLES: &str = "Examples:
   rootward bench bank
   rootward bench bank --clients 1,128 --against statement,pipelined,pgbouncer --duration 10s
+  rootward bench bank --clients 32 --kill p1@2s --report out.html
   rootward bench tpcb --clients 32 --rate 2000 -o json";
 
 /// Measure Rootward beside its alternatives, on a cluster of its own, and check that nothing was lost.
@@ -22,6 +28,9 @@ const EXAMPLES: &str = "Examples:
 pub(crate) struct Bench {
     #[command(subcommand)]
     what: What,
+    /// Write one HTML page with the curves, too.
+    #[arg(long, global = true, value_name = "FILE")]
+    report: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -62,6 +71,9 @@ struct Single {
     /// How many connections to the router all clients share.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1_000))]
     connections: u16,
+    /// In one more measurement, kill a peer's PostgreSQL (PEER@TIME) or worker (PEER/worker@TIME) with -9 and start it again.
+    #[arg(long, value_name = "PEER@TIME", value_parser = Kill::parse)]
+    kill: Option<Kill>,
 }
 
 /// Transfers between two peers: chains of two steps beside two-phase commit on the same PostgreSQL servers.
@@ -80,11 +92,18 @@ struct Chains {
     /// How many peers beside the hub; every transfer is between two of them.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(2..=8))]
     peers: u32,
+    /// In the end, leave so many chains behind half done, start their worker, and see how long it takes with them.
+    #[arg(long, value_name = "NUMBER", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=1_000_000))]
+    recovery: u64,
 }
 
 /// Succeeds only if every check after the load held.
 pub(crate) async fn run(bench: Bench, format: Format) -> anyhow::Result<ExitCode> {
     let exe = std::env::current_exe()?;
+    // Hours may be measured: a report that can't be written is known before.
+    if let Some(path) = &bench.report {
+        std::fs::File::create(path).with_context(|| format!("the report can't be written to {}", path.display()))?;
+    }
     let stop = signals::shutdown();
     let work = async {
         match bench.what {
@@ -100,6 +119,9 @@ pub(crate) async fn run(bench: Bench, format: Format) -> anyhow::Result<ExitCode
     };
     match report {
         Ok(report) => {
+            if let Some(path) = &bench.report {
+                std::fs::write(path, report.to_html()).with_context(|| format!("the report can't be written to {}", path.display()))?;
+            }
             output::print(&if format.is_json() { report.to_json().to_string() } else { report.to_text() });
             Ok(ExitCode::SUCCESS)
         }
@@ -111,7 +133,7 @@ pub(crate) async fn run(bench: Bench, format: Format) -> anyhow::Result<ExitCode
 }
 
 /// The inner error is about the command line.
-async fn run_single(exe: &std::path::Path, single: Single, workload: Workload) -> anyhow::Result<Result<bench::Report, String>> {
+async fn run_single(exe: &Path, single: Single, workload: Workload) -> anyhow::Result<Result<bench::Report, String>> {
     match single.options() {
         Ok(options) => bench::run_single(exe, workload, options).await.map(Ok),
         Err(wrong) => Ok(Err(wrong)),
@@ -120,7 +142,7 @@ async fn run_single(exe: &std::path::Path, single: Single, workload: Workload) -
 
 impl Chains {
     fn options(self) -> ChainsOptions {
-        ChainsOptions { clients: self.clients, duration: self.duration, rounds: self.rounds, peers: self.peers }
+        ChainsOptions { clients: self.clients, duration: self.duration, rounds: self.rounds, peers: self.peers, recovery: self.recovery }
     }
 }
 
@@ -132,6 +154,7 @@ impl Single {
             rate: self.rate,
             duration: self.duration,
             rounds: self.rounds,
+            kill: self.kill.map(|kill| possible(kill, self.peers, self.duration)).transpose()?,
             peers: self.peers,
             connections: self.connections.into(),
         })
@@ -156,6 +179,21 @@ fn baselines(words: &[String], peers: u32) -> Result<Vec<Baseline>, String> {
         }
     }
     Ok(all)
+}
+
+/// What is to die must be there, and the load must go on after it.
+fn possible(kill: Kill, peers: u32, duration: Duration) -> Result<Kill, String> {
+    if !(1..=peers).any(|number| kill.peer == format!("p{number}")) {
+        return Err(format!("there is no peer `{}`\n  help: with --peers {peers} the last one is p{peers}", kill.peer));
+    }
+    if kill.after >= duration {
+        return Err(format!(
+            "a measurement takes {}, and {} is later\n  help: give --kill an earlier moment, or a longer --duration",
+            humantime::format_duration(duration),
+            humantime::format_duration(kill.after)
+        ));
+    }
+    Ok(kill)
 }
 
 /// Each number once, in the order given.
@@ -204,6 +242,15 @@ mod tests {
         assert!(named(&["mysql"], 1).expect_err("unknown").contains("`mysql`"));
         assert!(named(&["2pc"], 1).expect_err("for chains").contains("bench chains"));
         assert!(named(&["statement"], 2).expect_err("two databases").contains("--peers 1"));
+    }
+
+    #[test]
+    fn only_what_is_there_can_die_while_the_load_runs() {
+        let kill = |text: &str| possible(Kill::parse(text).expect("well formed"), 2, Duration::from_secs(5));
+        assert!(kill("p2@4s").is_ok() && kill("p1/worker@0s").is_ok());
+        assert!(kill("p3@1s").expect_err("no such peer").contains("`p3`"));
+        assert!(kill("hub@1s").expect_err("no peer").contains("the last one is p2"));
+        assert!(kill("p1@5s").expect_err("too late").contains("longer --duration"));
     }
 
     #[test]

@@ -97,7 +97,7 @@ impl Pgbouncer {
     }
 
     /// How pgbench should send its statements: prepared if pgbouncer knows them while it pools transactions; if not, as plain
-    /// text, which costs less than to have each statement parsed, bound and executed by messages of their own.
+    /// text, of which each statement is one message to pass on.
     pub fn protocol(&self) -> &'static str {
         self.protocol
     }
