@@ -32,6 +32,12 @@ pub struct Config {
     /// How many units may wait in each share of a lane's queue.
     #[serde(default = "default_queue")]
     pub queue: usize,
+    /// How many units one batch may hold.
+    #[serde(default = "default_max_batch")]
+    pub max_batch: usize,
+    /// Whether transactions that may run for many roots by one call do so.
+    #[serde(default = "default_set_wise")]
+    pub set_wise: bool,
     /// How long one statement may run, in milliseconds.
     #[serde(default = "default_statement_timeout_ms")]
     pub statement_timeout_ms: u64,
@@ -61,6 +67,14 @@ fn default_lanes() -> u32 {
 
 fn default_queue() -> usize {
     2048
+}
+
+fn default_max_batch() -> usize {
+    512
+}
+
+fn default_set_wise() -> bool {
+    true
 }
 
 fn default_statement_timeout_ms() -> u64 {
@@ -126,6 +140,9 @@ pub fn parse_config(text: &str) -> Result<Config, ConfigError> {
     if config.queue == 0 || config.queue > 1_000_000 {
         return Err(ConfigError::Setting(format!("`queue` is {}: it is between 1 and 1000000", config.queue)));
     }
+    if config.max_batch == 0 || config.max_batch > 8_192 {
+        return Err(ConfigError::Setting(format!("`max_batch` is {}: it is between 1 and 8192", config.max_batch)));
+    }
     if config.retention_hours == 0 || config.retention_hours > 87_600 {
         return Err(ConfigError::Setting(format!("`retention_hours` is {}: it is between 1 and 87600", config.retention_hours)));
     }
@@ -156,7 +173,14 @@ mod tests {
         let least = parse_config(&least).expect("enough");
         let settings = |config: &Config| {
             let kept = (config.retention_hours, config.chain_retention_hours, config.collection_pause_ms);
-            (config.lanes, config.queue, config.allow_ad_hoc_sql, config.statement_timeout_ms, kept, config.grace_ms)
+            (
+                config.lanes,
+                (config.queue, config.max_batch, config.set_wise),
+                config.allow_ad_hoc_sql,
+                config.statement_timeout_ms,
+                kept,
+                config.grace_ms,
+            )
         };
         assert_eq!(settings(&sample), settings(&least));
     }
@@ -179,6 +203,7 @@ mod tests {
             ("\nlane_database =", "\nlane_databse =", "unknown field `lane_databse`", "did you mean `lane_database`?"),
             ("lanes = 2", "lanes = 65", "`lanes` is 65", "docs/samples/worker.toml"),
             ("queue = 2048", "queue = 0", "`queue` is 0", "docs/samples/worker.toml"),
+            ("max_batch = 512", "max_batch = 0", "`max_batch` is 0", "docs/samples/worker.toml"),
             ("http://10.0.0.11:7411", "10.0.0.11:7411", "`advertise`", "docs/samples/worker.toml"),
             ("sslmode=require", "sslmode=sometimes", "`database` is no connection string", "docs/samples/worker.toml"),
         ] {

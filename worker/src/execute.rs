@@ -64,7 +64,8 @@ pub(crate) async fn execute(home: &Arc<ChainHome>, limits: &Limits, execute: v1:
         return Ok(reply::Result::Executed(v1::CallResponse::default()));
     }
     match open_chain {
-        Some(open) => start_chain(home, limits, &schema, request, open).await,
+        // Boxed, so that the future of a plain call stays small.
+        Some(open) => Box::pin(start_chain(home, limits, &schema, request, open)).await,
         None => {
             let (done, lane) = run(home, limits, &schema, &request, None).await?;
             Ok(reply::Result::Executed(answer(home, &request, done, lane)))

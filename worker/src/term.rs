@@ -15,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::Config,
-    lane::{Counters, Declared, Floors, LaneContext, start_lane},
+    lane::{Counters, Declared, Floors, How, LaneContext, start_lane},
     pg,
     serving::Serving,
 };
@@ -202,7 +202,8 @@ async fn open_lanes(
     }
     let lanes = connections.into_iter().zip(counters).enumerate().map(|(at, (connection, counters))| {
         let number = u32::try_from(at).unwrap_or(u32::MAX);
-        let context = LaneContext::new(number, secret, term, &schema.deferrable, floors.clone());
+        let how = How { max_batch: config.max_batch, set_wise: config.set_wise };
+        let context = LaneContext::new(number, secret, term, &schema.deferrable, floors.clone(), how);
         start_lane(context, connection, config.queue, counters.clone(), tasks, stop.clone())
     });
     Ok(lanes.collect())

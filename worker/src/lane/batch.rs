@@ -25,8 +25,8 @@ pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE 
 /// PostgreSQL's word for a prepared statement that is not there.
 pub(super) const UNKNOWN_STATEMENT: &str = "26000";
 
-/// Our own word for an outcome that is there already.
-pub(super) const CONFLICT: &str = "RW003";
+/// PostgreSQL's word for a key that is there already.
+const UNIQUE_VIOLATION: &str = "23505";
 
 /// How a batch ended for its lane.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ pub(super) async fn run_batch(context: &LaneContext, connection: &mut Connection
     let mut open: Vec<usize> = (0..units.len()).collect();
     let mut has_prepared_again = false;
     let asks = |unit: &Unit| unit.outcome.as_ref().is_some_and(|outcome| outcome.is_look_up);
-    let mut manner = Manner { looks: units.iter().any(asks), set_wise: true };
+    let mut manner = Manner { looks: units.iter().any(asks), set_wise: context.how.set_wise };
     let end = loop {
         let chosen: Vec<&Unit> = open.iter().map(|at| &units[*at]).collect();
         let mut batch = Batch { context, connection, units: &chosen };
@@ -190,6 +190,9 @@ pub(super) enum Attempt {
 pub(super) enum Closing {
     /// What our own rows gave.
     Done(HashMap<usize, rootward_schema::Text>),
+    /// An outcome is there already.
+    Conflict,
+    /// An error, and the place of the unit whose row of ours it concerns.
     Not(ServerError, Option<usize>),
 }
 
@@ -201,7 +204,7 @@ pub(super) struct Batch<'a> {
 
 impl Batch<'_> {
     /// Records the outcomes, does our own rows (if they are not done yet) of units that took effect, and commits. From the moment that COMMIT is sent,
-    /// nothing is cancelled. The place with an error is that of the unit whose row of ours it is.
+    /// nothing is cancelled.
     pub(super) async fn close(&mut self, answers: &[Answer], has_own: bool) -> Result<Closing, Failure> {
         let label = self.label();
         let effective =
@@ -220,8 +223,7 @@ impl Batch<'_> {
         if fail_point::is_armed("after_outcome", &label) {
             let ran = self.connection.run(std::mem::take(&mut pipeline)).await.map_err(before_commit)?;
             if let Some(error) = ran.error {
-                let place = own.get(ran.results.len()).and_then(|call| call.places.first().copied());
-                return Ok(Closing::Not(error, place));
+                return Ok(closing(&own, ran.results.len(), error));
             }
             results = ran.results;
             fail_point::hit("after_outcome", &label).await;
@@ -233,8 +235,7 @@ impl Batch<'_> {
         fail_point::hit("after_commit", &label).await;
         results.extend(ran.results);
         if let Some(error) = ran.error {
-            let place = own.get(results.len()).and_then(|call| call.places.first().copied());
-            return Ok(Closing::Not(error, place));
+            return Ok(closing(&own, results.len(), error));
         }
         // PostgreSQL answers COMMIT of a failed transaction with ROLLBACK, not with an error.
         match results.last() {
@@ -271,6 +272,15 @@ impl Batch<'_> {
     }
 }
 
+/// What an error at a place behind the effects means: our own rows come first, then the outcomes.
+fn closing(own: &[own::OwnCall<'_>], at: usize, error: ServerError) -> Closing {
+    match own.get(at) {
+        Some(call) => Closing::Not(error, call.places.first().copied()),
+        None if error.sqlstate == UNIQUE_VIOLATION => Closing::Conflict,
+        None => Closing::Not(error, None),
+    }
+}
+
 pub(super) fn plain(pipeline: &mut Pipeline, sql: &str) -> Result<(), Failure> {
     pipeline.push_plain(sql).map_err(|error| before_commit(error.into()))
 }
@@ -280,7 +290,6 @@ pub(super) fn check_standing(error: &ServerError) -> Result<(), Failure> {
     match error.sqlstate.as_str() {
         "RW001" => Err(Failure::TermOver),
         "RW002" => Err(Failure::WrongOwner),
-        "RW003" => Err(Failure::NotCommitted(error.message.clone())),
         _ => Ok(()),
     }
 }

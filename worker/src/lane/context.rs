@@ -26,16 +26,32 @@ pub(crate) struct LaneContext {
     /// What ends a unit that has run users' statements; the last of them resets the session's settings.
     closing: Vec<Call>,
     floors: Arc<Floors>,
+    pub(super) how: How,
+}
+
+/// How batches are made, by the settings.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct How {
+    pub max_batch: usize,
+    pub set_wise: bool,
 }
 
 impl LaneContext {
-    pub(crate) fn new(number: u32, secret: &[u8], term: i64, deferrable: &[DeferrableConstraint], floors: Arc<Floors>) -> LaneContext {
+    pub(crate) fn new(
+        number: u32,
+        secret: &[u8],
+        term: i64,
+        deferrable: &[DeferrableConstraint],
+        floors: Arc<Floors>,
+        how: How,
+    ) -> LaneContext {
         LaneContext {
             number,
             secret: Some(format!("\\x{}", hex::encode(secret))),
             term: Some(term.to_string()),
             closing: closing_calls(deferrable),
             floors,
+            how,
         }
     }
 

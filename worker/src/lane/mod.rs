@@ -20,7 +20,7 @@ mod set_wise;
 mod together;
 mod unit;
 
-pub(crate) use context::LaneContext;
+pub(crate) use context::{How, LaneContext};
 pub(crate) use declared::{Declared, Effect};
 pub(crate) use freshness::{Floors, Freshness, expired_request, expired_step};
 pub(crate) use outcome::{Fingerprint, OutcomeKey};

@@ -14,8 +14,6 @@ use super::{
 };
 use crate::pg::Connection;
 
-/// The most units in one batch.
-const MAX_BATCH: usize = 512;
 /// How long progress waits for company before it gets a batch of its own.
 const LAZY_DELAY: Duration = Duration::from_millis(200);
 
@@ -68,13 +66,13 @@ async fn run_lane(context: LaneContext, mut connection: Connection, mut queues: 
         while let Ok(unit) = queues.lazy.try_recv() {
             lazies.push(unit);
         }
-        let is_due = lazy_since.is_some_and(|since| since.elapsed() >= LAZY_DELAY) || lazies.len() >= MAX_BATCH;
+        let is_due = lazy_since.is_some_and(|since| since.elapsed() >= LAZY_DELAY) || lazies.len() >= context.how.max_batch;
         if batch.is_empty() && !is_due {
             continue;
         }
         batch.append(&mut lazies);
         lazy_since = None;
-        take_waiting(&mut batch, &mut queues);
+        take_waiting(&mut batch, &mut queues, context.how.max_batch);
         left_over = keep_apart(&mut batch);
         drop_expired(&context, &mut batch);
         if batch.is_empty() {
@@ -124,9 +122,9 @@ async fn sleep_until(moment: Option<Instant>) {
     }
 }
 
-fn take_waiting(batch: &mut Vec<Unit>, queues: &mut Queues) {
+fn take_waiting(batch: &mut Vec<Unit>, queues: &mut Queues, most: usize) {
     for queue in [&mut queues.under_way, &mut queues.new] {
-        while batch.len() < MAX_BATCH {
+        while batch.len() < most {
             match queue.try_recv() {
                 Ok(unit) => batch.push(unit),
                 Err(_) => break,

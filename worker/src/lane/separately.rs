@@ -32,6 +32,10 @@ impl Batch<'_> {
         }
         match self.close(&answers, false).await? {
             Closing::Done(_) => Ok(answers),
+            Closing::Conflict => {
+                self.roll_back().await?;
+                Err(Failure::NotCommitted("an outcome was written by somebody else".to_owned()))
+            }
             Closing::Not(error, _) => {
                 self.roll_back().await?;
                 check_standing(&error)?;

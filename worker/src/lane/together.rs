@@ -3,7 +3,7 @@
 use std::{collections::HashMap, ops::Range};
 
 use super::{
-    batch::{Attempt, BEGIN, Batch, CONFLICT, Closing, Failure, Manner, UNKNOWN_STATEMENT, before_commit, check_standing, plain},
+    batch::{Attempt, BEGIN, Batch, Closing, Failure, Manner, UNKNOWN_STATEMENT, before_commit, check_standing, plain},
     outcome::stored_answer,
     positions::Positions,
     refusal,
@@ -84,11 +84,12 @@ impl Batch<'_> {
                 }
                 Ok(Attempt::Committed(answers))
             }
+            Closing::Conflict => {
+                self.roll_back().await?;
+                Ok(Attempt::Conflict)
+            }
             Closing::Not(error, place) => {
                 self.roll_back().await?;
-                if error.sqlstate == CONFLICT {
-                    return Ok(Attempt::Conflict);
-                }
                 check_standing(&error)?;
                 match place {
                     Some(place) => Ok(Attempt::Refused(place, refusal::judge(self.units[place], None, &error))),

@@ -244,24 +244,17 @@ begin
       = (u.partition, u.entity, u.root_key, u.request_id, u.step, u.element, u.direction);
 end $$;
 
--- Writes outcomes. The lane looked before and is the partition's only writer, so a conflict means that somebody else
--- writes here: the error takes the whole batch back.
+-- Writes outcomes. One that is there already is an error, which takes the whole batch back.
 create or replace function rootward.record(
   secret bytea, partitions integer[], entities text[], root_keys text[], request_ids uuid[], steps integer[], elements integer[],
   directions text[], kinds text[], transactions text[], fingerprints bytea[], replies bytea[], in_chains boolean[], issued_ats timestamptz[])
 returns void
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
-declare written bigint;
 begin
   perform rootward.check_secret(secret);
   insert into rootward.outcome (partition, entity, root_key, request_id, step, element, direction, kind, transaction, fingerprint, reply, in_chain, issued_at)
     select * from unnest(partitions, entities, root_keys, request_ids, steps, elements, directions, kinds, transactions, fingerprints, replies,
-      in_chains, issued_ats)
-    on conflict do nothing;
-  get diagnostics written = row_count;
-  if written <> cardinality(partitions) then
-    raise exception 'an outcome was written by somebody else' using errcode = 'RW003';
-  end if;
+      in_chains, issued_ats);
 end $$;
 
 -- Rows of chains, each in the same commit as its first step, or before it if the start is scheduled. Returns one row for
