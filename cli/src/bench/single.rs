@@ -253,6 +253,8 @@ impl Bench {
         let statement = Side::Direct(Baseline::Statement);
         let is_compared = self.options.rate.is_none() && self.sides().contains(&statement);
         let Some(shape) = self.ground.workload.by_rows.filter(|_| is_compared) else { return Ok(()) };
+        let is_set_wise = self.ground.schema.transactions.get(shape.transaction).is_none_or(|transaction| transaction.set_wise.is_some());
+        anyhow::ensure!(!is_set_wise, "`{}` is to run row by row, and the schema says otherwise", shape.transaction);
         let clients = self.options.greatest();
         let all = self.alternate(shape, &[clients], &[Side::Rootward, statement], "row by row, ").await?;
         let median = |side: Side| all.iter().find(|one| one.side == side).map(|one| one.rounds.per_second.clone()).unwrap_or_default();

@@ -113,6 +113,14 @@ impl Bench {
         if let Some(ratio) = figures.series("latency_ratio_1") {
             text += &format!("\none client: {:.2} times as long as one pipeline (p50)", ratio.median());
         }
+        if let Some(kill) = &self.options.kill {
+            text += &format!(
+                "\n{}: {:.0} tx/s over the whole time, nobody was answered for {:.0} ms",
+                kill.what(),
+                figures.median("kill_tps"),
+                figures.median("kill_longest_pause_ms")
+            );
+        }
         for clients in &self.options.clients {
             text +=
                 &format!("\nWAL flushes with {clients} clients: {:.3} a transaction", figures.median(&format!("flushes_per_tx_{clients}")));
