@@ -19,7 +19,7 @@ const RECORD_WRITES_NOTHING: &str = "create or replace function rootward.record(
 
 /// Neither term nor ownership is looked at.
 const BEGIN_CHECKS_NOTHING: &str =
-    "create or replace function rootward.begin_batch(secret bytea, term bigint, partitions integer[], epochs bigint[]) returns void
+    "create or replace function rootward.begin_batch(secret bytea, term bigint, version bigint, partitions integer[], epochs bigint[]) returns void
   language plpgsql as $$ begin end $$";
 
 /// Outcomes are taken away, and nobody remembers how old they were.

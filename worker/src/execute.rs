@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use rootward_proto::{Fault, FaultResult, v1, v1::reply};
 use rootward_router::check_arguments;
 use rootward_schema::{Column, Schema, Target, Text, Transaction, Type, partition_of};
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc, oneshot},
+    time::Instant,
+};
 use uuid::Uuid;
 
 use crate::{
@@ -13,7 +16,8 @@ use crate::{
     clock::{self, timestamp},
     collect,
     lane::{
-        After, Declared, Done, Effect, Fingerprint, Freshness, OutcomeKey, OwnRow, Share, Unit, UnitOutcome, expired_request, expired_step,
+        After, Answerer, Asked, Declared, Done, Effect, Fingerprint, Finished, Freshness, LaneHandle, OutcomeKey, Outgoing, OwnRow, Share,
+        Ticket, Unit, UnitOutcome, expired_request, expired_step, lane_died,
     },
     pg::Call,
 };
@@ -47,16 +51,8 @@ struct Request {
 /// # Errors
 /// What kept it from taking effect, or that nobody knows whether it did.
 pub(crate) async fn execute(home: &Arc<ChainHome>, limits: &Limits, execute: v1::Execute) -> FaultResult<reply::Result> {
-    let received = Instant::now();
     let schema = home.serving.schema.clone();
-    if execute.schema_version > schema.version {
-        return Err(Fault::retry(
-            "RW2006",
-            format!("this worker knows schema version {} and was asked by version {}", schema.version, execute.schema_version),
-            "nothing was executed; `rootward schema apply` has not reached this peer yet",
-        ));
-    }
-    let request = place(&schema, execute, received)?;
+    let request = check(&schema, execute)?;
     let open_chain = request.execute.open_chain.clone();
     if request.execute.is_forgotten {
         let root = (request.execute.entity.as_str(), request.root_key.as_str());
@@ -71,6 +67,19 @@ pub(crate) async fn execute(home: &Arc<ChainHome>, limits: &Limits, execute: v1:
             Ok(reply::Result::Executed(answer(home, &request, done, lane)))
         }
     }
+}
+
+/// Checks a request and binds it to its place.
+fn check(schema: &Schema, execute: v1::Execute) -> FaultResult<Request> {
+    let received = Instant::now();
+    if execute.schema_version > schema.version {
+        return Err(Fault::retry(
+            "RW2006",
+            format!("this worker knows schema version {} and was asked by version {}", schema.version, execute.schema_version),
+            "nothing was executed; `rootward schema apply` has not reached this peer yet",
+        ));
+    }
+    place(schema, execute, received)
 }
 
 fn place(schema: &Schema, execute: v1::Execute, received: Instant) -> FaultResult<Request> {
@@ -100,6 +109,7 @@ struct Opening {
     is_scheduled: bool,
 }
 
+/// Runs it and waits.
 async fn run(
     home: &Arc<ChainHome>,
     limits: &Limits,
@@ -107,7 +117,79 @@ async fn run(
     request: &Request,
     opening: Option<Opening>,
 ) -> FaultResult<(Done, u32)> {
-    let (lane, epoch) = home.serving.lane_of(request.partition)?;
+    let (answer, answered) = oneshot::channel();
+    let (lane, unit, share) = unit_of(home, limits, schema, request, opening, |_| Answerer::One(answer))?;
+    lane.submit(unit, share)?;
+    // The lane always answers; a lane that died took its answers with it, and only the outcome can tell.
+    let done = answered.await.map_err(|_| lane_died())??;
+    Ok((done, lane.number()))
+}
+
+/// Puts a transaction that opens no chain into its lane; the answer goes into the stream. Never waits.
+///
+/// # Errors
+/// What kept it from the queue; nothing goes into the stream then.
+pub(crate) fn submit(
+    home: &Arc<ChainHome>,
+    limits: &Limits,
+    execute: v1::Execute,
+    (correlation, permit): (u64, OwnedSemaphorePermit),
+    answers: &mpsc::Sender<Outgoing>,
+) -> FaultResult<()> {
+    let schema = &home.serving.schema;
+    let request = check(schema, execute)?;
+    let ticket = |lane: u32| Ticket {
+        correlation,
+        request_id: request.request_id,
+        entity: request.execute.entity.clone(),
+        root_key: request.root_key.clone(),
+        partition: request.partition,
+        lane,
+        received: request.received,
+        permit,
+    };
+    let (lane, unit, share) =
+        unit_of(home, limits, schema, &request, None, |lane| Answerer::Stream(Asked::new(answers.clone(), ticket(lane))))?;
+    // A unit that finds no room is dropped, but its answer is not: the refusal says more than that.
+    lane.submit_or_answer(unit, share);
+    Ok(())
+}
+
+/// The answer to a request of a stream.
+pub(crate) fn finish(peer: &str, finished: Finished) -> v1::Reply {
+    let Finished { ticket, answer } = finished;
+    let ticket = *ticket;
+    drop(ticket.permit);
+    let result = match answer {
+        Ok(done) => reply::Result::Executed(v1::CallResponse {
+            request_id: ticket.request_id.to_string(),
+            entity: ticket.entity,
+            root_key: ticket.root_key,
+            partition: ticket.partition,
+            peer: peer.to_owned(),
+            lane: ticket.lane,
+            worker_us: micros(ticket.received),
+            ..done.response
+        }),
+        Err(fault) => reply::Result::Failure(fault.into_wire()),
+    };
+    v1::Reply { correlation: ticket.correlation, result: Some(result) }
+}
+
+fn micros(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The unit of a request, with its lane and its share of the queue.
+fn unit_of<'h>(
+    home: &'h ChainHome,
+    limits: &Limits,
+    schema: &Schema,
+    request: &Request,
+    opening: Option<Opening>,
+    answer: impl FnOnce(u32) -> Answerer,
+) -> FaultResult<(&'h LaneHandle, Unit, Share)> {
+    let (lane, claim) = home.serving.lane_of(request.partition)?;
     let execute = &request.execute;
     let is_undo = execute.direction() == v1::Direction::Undo;
     let (effect, fingerprint) = plan_effect(home, limits, schema, request)?;
@@ -120,14 +202,12 @@ async fn run(
     if request.partition == REFERENCE_PARTITION && !writes_nothing {
         after = Some(After::Call(Call::prepared("select rootward.bump_reference($1)", vec![home.serving.secret.clone()])));
     }
-    let (answer, answered) = oneshot::channel();
     let unit = Unit {
         label: match &effect {
             Some(effect) => effect.declared.name.clone(),
             None => execute.transaction.as_str().into(),
         },
-        partition: request.partition,
-        epoch,
+        claim,
         context: (request.partition >= 0 && !writes_nothing).then(|| context_of(&execute.entity, &request.root_key)),
         effect: effect.filter(|_| !writes_nothing),
         after,
@@ -152,15 +232,9 @@ async fn run(
         is_alone: execute.transaction.is_empty() && !writes_nothing,
         freshness,
         deadline: request.deadline,
-        answer,
+        answer: answer(lane.number()),
     };
-    lane.submit(unit, if is_new { Share::New } else { Share::UnderWay })?;
-    let number = lane.number();
-    // The lane always answers; a lane that died took its answers with it, and only the outcome can tell.
-    let done = answered.await.map_err(|_| {
-        Fault::new("RW3102", v1::RetryClass::OutcomeUnknown, "the lane ended before it answered", "send it again with the same request id")
-    })??;
-    Ok((done, number))
+    Ok((lane, unit, if is_new { Share::New } else { Share::UnderWay }))
 }
 
 /// What row security compares with: the entity, and the key in a form that the parameter's alphabet allows.
@@ -283,7 +357,7 @@ fn answer(home: &ChainHome, request: &Request, done: Done, lane: u32) -> v1::Cal
         partition: request.partition,
         peer: home.peer.clone(),
         lane,
-        worker_us: u64::try_from(request.received.elapsed().as_micros()).unwrap_or(u64::MAX),
+        worker_us: micros(request.received),
         ..done.response
     }
 }

@@ -105,6 +105,7 @@ impl Worker {
                 allow_ad_hoc_sql: config.allow_ad_hoc_sql,
                 retention: Duration::from_secs(u64::from(config.retention_hours) * 3600),
             },
+            peer: config.peer.as_str().into(),
             tasks: tasks.clone(),
             in_flight: service::WorkerService::in_flight(),
         };

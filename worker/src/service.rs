@@ -26,6 +26,7 @@ use crate::{
     chain::{self, Bulk, ChainFilter, ChainHome, Change, Skip},
     describe,
     execute::{self, Limits},
+    lane::Outgoing,
     verify,
 };
 
@@ -47,6 +48,8 @@ pub(crate) struct WorkerService {
     /// `serving`, `standby` or `starting`.
     pub state: watch::Receiver<&'static str>,
     pub limits: Limits,
+    /// The id of the peer that is served.
+    pub peer: Arc<str>,
     pub tasks: TaskTracker,
     pub in_flight: Arc<Semaphore>,
 }
@@ -69,33 +72,59 @@ impl WorkerService {
         })
     }
 
-    async fn execute(&self, message: Option<v1::Execute>) -> FaultResult<reply::Result> {
-        let message = message.ok_or_else(|| Fault::internal("an envelope came without content"))?;
-        execute::execute(&self.home()?, &self.limits, message).await
-    }
-
     /// Takes the envelopes of one message; each is answered in its own time. Never waits: what finds no room is refused.
-    fn take(&self, request: v1::ExchangeRequest, answers: &mpsc::Sender<v1::Reply>) {
+    fn take(&self, request: v1::ExchangeRequest, answers: &mpsc::Sender<Outgoing>) {
+        let home = self.home();
         for envelope in request.envelopes {
             let correlation = envelope.correlation;
-            let service = self.clone();
+            if let Err(fault) = self.take_one(&home, correlation, envelope.execute, answers) {
+                self.give_now(answers, reply_of(correlation, Err(fault)));
+            }
+        }
+    }
+
+    fn take_one(
+        &self,
+        home: &FaultResult<Arc<ChainHome>>,
+        correlation: u64,
+        execute: Option<v1::Execute>,
+        answers: &mpsc::Sender<Outgoing>,
+    ) -> FaultResult<()> {
+        let permit = self.in_flight.clone().try_acquire_owned().map_err(|_| {
+            Fault::overloaded(
+                "RW3001",
+                format!("the worker is full ({MAX_IN_FLIGHT} requests are under way)"),
+                "nothing was executed; send it again a little later",
+            )
+        })?;
+        let home = home.clone()?;
+        let execute = execute.ok_or_else(|| Fault::internal("an envelope came without content"))?;
+        if execute.open_chain.is_none() && !execute.is_forgotten {
+            return execute::submit(&home, &self.limits, execute, (correlation, permit), answers);
+        }
+        let (limits, replies) = (self.limits.clone(), answers.clone());
+        self.tasks.spawn(async move {
+            let result = execute::execute(&home, &limits, execute).await;
+            drop(permit);
+            // A sender that is gone learns the answer when it asks again with the same id.
+            let _ = replies.send(Outgoing::Reply(reply_of(correlation, result))).await;
+        });
+        Ok(())
+    }
+
+    /// What has no permit may find no room; then it waits, but not here.
+    fn give_now(&self, answers: &mpsc::Sender<Outgoing>, reply: v1::Reply) {
+        if let Err(mpsc::error::TrySendError::Full(reply)) = answers.try_send(Outgoing::Reply(reply)) {
             let answers = answers.clone();
-            let permit = self.in_flight.clone().try_acquire_owned();
             self.tasks.spawn(async move {
-                let result = match permit {
-                    Ok(_permit) => service.execute(envelope.execute).await,
-                    Err(_) => Err(Fault::overloaded(
-                        "RW3001",
-                        format!("the worker is full ({MAX_IN_FLIGHT} requests are under way)"),
-                        "nothing was executed; send it again a little later",
-                    )),
-                };
-                let result = result.unwrap_or_else(|fault| reply::Result::Failure(fault.into_wire()));
-                // A sender that is gone learns the answer when it asks again with the same id.
-                let _ = answers.send(v1::Reply { correlation, result: Some(result) }).await;
+                let _ = answers.send(reply).await;
             });
         }
     }
+}
+
+fn reply_of(correlation: u64, result: FaultResult<reply::Result>) -> v1::Reply {
+    v1::Reply { correlation, result: Some(result.unwrap_or_else(|fault| reply::Result::Failure(fault.into_wire()))) }
 }
 
 #[tonic::async_trait]
@@ -107,7 +136,8 @@ impl worker_server::Worker for WorkerService {
 
     async fn exchange(&self, request: Request<Streaming<v1::ExchangeRequest>>) -> Result<Response<Self::ExchangeStream>, Status> {
         let mut incoming = request.into_inner();
-        let (answers, mut answered) = mpsc::channel::<v1::Reply>(MAX_IN_FLIGHT);
+        let (answers, mut answered) = mpsc::channel::<Outgoing>(2 * MAX_IN_FLIGHT);
+        let peer = self.peer.clone();
         let (outbox, outgoing) = mpsc::channel(16);
         let service = self.clone();
         self.tasks.spawn(async move {
@@ -116,8 +146,12 @@ impl worker_server::Worker for WorkerService {
             }
         });
         self.tasks.spawn(async move {
-            let mut replies = Vec::new();
-            while answered.recv_many(&mut replies, MAX_COALESCED).await > 0 {
+            let (mut outgoing, mut replies) = (Vec::new(), Vec::new());
+            while answered.recv_many(&mut outgoing, MAX_COALESCED).await > 0 {
+                replies.extend(outgoing.drain(..).map(|outgoing| match outgoing {
+                    Outgoing::Finished(finished) => execute::finish(&peer, finished),
+                    Outgoing::Reply(reply) => reply,
+                }));
                 while !replies.is_empty() {
                     if outbox.send(Ok(message(&mut replies))).await.is_err() {
                         return;

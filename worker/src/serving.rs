@@ -9,7 +9,7 @@ use rootward_proto::{Fault, FaultResult, v1::RetryClass};
 use rootward_schema::{Schema, Text};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::lane::{Declared, Floors, LaneHandle};
+use crate::lane::{Claim, Declared, Floors, LaneHandle};
 
 /// Everything that lives as long as this worker's term; it is dropped as a whole when the term ends.
 pub(crate) struct Serving {
@@ -17,8 +17,8 @@ pub(crate) struct Serving {
     /// PostgreSQL's version, for `peer list`.
     pub postgres_version: String,
     pub lanes: Vec<LaneHandle>,
-    /// The epoch of each partition that this peer owns.
-    pub owned: RwLock<HashMap<i32, i64>>,
+    /// What this peer owns.
+    pub owned: RwLock<Owned>,
     pub secret: Text,
     pub schema: Arc<Schema>,
     /// The schema's transactions as lanes run them.
@@ -31,21 +31,33 @@ pub(crate) struct Serving {
     pub tasks: TaskTracker,
 }
 
+/// The partitions that a peer owns, as one reading of its table has them.
+#[derive(Debug, Default)]
+pub(crate) struct Owned {
+    /// The table's version.
+    pub version: i64,
+    /// The epoch of each partition.
+    pub epochs: HashMap<i32, i64>,
+}
+
 impl Serving {
     /// Takes the partitions that the peer owns now. What a lane runs is checked by the database all the same.
-    pub(crate) fn set_owned(&self, owned: HashMap<i32, i64>) {
+    pub(crate) fn set_owned(&self, owned: Owned) {
         *self.owned.write().unwrap_or_else(PoisonError::into_inner) = owned;
     }
 
-    /// The lane and the epoch of a partition.
+    /// The lane of a partition, and the claim to it.
     ///
     /// # Errors
     /// RW2005 if this peer doesn't own it; nothing was executed.
-    pub(crate) fn lane_of(&self, partition: i32) -> FaultResult<(&LaneHandle, i64)> {
-        let epoch = self.owned.read().unwrap_or_else(PoisonError::into_inner).get(&partition).copied();
+    pub(crate) fn lane_of(&self, partition: i32) -> FaultResult<(&LaneHandle, Claim)> {
+        let claim = {
+            let owned = self.owned.read().unwrap_or_else(PoisonError::into_inner);
+            owned.epochs.get(&partition).map(|epoch| Claim { partition, epoch: *epoch, version: owned.version })
+        };
         let lane = usize::try_from(partition).unwrap_or(0) % self.lanes.len().max(1);
-        match (epoch, self.lanes.get(lane)) {
-            (Some(epoch), Some(lane)) => Ok((lane, epoch)),
+        match (claim, self.lanes.get(lane)) {
+            (Some(claim), Some(lane)) => Ok((lane, claim)),
             _ => Err(Fault::new(
                 "RW2005",
                 RetryClass::Reroute,

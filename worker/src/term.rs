@@ -1,7 +1,6 @@
 //! One term: this worker takes the peer over, serves it, and lets go when anything about its standing is in doubt.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, RwLock},
     time::Duration,
 };
@@ -17,7 +16,7 @@ use crate::{
     config::Config,
     lane::{Counters, Declared, Floors, How, LaneContext, start_lane},
     pg,
-    serving::Serving,
+    serving::{Owned, Serving},
 };
 
 /// The advisory lock that the worker of a peer holds; the others wait for it as standbys.
@@ -169,9 +168,18 @@ async fn end_older_backends(client: &Client) -> Result<(), TermError> {
 }
 
 /// The partitions that the peer owns by its own table, with their epochs.
-pub(crate) async fn read_ownership(client: &Client) -> Result<HashMap<i32, i64>, tokio_postgres::Error> {
-    let sql = "/* read_ownership */ select partition, epoch from rootward.ownership where state = 'owned'";
-    client.query(sql, &[]).await?.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+pub(crate) async fn read_ownership(client: &Client) -> Result<Owned, tokio_postgres::Error> {
+    // One statement, so that the rows are those of the version.
+    let sql = "/* read_ownership */ select s.ownership_version, o.partition, o.epoch \
+               from rootward.peer_state s left join rootward.ownership o on o.state = 'owned'";
+    let mut owned = Owned::default();
+    for row in client.query(sql, &[]).await? {
+        owned.version = row.try_get(0)?;
+        if let Some(partition) = row.try_get(1)? {
+            owned.epochs.insert(partition, row.try_get(2)?);
+        }
+    }
+    Ok(owned)
 }
 
 /// What earlier workers of this peer, or of peers that a partition came from, have collected.

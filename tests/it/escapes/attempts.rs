@@ -138,7 +138,7 @@ pub const ATTEMPTS: &[Attempt] = &[
         "select rootward.collect_chain('\\x00', 1, 'account', '32', '00000000-0000-0000-0000-000000000000', now(), true)",
         Gate("RW001"),
     ),
-    ad_hoc("begin batch", "select rootward.begin_batch('\\x00', 1, '{1}', '{1}')", Gate("RW001")),
+    ad_hoc("begin batch", "select rootward.begin_batch('\\x00', 1, 1, '{1}', '{1}')", Gate("RW001")),
     ad_hoc("bump reference", "select rootward.bump_reference('\\x00')", Gate("RW001")),
     ad_hoc("release", "select rootward.release_partition(1)", Privilege),
     ad_hoc("own", "select rootward.own_partition(1, 99)", Privilege),
@@ -178,7 +178,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     query("outcomes in a function", "select * from rootward.outcome", Privilege),
     query("update in a function", "update account set owner = 'SECRET' where account_id <> {me} returning *", RowSecurity),
     command("DO in a function", "do $$ begin update account set owner = 'SECRET' where account_id = {you}; end $$", RowSecurity),
-    command("EXECUTE of ours in a function", "execute rootward_0('\\x00', 1, '{1}', '{1}')", Gate("RW001")),
+    command("EXECUTE of ours in a function", "execute rootward_0('\\x00', 1, 1, '{1}', '{1}')", Gate("RW001")),
     query("a cursor over ours", "select * from pg_cursors", Privilege),
     command("a cursor WITH HOLD", "declare mine cursor with hold for select * from account", RowSecurity),
     // Transactions and several statements.

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     clock,
-    lane::{After, Freshness, Share, Unit},
+    lane::{After, Answerer, Freshness, Share, Unit},
     serving::Serving,
 };
 
@@ -334,13 +334,12 @@ impl ChainHome {
     /// # Errors
     /// What kept the lane from it.
     pub(crate) async fn own_work(&self, partition: i32, label: &'static str, work: After, share: Share) -> FaultResult<Text> {
-        let (lane, epoch) = self.serving.lane_of(partition)?;
+        let (lane, claim) = self.serving.lane_of(partition)?;
         let (answer, answered) = oneshot::channel();
         lane.submit(
             Unit {
                 label: label.into(),
-                partition,
-                epoch,
+                claim,
                 context: None,
                 effect: None,
                 after: Some(work),
@@ -348,7 +347,7 @@ impl ChainHome {
                 is_alone: false,
                 freshness: Freshness::Own,
                 deadline: Instant::now() + NOTE_LIMIT,
-                answer,
+                answer: Answerer::One(answer),
             },
             share,
         )?;

@@ -159,7 +159,7 @@ impl Failure {
             Failure::WrongOwner => Fault::new(
                 "RW2005",
                 RetryClass::Reroute,
-                format!("partition {} has another owner", unit.partition),
+                format!("partition {} has another owner", unit.claim.partition),
                 "nothing was executed; the router finds the owner by itself",
             ),
             Failure::Unprepared(ServerError { message: why, .. }) | Failure::NotCommitted(why) => {
@@ -305,7 +305,7 @@ fn new_outcome<'a>(unit: &'a Unit, answer: &Answer) -> Option<NewOutcome<'a>> {
     let in_chain = outcome.in_chain && !(outcome.opens_chain && answer.is_err());
     let issued_at_ms = outcome.issued_at_ms;
     Some(NewOutcome {
-        partition: unit.partition,
+        partition: unit.claim.partition,
         key: &outcome.key,
         fingerprint: &outcome.fingerprint,
         kind,

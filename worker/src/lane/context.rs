@@ -10,12 +10,12 @@ use super::{
     freshness::Floors,
     outcome::{NewOutcome, OutcomeKey, response_of},
     refusal,
-    unit::{After, Answer, Done, OwnRow, Unit},
+    unit::{After, Answer, Claim, Done, OwnRow, Unit},
 };
 use crate::{
     clock::timestamp,
     execute::REFERENCE_PARTITION,
-    pg::{Call, StatementResult, array},
+    pg::{ArrayText, Call, StatementResult, array},
 };
 
 /// What a lane knows besides its connection.
@@ -64,12 +64,14 @@ impl LaneContext {
         self.floors.refusal(unit.freshness)
     }
 
-    pub(super) fn begin(&self, epochs: &[(i32, i64)]) -> Call {
-        let partitions = array(epochs.iter().map(|(partition, _)| Some(partition.to_string())));
-        let epochs = array(epochs.iter().map(|(_, epoch)| Some(epoch.to_string())));
+    pub(super) fn begin(&self, claims: &[Claim]) -> Call {
+        // Of different versions, none: each claim is looked up then.
+        let version = claims.first().map(|first| first.version).filter(|version| claims.iter().all(|claim| claim.version == *version));
+        let partitions = array(claims.iter().map(|claim| Some(claim.partition.to_string())));
+        let epochs = array(claims.iter().map(|claim| Some(claim.epoch.to_string())));
         Call::prepared(
-            "select rootward.begin_batch($1, $2, $3, $4)",
-            vec![self.secret.clone(), self.term.clone(), Some(partitions), Some(epochs)],
+            "select rootward.begin_batch($1, $2, $3, $4, $5)",
+            vec![self.secret.clone(), self.term.clone(), version.map(|version| version.to_string()), Some(partitions), Some(epochs)],
         )
     }
 
@@ -78,7 +80,7 @@ impl LaneContext {
     }
 
     pub(super) fn find(&self, units: &[&Unit]) -> Call {
-        let outcomes: Vec<_> = units.iter().filter_map(|unit| Some((unit.partition, &unit.outcome.as_ref()?.key))).collect();
+        let outcomes: Vec<_> = units.iter().filter_map(|unit| Some((unit.claim.partition, &unit.outcome.as_ref()?.key))).collect();
         let column = |of: &dyn Fn(&(i32, &OutcomeKey)) -> String| Some(array(outcomes.iter().map(|row| Some(of(row)))));
         Call::prepared(
             "select * from rootward.find_outcomes($1, $2, $3, $4, $5, $6, $7, $8)",
@@ -96,24 +98,29 @@ impl LaneContext {
     }
 
     pub(super) fn record(&self, outcomes: &[NewOutcome<'_>]) -> Call {
-        let column = |of: &dyn Fn(&NewOutcome<'_>) -> String| Some(array(outcomes.iter().map(|row| Some(of(row)))));
+        let column = |bytes: usize, push: &dyn Fn(&mut ArrayText, &NewOutcome<'_>)| {
+            let mut text = ArrayText::with_capacity(bytes * outcomes.len());
+            outcomes.iter().for_each(|row| push(&mut text, row));
+            Some(text.finish())
+        };
+        let replies: usize = outcomes.iter().map(|row| row.reply.len()).sum();
         Call::prepared(
             "select rootward.record($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
             vec![
                 self.secret.clone(),
-                column(&|row| row.partition.to_string()),
-                column(&|row| row.key.entity.clone()),
-                column(&|row| row.key.root_key.clone()),
-                column(&|row| row.key.request_id.to_string()),
-                column(&|row| row.key.step.to_string()),
-                column(&|row| row.key.element.to_string()),
-                column(&|row| row.key.direction().to_owned()),
-                column(&|row| row.kind.name().to_owned()),
-                column(&|row| row.fingerprint.transaction.clone()),
-                column(&|row| format!("\\x{}", hex::encode(&row.fingerprint.hash))),
-                column(&|row| format!("\\x{}", hex::encode(&row.reply))),
-                column(&|row| row.in_chain.to_string()),
-                column(&|row| timestamp(row.issued_at_ms)),
+                column(5, &|text, row| text.push_plain(row.partition)),
+                column(16, &|text, row| text.push(Some(&row.key.entity))),
+                column(16, &|text, row| text.push(Some(&row.key.root_key))),
+                column(37, &|text, row| text.push_plain(row.key.request_id)),
+                column(4, &|text, row| text.push_plain(row.key.step)),
+                column(4, &|text, row| text.push_plain(row.key.element)),
+                column(5, &|text, row| text.push(Some(row.key.direction()))),
+                column(10, &|text, row| text.push(Some(row.kind.name()))),
+                column(24, &|text, row| text.push(Some(&row.fingerprint.transaction))),
+                column(70, &|text, row| text.push_bytes(&row.fingerprint.hash)),
+                column(6 + 2 * replies / outcomes.len().max(1), &|text, row| text.push_bytes(&row.reply)),
+                column(6, &|text, row| text.push_plain(row.in_chain)),
+                column(32, &|text, row| text.push(Some(&timestamp(row.issued_at_ms)))),
             ],
         )
     }
@@ -219,7 +226,7 @@ impl LaneContext {
         let after = results.nth(self.closing_calls(unit).len()).and_then(StatementResult::scalar).map(str::to_owned);
         let mark = unit.outcome.as_ref().and_then(|outcome| outcome.mark.as_deref());
         let mut response = mark.map_or_else(|| response_of(&last), v1::CallResponse::clone);
-        if unit.partition == REFERENCE_PARTITION {
+        if unit.claim.partition == REFERENCE_PARTITION {
             response.reference_version = after.as_deref().and_then(|text| text.parse().ok()).unwrap_or_default();
         }
         Ok(Done { response, after })

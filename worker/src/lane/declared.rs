@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use rootward_proto::v1;
 use rootward_schema::{Column, Expect, Schema, Text, Transaction};
 
+use super::outcome::wire_columns;
 use crate::pg::{Call, How, oid_of};
 
 /// What the users' part of a transaction is.
@@ -15,6 +17,8 @@ pub(crate) struct Declared {
     pub statements: Vec<Statement>,
     /// Columns of the answer.
     pub columns: Vec<Column>,
+    /// The same as a message has them.
+    pub wire_columns: Vec<v1::Column>,
     /// They may leave settings of the session changed.
     pub may_change_settings: bool,
     pub set_wise: Option<SetWise>,
@@ -78,6 +82,7 @@ impl Declared {
             name: transaction.name.as_str().into(),
             statements: statements.collect(),
             columns: transaction.columns.clone(),
+            wire_columns: wire_columns(&transaction.columns),
             may_change_settings: transaction.may_change_settings,
             set_wise,
             parameters,
@@ -104,6 +109,7 @@ impl Declared {
             parameters: Vec::new(),
             statements: vec![statement],
             columns: Vec::new(),
+            wire_columns: Vec::new(),
             may_change_settings: true,
             set_wise: None,
         }

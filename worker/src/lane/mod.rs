@@ -26,4 +26,4 @@ pub(crate) use freshness::{Floors, Freshness, expired_request, expired_step};
 pub(crate) use outcome::{Fingerprint, OutcomeKey};
 pub(crate) use queue::{Counters, LaneHandle, Share};
 pub(crate) use run::start_lane;
-pub(crate) use unit::{After, Done, OwnRow, Unit, UnitOutcome};
+pub(crate) use unit::{After, Answerer, Asked, Claim, Done, Finished, Outgoing, OwnRow, Ticket, Unit, UnitOutcome, lane_died};

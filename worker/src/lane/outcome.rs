@@ -139,25 +139,22 @@ pub(crate) fn stored_answer(asked: &Fingerprint, key: &OutcomeKey, row: &[Text])
     }
 }
 
+/// Columns as a message has them.
+pub(crate) fn wire_columns(columns: &[Column]) -> Vec<v1::Column> {
+    columns.iter().map(|column| v1::Column { name: column.name.clone(), r#type: column.r#type.name().to_owned() }).collect()
+}
+
+/// A row as a message has it.
+pub(crate) fn wire_row(row: &[Text], columns: &[Column]) -> v1::Row {
+    let values = row.iter().zip(columns).map(|(value, column)| rootward_proto::to_wire(value.as_deref(), &column.r#type));
+    v1::Row { values: values.collect() }
+}
+
 /// What PostgreSQL returned as a message.
 pub(crate) fn response_of(result: &StatementResult) -> v1::CallResponse {
     v1::CallResponse {
-        columns: result
-            .columns
-            .iter()
-            .map(|column| v1::Column { name: column.name.clone(), r#type: column.r#type.name().to_owned() })
-            .collect(),
-        rows: result
-            .rows
-            .iter()
-            .map(|row| v1::Row {
-                values: row
-                    .iter()
-                    .zip(&result.columns)
-                    .map(|(value, column)| rootward_proto::to_wire(value.as_deref(), &column.r#type))
-                    .collect(),
-            })
-            .collect(),
+        columns: wire_columns(&result.columns),
+        rows: result.rows.iter().map(|row| wire_row(row, &result.columns)).collect(),
         row_count: result.row_count,
         ..v1::CallResponse::default()
     }

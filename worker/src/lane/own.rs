@@ -54,13 +54,12 @@ mod tests {
     use tokio::{sync::oneshot, time::Instant};
 
     use super::*;
-    use crate::lane::Freshness;
+    use crate::lane::{Answerer, Claim, Freshness};
 
     fn unit(sql: &'static str, key: Uuid) -> Unit {
         Unit {
             label: "own".into(),
-            partition: 0,
-            epoch: 0,
+            claim: Claim { partition: 0, epoch: 0, version: 0 },
             context: None,
             effect: None,
             after: Some(After::Row(OwnRow { sql, key, values: Vec::new() })),
@@ -68,7 +67,7 @@ mod tests {
             is_alone: false,
             freshness: Freshness::Own,
             deadline: Instant::now(),
-            answer: oneshot::channel().0,
+            answer: Answerer::One(oneshot::channel().0),
         }
     }
 

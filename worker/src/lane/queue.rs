@@ -45,19 +45,34 @@ impl LaneHandle {
     /// # Errors
     /// RW3001 if that share of the queue is full, RW5002 if the lane has stopped; nothing is executed then.
     pub(crate) fn submit(&self, unit: Unit, share: Share) -> FaultResult<()> {
+        self.offer(unit, share).map_err(|(fault, _)| *fault)
+    }
+
+    /// Puts a unit into the queue, or gives it back with the refusal.
+    fn offer(&self, unit: Unit, share: Share) -> Result<(), (Box<Fault>, Box<Unit>)> {
         let sender = match share {
             Share::New => &self.new,
             Share::UnderWay => &self.under_way,
             Share::Lazy => &self.lazy,
         };
         sender.try_send(unit).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => Fault::overloaded(
-                "RW3001",
-                format!("lane {} is full ({} units wait)", self.number, sender.max_capacity()),
-                "nothing was executed; send it again a little later",
-            ),
-            mpsc::error::TrySendError::Closed(_) => stopped(),
+            mpsc::error::TrySendError::Full(unit) => {
+                let fault = Fault::overloaded(
+                    "RW3001",
+                    format!("lane {} is full ({} units wait)", self.number, sender.max_capacity()),
+                    "nothing was executed; send it again a little later",
+                );
+                (Box::new(fault), Box::new(unit))
+            }
+            mpsc::error::TrySendError::Closed(unit) => (Box::new(stopped()), Box::new(unit)),
         })
+    }
+
+    /// As [`LaneHandle::submit`], but a refusal is the unit's answer.
+    pub(crate) fn submit_or_answer(&self, unit: Unit, share: Share) {
+        if let Err((fault, unit)) = self.offer(unit, share) {
+            unit.answer.send(Err(*fault));
+        }
     }
 
     pub(crate) fn number(&self) -> u32 {

@@ -61,7 +61,7 @@ fn root_of(unit: &Unit) -> String {
     match &unit.outcome {
         Some(outcome) if outcome.key.entity.is_empty() => "reference data".to_owned(),
         Some(outcome) => format!("{} {}", outcome.key.entity, outcome.key.root_key),
-        None => format!("partition {}", unit.partition),
+        None => format!("partition {}", unit.claim.partition),
     }
 }
 

@@ -85,8 +85,7 @@ async fn run_lane(context: LaneContext, mut connection: Connection, mut queues: 
                 Ok(_) => Counters::add(&counters.committed, 1),
                 Err(_) => Counters::add(&counters.refused, 1),
             }
-            // Whoever asked may have gone away; the work is done all the same.
-            let _ = unit.answer.send(answer);
+            unit.answer.send(answer);
         }
         match end {
             BatchEnd::Answered => {}
@@ -107,11 +106,11 @@ async fn run_lane(context: LaneContext, mut connection: Connection, mut queues: 
     for queue in [&mut new, &mut under_way, &mut lazy] {
         queue.close();
         while let Ok(unit) = queue.try_recv() {
-            let _ = unit.answer.send(Err(stopped()));
+            unit.answer.send(Err(stopped()));
         }
     }
     for unit in left_over.into_iter().chain(lazies) {
-        let _ = unit.answer.send(Err(stopped()));
+        unit.answer.send(Err(stopped()));
     }
 }
 
@@ -139,7 +138,7 @@ fn keep_apart(batch: &mut Vec<Unit>) -> Vec<Unit> {
     let mut kept: Vec<Unit> = Vec::with_capacity(batch.len());
     let mut later = Vec::new();
     for unit in batch.drain(..) {
-        let is_repeated = unit.outcome.as_ref().is_some_and(|outcome| !seen.insert((unit.partition, outcome.key.clone())));
+        let is_repeated = unit.outcome.as_ref().is_some_and(|outcome| !seen.insert((unit.claim.partition, outcome.key.clone())));
         let must_wait =
             !later.is_empty() || is_repeated || (unit.is_alone && !kept.is_empty()) || kept.first().is_some_and(|first| first.is_alone);
         // Everything behind the first one that waits waits too, so that the order stays.
@@ -153,13 +152,13 @@ fn drop_expired(context: &LaneContext, batch: &mut Vec<Unit>) {
     let now = Instant::now();
     for unit in std::mem::take(batch) {
         match context.staleness(&unit) {
-            Some(fault) => drop(unit.answer.send(Err(fault))),
+            Some(fault) => unit.answer.send(Err(fault)),
             None => batch.push(unit),
         }
     }
     let (live, expired): (Vec<Unit>, Vec<Unit>) = batch.drain(..).partition(|unit| unit.deadline > now);
     for unit in expired {
-        let _ = unit.answer.send(Err(Fault::overloaded(
+        unit.answer.send(Err(Fault::overloaded(
             "RW3103",
             format!("`{}` waited in the queue until its deadline", unit.label),
             "nothing was executed; the peer is busy: allow more time or send less",

@@ -4,11 +4,12 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     declared::{Declared, Effect},
-    outcome::response_of,
+    outcome::wire_row,
     refusal,
     unit::{Answer, Done, Unit},
 };
 use crate::pg::StatementResult;
+use rootward_proto::v1;
 
 /// Fewer units than this run row by row: a call for many costs more than one alone.
 const FEWEST: usize = 2;
@@ -58,7 +59,7 @@ pub(super) fn split(units: &[&Unit]) -> (Vec<Group>, Vec<usize>) {
 
 fn root_of<'u>(unit: &&'u Unit) -> Option<(i32, &'u str, &'u str)> {
     let key = &unit.outcome.as_ref()?.key;
-    Some((unit.partition, &key.entity, &key.root_key))
+    Some((unit.claim.partition, &key.entity, &key.root_key))
 }
 
 impl Group {
@@ -77,8 +78,7 @@ impl Group {
             let Some(unit) = units.get(place) else { return Given::Unusable };
             match number(1) {
                 None => {
-                    let row = row.get(2..).unwrap_or_default().to_vec();
-                    answers.entry(place).or_insert_with(|| Ok(self.done(Some(row))));
+                    answers.entry(place).or_insert_with(|| Ok(self.done(Some(row.get(2..).unwrap_or_default()))));
                 }
                 Some(Ok(at)) => {
                     let Some(statement) = self.declared.statements.get(at) else { return Given::Unusable };
@@ -96,11 +96,14 @@ impl Group {
         Given::Answers(self.places.iter().map(|place| (*place, answers.remove(place).unwrap_or_else(|| Ok(self.done(None))))).collect())
     }
 
-    fn done(&self, row: Option<Vec<rootward_schema::Text>>) -> Done {
-        let columns = self.declared.columns.clone();
-        let row_count = u64::from(row.is_some());
-        let rows = row.filter(|_| !columns.is_empty()).into_iter().collect();
-        let response = response_of(&StatementResult { columns, rows, row_count, ..StatementResult::default() });
+    fn done(&self, row: Option<&[rootward_schema::Text]>) -> Done {
+        let columns = &self.declared.columns;
+        let response = v1::CallResponse {
+            columns: self.declared.wire_columns.clone(),
+            row_count: u64::from(row.is_some()),
+            rows: row.filter(|_| !columns.is_empty()).map(|row| wire_row(row, columns)).into_iter().collect(),
+            ..v1::CallResponse::default()
+        };
         Done { response, after: None }
     }
 }

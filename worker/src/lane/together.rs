@@ -8,7 +8,7 @@ use super::{
     positions::Positions,
     refusal,
     set_wise::{self, Given, Group},
-    unit::{Answer, Unit},
+    unit::{Answer, Claim, Unit},
 };
 use crate::{
     fail_point,
@@ -160,10 +160,10 @@ impl Batch<'_> {
 
     /// The check of term and ownership.
     pub(super) fn standing(&self) -> Call {
-        let mut epochs: Vec<(i32, i64)> = self.units.iter().map(|unit| (unit.partition, unit.epoch)).collect();
-        epochs.sort_unstable();
-        epochs.dedup();
-        self.context.begin(&epochs)
+        let mut claims: Vec<Claim> = self.units.iter().map(|unit| unit.claim).collect();
+        claims.sort_unstable();
+        claims.dedup_by_key(|claim| (claim.partition, claim.epoch));
+        self.context.begin(&claims)
     }
 
     fn stored(&self, found: Option<&StatementResult>) -> HashMap<usize, Answer> {

@@ -2,9 +2,15 @@
 
 use std::sync::Arc;
 
-use rootward_proto::{FaultResult, v1};
+use rootward_proto::{
+    Fault, FaultResult,
+    v1::{self, RetryClass},
+};
 use rootward_schema::Text;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc, oneshot},
+    time::Instant,
+};
 use uuid::Uuid;
 
 use super::{
@@ -14,13 +20,20 @@ use super::{
 };
 use crate::pg::Call;
 
+/// What this worker takes to be its own, as it has read it: the database checks it in every batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Claim {
+    pub partition: i32,
+    pub epoch: i64,
+    /// The version of the table of owners that says so.
+    pub version: i64,
+}
+
 /// What the lane runs for one request; all of it takes effect in one commit or none.
 pub(crate) struct Unit {
     /// The transaction's name, for messages.
     pub label: Arc<str>,
-    pub partition: i32,
-    /// The epoch in which this worker took the partition to be its own.
-    pub epoch: i64,
+    pub claim: Claim,
     /// What row security compares with; none for work that touches no tree.
     pub context: Option<String>,
     /// The users' statements.
@@ -35,7 +48,82 @@ pub(crate) struct Unit {
     pub freshness: Freshness,
     /// After this moment it is not begun any more.
     pub deadline: Instant,
-    pub answer: oneshot::Sender<Answer>,
+    pub answer: Answerer,
+}
+
+/// Where a unit's answer goes.
+pub(crate) enum Answerer {
+    /// To somebody who waits for this one.
+    One(oneshot::Sender<Answer>),
+    /// Into a stream of many, without a task that waits.
+    Stream(Asked),
+}
+
+impl Answerer {
+    /// Whoever asked may have gone away; the work is done all the same.
+    pub(crate) fn send(self, answer: Answer) {
+        match self {
+            Answerer::One(sender) => drop(sender.send(answer)),
+            Answerer::Stream(mut asked) => asked.give(answer),
+        }
+    }
+}
+
+/// A request of a stream that waits for its answer.
+pub(crate) struct Asked {
+    sender: Option<mpsc::Sender<Outgoing>>,
+    ticket: Option<Box<Ticket>>,
+}
+
+/// What a stream needs to know of a request to answer it.
+pub(crate) struct Ticket {
+    pub correlation: u64,
+    pub request_id: Uuid,
+    pub entity: String,
+    pub root_key: String,
+    pub partition: i32,
+    pub lane: u32,
+    pub received: Instant,
+    /// The request's room in this process.
+    pub permit: OwnedSemaphorePermit,
+}
+
+/// What goes back into a stream.
+pub(crate) enum Outgoing {
+    Finished(Finished),
+    Reply(v1::Reply),
+}
+
+/// A request of a stream with its answer.
+pub(crate) struct Finished {
+    pub ticket: Box<Ticket>,
+    pub answer: Answer,
+}
+
+impl Asked {
+    /// The channel has room for every request that has a permit.
+    pub(crate) fn new(sender: mpsc::Sender<Outgoing>, ticket: Ticket) -> Asked {
+        Asked { sender: Some(sender), ticket: Some(Box::new(ticket)) }
+    }
+
+    fn give(&mut self, answer: Answer) {
+        if let (Some(sender), Some(ticket)) = (self.sender.take(), self.ticket.take()) {
+            // A sender that is gone learns the answer when it asks again with the same id.
+            let _ = sender.try_send(Outgoing::Finished(Finished { ticket, answer }));
+        }
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        // A lane always answers; one that died took its answers with it, and only the outcome can tell.
+        self.give(Err(lane_died()));
+    }
+}
+
+/// What is said of a unit whose lane is gone.
+pub(crate) fn lane_died() -> Fault {
+    Fault::new("RW3102", RetryClass::OutcomeUnknown, "the lane ended before it answered", "send it again with the same request id")
 }
 
 /// What is stored with the effect.

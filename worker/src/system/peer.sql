@@ -83,7 +83,9 @@ create table if not exists rootward.peer_state (
   term bigint not null default 0,
   secret_hash bytea,
   taken_at timestamptz,
-  catalog_copy jsonb
+  catalog_copy jsonb,
+  -- Counts the changes of the table below.
+  ownership_version bigint not null default 0
 );
 
 -- Which partitions this peer owns, and in which epoch. Partition -1 is the reference data's; only the hub owns it.
@@ -92,6 +94,15 @@ create table if not exists rootward.ownership (
   epoch bigint not null,
   state text not null check (state in ('owned', 'released'))
 );
+
+create or replace function rootward.count_ownership() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  update rootward.peer_state set ownership_version = ownership_version + 1;
+  return null;
+end $$;
+create or replace trigger count_ownership after insert or update or delete or truncate on rootward.ownership
+  for each statement execute function rootward.count_ownership();
 
 -- The definitions that this peer knows; the newest is in force.
 create table if not exists rootward.schema_version (
@@ -201,19 +212,22 @@ begin
 end $$;
 
 -- The first statement of every batch: this worker's term is the newest, and the peer owns these partitions in these
--- epochs. The shared locks keep a change of owner out until COMMIT.
-create or replace function rootward.begin_batch(secret bytea, term bigint, partitions integer[], epochs bigint[]) returns void
+-- epochs. They were read with a version of the table; as long as that is its version, nobody needs to look again. The shared
+-- lock keeps a change of owner out until COMMIT: one for the whole peer, as one for each partition was a twentieth of a batch.
+create or replace function rootward.begin_batch(secret bytea, term bigint, version bigint, partitions integer[], epochs bigint[]) returns void
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
-declare p integer;
+declare standing record;
 begin
-  perform rootward.check_secret(secret);
-  foreach p in array partitions loop
-    perform pg_advisory_xact_lock_shared(20825, p);
-  end loop;
-  if not exists (select from rootward.peer_state s where s.term = begin_batch.term) then
+  perform pg_advisory_xact_lock_shared(20825, 0);
+  select s.term, s.secret_hash, s.ownership_version into standing from rootward.peer_state s;
+  if standing.secret_hash is distinct from sha256(secret) then
+    raise exception 'the secret of this session is not the one in force' using errcode = 'RW001';
+  end if;
+  if standing.term is distinct from term then
     raise exception 'this worker''s term % is over', term using errcode = 'RW001';
   end if;
-  if (select count(*) from unnest(partitions, epochs) as claimed(partition, epoch)
+  if standing.ownership_version is distinct from version
+      and (select count(*) from unnest(partitions, epochs) as claimed(partition, epoch)
       join rootward.ownership o on o.partition = claimed.partition and o.epoch = claimed.epoch and o.state = 'owned') <> cardinality(partitions) then
     raise exception 'this peer does not own all partitions of the batch' using errcode = 'RW002';
   end if;
@@ -385,19 +399,19 @@ begin
   return new_version;
 end $$;
 
--- One way or the other of a change of owner. The exclusive lock waits for batches that are under way.
+-- One way or the other of a change of owner. The exclusive lock waits for the peer's batches that are under way.
 create or replace function rootward.release_partition(p integer) returns bigint
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare old_epoch bigint;
 begin
-  perform pg_advisory_xact_lock(20825, p);
+  perform pg_advisory_xact_lock(20825, 0);
   update rootward.ownership set state = 'released' where partition = p and state = 'owned' returning epoch into old_epoch;
   return old_epoch;
 end $$;
 create or replace function rootward.own_partition(p integer, new_epoch bigint) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 begin
-  perform pg_advisory_xact_lock(20825, p);
+  perform pg_advisory_xact_lock(20825, 0);
   insert into rootward.ownership values (p, new_epoch, 'owned')
     on conflict (partition) do update set epoch = excluded.epoch, state = 'owned' where ownership.epoch < excluded.epoch;
 end $$;
