@@ -1,5 +1,7 @@
 //! The class by examples: what is in it, and what is not. That both ways give the same results is shown on real servers.
 
+mod escapes;
+
 use super::compile;
 use crate::definition::{Column, DeferrableConstraint, RootEntity, Schema, SetWise, Statement, Target, Transaction, TreeTable};
 use crate::facts::{Action, ColumnFact, Facts, ForeignKeyFact, RuleFact, TableFact, TableKind, TriggerFact};
@@ -97,23 +99,28 @@ fn transaction(source: &Source, columns: usize) -> Transaction {
     }
 }
 
-/// What becomes of these statements where the tables are as `facts` say; `columns` is how many the answer has.
-fn compiled(facts: &Facts, tables: &str, sql: &str, columns: usize) -> Option<SetWise> {
-    let text = format!("-- name: t\n-- root: account = :a\n{sql};\n");
-    let source = Source::from_texts([("rootward.toml", ""), ("tables.sql", tables), ("transactions/t.sql", text.as_str())]);
-    let roots = [root(facts, "account", &["account", "entry", "floating"]), root(facts, "safe", &["safe"])];
-    let mut schema = Schema {
+fn schema<const N: usize>(roots: [RootEntity; N]) -> Schema {
+    Schema {
         name: "class".to_owned(),
         version: 1,
         partitions: 16,
         roots: roots.into_iter().map(|root| (root.name.clone(), root)).collect(),
         reference: Vec::new(),
-        transactions: [("t".to_owned(), transaction(&source, columns))].into(),
+        transactions: [].into(),
         chains: [].into(),
         invariants: Vec::new(),
         deferrable: Vec::new(),
         table_files: Vec::new(),
-    };
+    }
+}
+
+/// What becomes of these statements where the tables are as `facts` say; `columns` is how many the answer has.
+fn compiled(facts: &Facts, tables: &str, sql: &str, columns: usize) -> Option<SetWise> {
+    let text = format!("-- name: t\n-- root: account = :a\n{sql};\n");
+    let source = Source::from_texts([("rootward.toml", ""), ("tables.sql", tables), ("transactions/t.sql", text.as_str())]);
+    let roots = [root(facts, "account", &["account", "entry", "floating"]), root(facts, "safe", &["safe"])];
+    let mut schema = schema(roots);
+    schema.transactions.insert("t".to_owned(), transaction(&source, columns));
     compile(&source, facts, &mut schema);
     schema.transactions.remove("t").and_then(|transaction| transaction.set_wise)
 }
@@ -359,23 +366,7 @@ fn transactions_that_are_no_roots_or_call_functions_are_outside() {
         ]);
         let mut transaction = transaction(&source, 0);
         change(&mut transaction);
-        super::compile_one(
-            &facts,
-            &Schema {
-                name: String::new(),
-                version: 1,
-                partitions: 16,
-                roots: [("account".to_owned(), root(&facts, "account", &["account"]))].into(),
-                reference: Vec::new(),
-                transactions: [].into(),
-                chains: [].into(),
-                invariants: Vec::new(),
-                deferrable: Vec::new(),
-                table_files: Vec::new(),
-            },
-            &transaction,
-        )
-        .is_some()
+        super::compile_one(&facts, &schema([root(&facts, "account", &["account"])]), &transaction).is_some()
     };
     assert!(is_in(&|_| {}));
     assert!(!is_in(&|transaction| transaction.target = Target::Reference));
