@@ -1,11 +1,124 @@
 //! What is answered is durable, and what was not begun in time is never begun.
 
+mod ledger;
+mod mount;
+
 use std::time::Duration;
 
-use tests::{Cluster, Pause, Shape, check_bank, until};
+use ledger::Ledger;
+use mount::Mount;
+use tests::{Cluster, Pause, Shape, check_bank, compile_example, until};
 use uuid::Uuid;
 
 use crate::shared::{exe, own_bank};
+
+/// How many acknowledgements there are to be before something is broken.
+const ENOUGH: usize = 300;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_acknowledged_is_missing_after_kills_of_postgresql_under_load() {
+    let mut bank = own_bank(1).await;
+    let client = bank.client().expect("a client");
+    let accounts = bank.open_accounts(&client, "p1", 8, 100).await.expect("opened");
+    let ledger = Ledger::new();
+    let term = bank.wait_until_serving("p1", 0).await.expect("it serves").term;
+    let kills = async {
+        for kill in 1..=3 {
+            until("there is load", async || (ledger.acknowledged().len() >= kill * ENOUGH).then_some(())).await.expect("load");
+            bank.embedded.kill_postgres("p1").await.expect("killed");
+            bank.embedded.start_postgres("p1").await.expect("started");
+        }
+        ledger.stop();
+    };
+    tokio::join!(kills, ledger.load(&client, &accounts, 0));
+    // Clients may not have noticed anything: the router asks again for them.
+    bank.wait_until_serving("p1", term + 2).await.expect("each kill ended a term");
+    assert_eq!(ledger.missing(&bank.reader()).await, [].into(), "of {}", ledger.acknowledged().len());
+    check_bank(&bank).await.expect("every promise is kept");
+}
+
+/// How many were acknowledged before a power cut under load, and how many of them are missing after it; none of the latter
+/// if the databases don't come up again.
+///
+/// The power is cut by ending the file system in which the databases lie: nothing that PostgreSQL wrote and did not flush,
+/// nor what the file system had not written of its own journal, reaches the device after that. It shows that PostgreSQL
+/// had everything flushed that was acknowledged. What a disk does that says it has written and hasn't, it does not show.
+async fn cut_power(fsync: bool) -> Option<(usize, Option<usize>)> {
+    let mount = Mount::new(700)?;
+    let shape = || Shape { peers: 1, data: Some(mount.data()), fsync, ..Shape::shared() };
+    let bank = Cluster::bank(exe(), shape()).await.expect("a bank starts");
+    let client = bank.client().expect("a client");
+    let accounts = bank.open_accounts(&client, "p1", 8, 100).await.expect("opened");
+    mount.sync();
+    let ledger = Ledger::new();
+    let cut = async {
+        until("there is load", async || (ledger.acknowledged().len() >= ENOUGH).then_some(())).await.expect("load");
+        mount.cut_power();
+        ledger.stop();
+    };
+    tokio::join!(cut, ledger.load(&client, &accounts, 0));
+    drop((client, bank));
+    mount.restart().await;
+    let acknowledged = ledger.acknowledged().len();
+    let compiled = compile_example(exe(), "bank").await.expect("it compiles");
+    let again = match Cluster::start(exe(), &compiled, shape()).await {
+        Ok(again) => again,
+        Err(why) => {
+            println!("the databases don't come up: {why:#}");
+            return Some((acknowledged, None));
+        }
+    };
+    let missing = ledger.missing(&again.reader()).await.len();
+    if fsync {
+        let client = again.client().expect("a client");
+        client.settle("deposit", &[("account_id", &accounts[0].to_string()), ("amount", "1")], Uuid::now_v7()).await.expect("it serves");
+        check_bank(&again).await.expect("every promise is kept");
+    }
+    Some((acknowledged, Some(missing)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_acknowledged_is_missing_after_a_power_cut() {
+    let Some((acknowledged, missing)) = cut_power(true).await else { return };
+    assert!(acknowledged >= ENOUGH);
+    assert_eq!(missing, Some(0), "of {acknowledged}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_fsync_a_power_cut_loses_what_was_acknowledged() {
+    let Some((acknowledged, missing)) = cut_power(false).await else { return };
+    println!("{missing:?} of {acknowledged} are missing");
+    assert!(missing != Some(0), "the test would not notice a loss");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_loses_nothing_and_the_peer_serves_again_when_there_is_room() {
+    let Some(mount) = Mount::new(400) else { return };
+    let shape = Shape { peers: 1, data: Some(mount.data()), fsync: true, ..Shape::shared() };
+    let mut bank = Cluster::bank(exe(), shape).await.expect("a bank starts");
+    let client = bank.client().expect("a client");
+    let accounts = bank.open_accounts(&client, "p1", 8, 100).await.expect("opened");
+    let ledger = Ledger::new();
+    mount.fill(3 << 20);
+    let room = async {
+        let is_full = async || ledger.faults.lock().expect("not poisoned").iter().any(|fault| !fault.starts_with("RW3001")).then_some(());
+        until("the disk is full", is_full).await.expect("full");
+        // Some time with no room at all.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let before = ledger.acknowledged().len();
+        mount.make_room();
+        if !bank.embedded.server("p1").is_some_and(rootward_cluster::Server::is_running) {
+            bank.embedded.start_postgres("all").await.expect("it starts where there is room");
+        }
+        let goes_on = async || (ledger.acknowledged().len() >= before + 20).then_some(());
+        until("transactions are done again", goes_on).await.expect("it serves again");
+        ledger.stop();
+    };
+    tokio::join!(room, ledger.load(&client, &accounts, 100_000));
+    println!("with a full disk: {:?}", ledger.faults.lock().expect("not poisoned"));
+    assert_eq!(ledger.missing(&bank.reader()).await, [].into(), "of {}", ledger.acknowledged().len());
+    check_bank(&bank).await.expect("every promise is kept");
+}
 
 #[tokio::test]
 async fn nothing_is_answered_before_the_standby_that_must_confirm_has_confirmed() {

@@ -21,6 +21,7 @@ mod refusals;
 mod request_ids;
 mod routing;
 mod schema_fixtures;
+mod set_wise;
 mod shared;
 mod standby;
 mod stream;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicI64, Ordering},
 };
 
@@ -28,17 +28,21 @@ pub struct Shape {
     pub worker_settings: &'static str,
     /// More lines for the router's settings.
     pub router_settings: &'static str,
+    /// Where the data stay; a temporary folder if none.
+    pub data: Option<PathBuf>,
+    /// Whether PostgreSQL flushes: what a kill of processes leaves in the kernel, only a power cut takes.
+    pub fsync: bool,
 }
 
 impl Shape {
     /// For tests that kill nothing: one server for all.
     pub fn shared() -> Shape {
-        Shape { peers: 3, is_one_server: true, worker_settings: "", router_settings: "" }
+        Shape { peers: 3, is_one_server: true, worker_settings: "", router_settings: "", data: None, fsync: false }
     }
 
     /// For destructive tests: a server for each peer.
     pub fn own(peers: u32) -> Shape {
-        Shape { peers, is_one_server: false, worker_settings: "", router_settings: "" }
+        Shape { peers, is_one_server: false, ..Shape::shared() }
     }
 }
 
@@ -63,8 +67,11 @@ impl Cluster {
         options.is_one_server = shape.is_one_server;
         options.worker_settings.push_str(shape.worker_settings);
         options.router_settings.push_str(shape.router_settings);
-        // The tests kill processes, not machines: what the kernel has, a killed server's successor finds.
-        options.server_settings.push(("fsync".to_owned(), "off".to_owned()));
+        options.data = shape.data;
+        if !shape.fsync {
+            // Most tests kill processes, not machines: what the kernel has, a killed server's successor finds.
+            options.server_settings.push(("fsync".to_owned(), "off".to_owned()));
+        }
         let embedded = EmbeddedCluster::start(options, compiled).await?;
         let map = Client::new(embedded.router_address())?.raw().list_partitions(v1::ListPartitionsRequest {}).await?.into_inner();
         let owner = |at: &u32| usize::try_from(*at).ok().and_then(|at| map.peers.get(at)).cloned().context("a partition without an owner");

@@ -179,6 +179,7 @@ impl worker_server::Worker for WorkerService {
             status.committed = lanes.iter().map(|lane| lane.counters().committed.load(Ordering::Relaxed)).sum();
             status.refused = lanes.iter().map(|lane| lane.counters().refused.load(Ordering::Relaxed)).sum();
             status.batches = lanes.iter().map(|lane| lane.counters().batches.load(Ordering::Relaxed)).sum();
+            status.set_wise = lanes.iter().map(|lane| lane.counters().set_wise.load(Ordering::Relaxed)).sum();
             status.queued = lanes.iter().map(crate::lane::LaneHandle::queued).sum();
             status.open_chains = home.drivers.count() as u64;
             status.schema_version = home.serving.schema.version;

@@ -17,6 +17,9 @@ pub(super) struct Scope<'a> {
 /// Grammar of PostgreSQL's that looks like a function, and one function that cannot be replaced.
 const FUNCTIONS: &[&str] = &["coalesce", "greatest", "least", "nullif", "abs"];
 
+/// Words that look like a name and are none to PostgreSQL.
+const RESERVED: &[&str] = &["current_catalog", "current_role", "current_schema", "current_user", "default", "session_user", "user"];
+
 impl Scope<'_> {
     /// The expression as SQL in the order in which it was written, so that PostgreSQL reads it as it read the original;
     /// none if it is outside of the class.
@@ -102,6 +105,10 @@ impl Scope<'_> {
         if qualifier.is_some_and(|qualifier| folded(qualifier) != alias) {
             return None;
         }
+        // What these mean is no column, even where one has the name.
+        if name.quote_style.is_none() && RESERVED.contains(&folded(name).as_str()) {
+            return None;
+        }
         let name = folded(name);
         table.fact.column(&name)?;
         Some(format!("{}.{}", quoted(alias), quoted(&name)))
@@ -126,7 +133,7 @@ pub(super) fn place(placeholder: &str) -> Option<usize> {
 
 /// A name as PostgreSQL folds it.
 pub(super) fn folded(name: &Ident) -> String {
-    if name.quote_style.is_some() { name.value.clone() } else { name.value.to_lowercase() }
+    if name.quote_style.is_some() { name.value.clone() } else { name.value.to_ascii_lowercase() }
 }
 
 fn binary(operator: &BinaryOperator) -> Option<&'static str> {

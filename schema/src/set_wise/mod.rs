@@ -55,9 +55,9 @@ pub(crate) fn compile(source: &Source, facts: &Facts, schema: &mut Schema) {
 struct Table<'a> {
     tree: &'a TreeTable,
     fact: &'a TableFact,
-    /// Deleting a row of it writes rows of others.
+    /// Deleting a row of it writes rows of others, or is checked at COMMIT, where it would fail for the whole batch.
     delete_cascades: bool,
-    /// Updating one does.
+    /// Updating one does, or is.
     update_cascades: bool,
 }
 
@@ -136,7 +136,10 @@ fn table<'a>(facts: &'a Facts, schema: &'a Schema, entity: &str, name: &str) -> 
         && !facts.tables.iter().any(|other| other.is_inherited)
         && fact.columns.iter().all(|column| !matches!(column.r#type, Type::Other(_)) && !column.name.starts_with(PREFIX));
     let cascades = |action: &dyn Fn(&ForeignKeyFact) -> Action| {
-        facts.tables.iter().flat_map(|other| &other.foreign_keys).any(|key| key.target == name && action(key).writes())
+        facts.tables.iter().any(|other| {
+            let waits = |key: &ForeignKeyFact| other.deferrable.iter().any(|constraint| constraint.name == key.name);
+            other.foreign_keys.iter().any(|key| key.target == name && (action(key).writes() || waits(key)))
+        })
     };
     is_plain.then(|| Table { tree, fact, delete_cascades: cascades(&|key| key.on_delete), update_cascades: cascades(&|key| key.on_update) })
 }

@@ -206,6 +206,8 @@ impl<'a> Reader<'_, 'a> {
         let mut returns_plainly = true;
         for item in returning {
             match item {
+                // To PostgreSQL, a string behind a string on the line before is more of it.
+                SelectItem::ExprWithAlias { alias, .. } if alias.quote_style == Some('\'') => return None,
                 SelectItem::UnnamedExpr(expression) | SelectItem::ExprWithAlias { expr: expression, .. } => {
                     // What INSERT returns can name the new row only.
                     let scope = Scope { table: Some((&named.table, &named.alias)), parameter: None };
@@ -352,9 +354,10 @@ fn is_exact(r#type: &Type) -> bool {
     !matches!(r#type, Type::Real | Type::Double | Type::Other(_))
 }
 
-/// Whether a default is a constant: nothing is called for it.
+/// Whether a default is a constant or the time: nothing is called for it, and it doesn't tell who runs.
 fn is_plain_default(text: &str) -> bool {
-    text == "now()" || !text.contains('(')
+    const WHO: &[&str] = &["CURRENT_USER", "CURRENT_ROLE", "SESSION_USER", "USER", "CURRENT_SCHEMA"];
+    text == "now()" || (!text.contains('(') && !WHO.iter().any(|word| text.starts_with(word)))
 }
 
 fn list<T: ToString>(items: &[T]) -> String {

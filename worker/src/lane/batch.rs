@@ -49,10 +49,13 @@ pub(super) struct Manner {
 }
 
 /// Runs all units and returns the answer to each, in order.
-pub(super) async fn run_batch(context: &LaneContext, connection: &mut Connection, units: &[Unit]) -> (Vec<Answer>, BatchEnd) {
+///
+/// The number says how many of them were done set-wise.
+pub(super) async fn run_batch(context: &LaneContext, connection: &mut Connection, units: &[Unit]) -> (Vec<Answer>, BatchEnd, usize) {
     let mut answers: Vec<Option<Answer>> = units.iter().map(|_| None).collect();
     let mut open: Vec<usize> = (0..units.len()).collect();
     let mut has_prepared_again = false;
+    let mut set_wise = 0;
     let asks = |unit: &Unit| unit.outcome.as_ref().is_some_and(|outcome| outcome.is_look_up);
     let mut manner = Manner { looks: units.iter().any(asks), set_wise: context.how.set_wise };
     let end = loop {
@@ -69,7 +72,8 @@ pub(super) async fn run_batch(context: &LaneContext, connection: &mut Connection
             attempt => attempt,
         };
         match attempt {
-            Ok(Attempt::Committed(given)) => {
+            Ok(Attempt::Committed(given, in_groups)) => {
+                set_wise = in_groups;
                 fill(&mut answers, &open, given);
                 break BatchEnd::Answered;
             }
@@ -103,7 +107,7 @@ pub(super) async fn run_batch(context: &LaneContext, connection: &mut Connection
         }
     };
     let answers = answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(Fault::internal("a unit was left without an answer"))));
-    (answers.collect(), end)
+    (answers.collect(), end, set_wise)
 }
 
 fn fill(answers: &mut [Option<Answer>], open: &[usize], given: Vec<Answer>) {
@@ -175,7 +179,8 @@ pub(super) fn before_commit(cause: ConnectionLost) -> Failure {
 
 /// How the optimistic run ended; nothing was done but by `Committed`.
 pub(super) enum Attempt {
-    Committed(Vec<Answer>),
+    /// The answers, and how many of them come from a call for many units.
+    Committed(Vec<Answer>, usize),
     /// Some units had been answered before.
     Stored(HashMap<usize, Answer>),
     /// A unit had been answered before.

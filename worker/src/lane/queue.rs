@@ -27,6 +27,8 @@ pub(crate) struct Counters {
     pub committed: AtomicU64,
     pub refused: AtomicU64,
     pub batches: AtomicU64,
+    /// Units that a call for many did.
+    pub set_wise: AtomicU64,
 }
 
 /// Puts units into a lane's queue. Cheap to clone.

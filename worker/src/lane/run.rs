@@ -78,8 +78,9 @@ async fn run_lane(context: LaneContext, mut connection: Connection, mut queues: 
         if batch.is_empty() {
             continue;
         }
-        let (answers, end) = run_batch(&context, &mut connection, &batch).await;
+        let (answers, end, set_wise) = run_batch(&context, &mut connection, &batch).await;
         Counters::add(&counters.batches, 1);
+        Counters::add(&counters.set_wise, set_wise);
         for (unit, answer) in batch.into_iter().zip(answers) {
             match &answer {
                 Ok(_) => Counters::add(&counters.committed, 1),

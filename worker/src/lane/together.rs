@@ -68,7 +68,7 @@ impl Batch<'_> {
         }
         let attempt = self.read(&layout, results);
         let mut answers = match attempt {
-            Attempt::Committed(answers) => answers,
+            Attempt::Committed(answers, _) => answers,
             other => {
                 self.roll_back().await?;
                 return Ok(other);
@@ -82,7 +82,7 @@ impl Batch<'_> {
                         done.after = value;
                     }
                 }
-                Ok(Attempt::Committed(answers))
+                Ok(Attempt::Committed(answers, layout.groups.iter().map(|group| group.places.len()).sum()))
             }
             Closing::Conflict => {
                 self.roll_back().await?;
@@ -117,7 +117,7 @@ impl Batch<'_> {
             }
         }
         let missing = || Err(rootward_proto::Fault::internal("a unit was left without an answer"));
-        Attempt::Committed(answers.into_iter().map(|answer| answer.unwrap_or_else(missing)).collect())
+        Attempt::Committed(answers.into_iter().map(|answer| answer.unwrap_or_else(missing)).collect(), 0)
     }
 
     /// Whose the error is that ended the first trip.
