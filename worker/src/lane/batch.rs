@@ -1,7 +1,8 @@
 //! One batch: one PostgreSQL transaction for all units that waited.
 //!
-//! First optimistically, all together, set-wise where that is proven to be the same. If anything is refused after it wrote,
-//! everything is taken back and each unit runs again behind a savepoint of its own, so that a refusal harms nobody else.
+//! First optimistically, all together, set-wise where that is proven to be the same. If a unit is refused after it wrote,
+//! everything is taken back and the others run again without it; if many are, each unit runs behind a savepoint of its own, so
+//! that a refusal harms nobody else.
 //! Nothing is answered before COMMIT has been.
 
 use std::{collections::HashMap, sync::Arc};
@@ -39,6 +40,9 @@ pub(super) enum BatchEnd {
     TermOver,
 }
 
+/// How many refused units a batch leaves out before each unit runs behind a savepoint: each costs two runs of all others.
+const MOST_EXCLUDED: usize = 3;
+
 /// How a batch is run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Manner {
@@ -58,9 +62,11 @@ pub(super) async fn run_batch(context: &LaneContext, connection: &mut Connection
     let mut set_wise = 0;
     let asks = |unit: &Unit| unit.outcome.as_ref().is_some_and(|outcome| outcome.is_look_up);
     let mut manner = Manner { looks: units.iter().any(asks), set_wise: context.how.set_wise };
+    let mut excluded: HashMap<usize, Fault> = HashMap::new();
     let end = loop {
         let chosen: Vec<&Unit> = open.iter().map(|at| &units[*at]).collect();
-        let mut batch = Batch { context, connection, units: &chosen };
+        let refused = open.iter().enumerate().filter_map(|(place, at)| Some((place, excluded.get(at)?.clone()))).collect();
+        let mut batch = Batch { context, connection, units: &chosen, refused };
         let attempt = match batch.together(manner).await {
             // Somebody's SQL, perhaps in an earlier batch, deallocated our statements. They are prepared anew; if they are
             // gone once more, somebody in this batch does it, and finds out alone.
@@ -92,6 +98,11 @@ pub(super) async fn run_batch(context: &LaneContext, connection: &mut Connection
             Ok(Attempt::Conflict) => {
                 let failure = Failure::NotCommitted("an outcome was written by somebody else".to_owned());
                 break fail(&mut answers, &open, units, &failure);
+            }
+            // Without it, the others run together once more; its refusal is recorded with them.
+            Ok(Attempt::Refused(place, fault)) if excluded.len() < MOST_EXCLUDED && batch.is_alone_at_its_root(place) => {
+                excluded.insert(open[place], fault);
+                manner.set_wise = context.how.set_wise;
             }
             Ok(Attempt::Refused(place, fault)) => {
                 let given = batch.separately((place, fault)).await;
@@ -205,6 +216,8 @@ pub(super) struct Batch<'a> {
     pub context: &'a LaneContext,
     pub connection: &'a mut Connection,
     pub units: &'a [&'a Unit],
+    /// Units that are known to be refused and run no more, by their places.
+    pub refused: HashMap<usize, Fault>,
 }
 
 impl Batch<'_> {
@@ -255,6 +268,17 @@ impl Batch<'_> {
     pub(super) fn label(&self) -> Arc<str> {
         let named = self.units.iter().find(|unit| fail_point::names(&unit.label));
         named.unwrap_or(&self.units[0]).label.clone()
+    }
+
+    /// Whether a unit is one of several, and the only one of them that touches its root: then the others are the same
+    /// without it, and it was refused by what its root is when they commit.
+    fn is_alone_at_its_root(&self, place: usize) -> bool {
+        let root = |unit: &Unit| {
+            let key = unit.outcome.as_ref().map(|outcome| (outcome.key.entity.clone(), outcome.key.root_key.clone()));
+            (unit.claim.partition, key)
+        };
+        let own = root(self.units[place]);
+        own.1.is_some() && self.units.len() > 1 && self.units.iter().filter(|unit| root(unit) == own).count() == 1
     }
 
     /// Leaves no transaction open behind a failure; a ROLLBACK too many is no error.

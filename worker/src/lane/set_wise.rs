@@ -30,7 +30,7 @@ pub(super) enum Given {
 }
 
 /// Splits a batch into groups and the units that run row by row. A root that comes twice keeps its order row by row.
-pub(super) fn split(units: &[&Unit]) -> (Vec<Group>, Vec<usize>) {
+pub(super) fn split(units: &[&Unit], runs: impl Fn(&usize) -> bool) -> (Vec<Group>, Vec<usize>) {
     let mut roots: HashMap<(i32, &str, &str), usize> = HashMap::with_capacity(units.len());
     for unit in units.iter().filter(|unit| unit.effect.is_some()) {
         if let Some(root) = root_of(unit) {
@@ -39,7 +39,7 @@ pub(super) fn split(units: &[&Unit]) -> (Vec<Group>, Vec<usize>) {
     }
     let mut groups: Vec<Group> = Vec::new();
     let mut rows = Vec::new();
-    for (place, unit) in units.iter().enumerate() {
+    for (place, unit) in units.iter().enumerate().filter(|(place, _)| runs(place)) {
         match unit.effect.as_ref().filter(|effect| effect.declared.set_wise.is_some()) {
             Some(effect) if root_of(unit).is_some_and(|root| roots.get(&root) == Some(&1)) => {
                 match groups.iter_mut().find(|group| Arc::ptr_eq(&group.declared, &effect.declared)) {

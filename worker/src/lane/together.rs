@@ -31,7 +31,9 @@ struct Layout {
 impl Batch<'_> {
     pub(super) async fn together(&mut self, manner: Manner) -> Result<Attempt, Failure> {
         let mut calls = self.opening(manner.looks);
-        let (groups, rows) = if manner.set_wise { set_wise::split(self.units) } else { (Vec::new(), (0..self.units.len()).collect()) };
+        let runs = |place: &usize| !self.refused.contains_key(place);
+        let (groups, rows) =
+            if manner.set_wise { set_wise::split(self.units, runs) } else { (Vec::new(), (0..self.units.len()).filter(runs).collect()) };
         let first_group = calls.len();
         for group in &groups {
             if let Some(set_wise) = &group.declared.set_wise {
@@ -101,7 +103,7 @@ impl Batch<'_> {
 
     /// What all results of the first trip mean.
     fn read(&self, layout: &Layout, results: &[StatementResult]) -> Attempt {
-        let mut answers: Vec<Option<Answer>> = self.units.iter().map(|_| None).collect();
+        let mut answers: Vec<Option<Answer>> = (0..self.units.len()).map(|place| self.refused.get(&place).cloned().map(Err)).collect();
         for (at, group) in layout.groups.iter().enumerate() {
             let Some(result) = results.get(layout.positions.first_of(layout.first_group + at)) else { return Attempt::RowByRow };
             match group.answers(self.units, result) {

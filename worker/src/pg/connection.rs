@@ -62,6 +62,11 @@ impl Connection {
         Ok(None)
     }
 
+    /// Whether nothing of this has to be prepared first.
+    pub(crate) fn knows(&self, calls: &[Call]) -> bool {
+        calls.iter().all(|call| call.how != How::Prepared || self.prepared.contains_key(&call.sql))
+    }
+
     /// Takes nothing for prepared any more.
     pub(crate) fn forget_prepared(&mut self) {
         self.prepared.clear();
