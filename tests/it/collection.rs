@@ -209,3 +209,42 @@ async fn a_clock_that_is_an_hour_off_loses_and_doubles_nothing() {
     }
     check_bank(&bank).await.expect("every promise is kept");
 }
+
+#[tokio::test]
+async fn a_mountain_of_old_outcomes_is_collected_in_bounded_pieces() {
+    let (bank, client, _clock) = collecting_bank().await;
+    let account = bank.open_accounts(&client, "p1", 1, 100).await.expect("opened")[0];
+    let partition = bank.partition_of("account", account);
+    let reader = bank.reader();
+    // Whoever deletes is counted, by the statement.
+    let watch = "create table public.removed (rows bigint not null);
+        create function public.count_removed() returns trigger language plpgsql security definer set search_path = public as $$ begin
+          insert into removed select count(*) from gone having count(*) > 0; return null; end $$;
+        create trigger removed after delete on rootward.outcome referencing old table as gone for each statement execute function public.count_removed()";
+    reader.run("p1", watch).await.expect("watched");
+    let mountain = format!(
+        "insert into rootward.outcome (partition, entity, root_key, request_id, step, element, direction, kind, transaction, fingerprint, reply, in_chain, issued_at)
+         select {partition}, 'account', '{account}', gen_random_uuid(), 0, 0, 'do', 'done', 'deposit', '\\x00', '\\x00', false, now() - interval '400 days'
+         from generate_series(1, 40000)"
+    );
+    reader.run("p1", &mountain).await.expect("inserted");
+    let left = "select count(*) from rootward.outcome where issued_at < now() - interval '399 days'";
+    let key = account.to_string();
+    until("all of them are collected", async || {
+        // Meanwhile the partition's lane serves others.
+        client.settle("deposit", &[("account_id", &key), ("amount", "1")], Uuid::now_v7()).await.expect("done");
+        (reader.sum(left).await.ok()? == 0).then_some(())
+    })
+    .await
+    .expect("collected");
+    let rows = reader.rows("p1", "select count(*), max(rows), sum(rows)::bigint from removed", &[]).await.expect("read").remove(0);
+    let (pieces, largest, all): (i64, i64, i64) = (rows.get(0), rows.get(1), rows.get(2));
+    assert_eq!(all, 40_000, "each once");
+    // The rows of 128 pages: each has more than a hundred bytes.
+    assert!(pieces >= 4 && largest <= 128 * 8192 / 100, "{pieces} pieces, the largest of {largest}");
+    reader
+        .run("p1", "drop trigger removed on rootward.outcome; drop function public.count_removed; drop table public.removed")
+        .await
+        .expect("gone");
+    check_bank_money(&bank).await;
+}
