@@ -64,7 +64,7 @@ async fn cut_power(fsync: bool) -> Option<(usize, Option<usize>)> {
     let again = match Cluster::start(exe(), &compiled, shape()).await {
         Ok(again) => again,
         Err(why) => {
-            println!("the databases don't come up: {why:#}");
+            eprintln!("the databases don't come up: {why:#}");
             return Some((acknowledged, None));
         }
     };
@@ -87,7 +87,7 @@ async fn nothing_acknowledged_is_missing_after_a_power_cut() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_fsync_a_power_cut_loses_what_was_acknowledged() {
     let Some((acknowledged, missing)) = cut_power(false).await else { return };
-    println!("{missing:?} of {acknowledged} are missing");
+    eprintln!("{missing:?} of {acknowledged} are missing");
     assert!(missing != Some(0), "the test would not notice a loss");
 }
 
@@ -115,7 +115,7 @@ async fn a_full_disk_loses_nothing_and_the_peer_serves_again_when_there_is_room(
         ledger.stop();
     };
     tokio::join!(room, ledger.load(&client, &accounts, 100_000));
-    println!("with a full disk: {:?}", ledger.faults.lock().expect("not poisoned"));
+    eprintln!("with a full disk: {:?}", ledger.faults.lock().expect("not poisoned"));
     assert_eq!(ledger.missing(&bank.reader()).await, [].into(), "of {}", ledger.acknowledged().len());
     tests::check_money(&bank.reader()).await.expect("the money is there");
 }

@@ -21,7 +21,7 @@ impl Mount {
     /// A fresh one of so many megabytes; none, with the reason printed, where the machine gives us none.
     pub fn new(megabytes: u64) -> Option<Mount> {
         let made = Mount::make(megabytes);
-        made.map_err(|why| println!("SKIPPED: there are no mounts of loop devices here: {why}")).ok()
+        made.map_err(|why| eprintln!("SKIPPED: there are no mounts of loop devices here: {why}")).ok()
     }
 
     fn make(megabytes: u64) -> Result<Mount, String> {

@@ -107,7 +107,7 @@ fn now_ms() -> i64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn set_wise_row_by_row_and_one_at_a_time_give_the_same() {
     let seed: u64 = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
-    println!("{SEED}={seed}");
+    eprintln!("{SEED}={seed}");
     let ways = Ways::start().await;
     let mut rng = StdRng::seed_from_u64(seed);
     let mut author = Author { rng: &mut rng, issued_at_ms: now_ms() };
