@@ -329,9 +329,11 @@ async fn a_lazy_note_that_comes_after_a_firm_one_changes_nothing() {
     let (peer, revision): (&str, i32) = (&peers[0].0, peers[0].1.get(0));
     assert!(revision > 0, "that it is parked was written down firmly");
     // As a lane of this peer would write it, in a transaction that is taken back.
-    let (mut home, connection) = tokio_postgres::connect(&workflow.embedded.database(peer), tokio_postgres::NoTls).await.expect("connected");
+    let (mut home, connection) =
+        tokio_postgres::connect(&workflow.embedded.database(peer), tokio_postgres::NoTls).await.expect("connected");
     tokio::spawn(connection);
-    let note = "select n.value from rootward.chain c, rootward.note_chains('\\x6d696e65', array[c.partition], array[c.entity], array[c.root_key],
+    let note =
+        "select n.value from rootward.chain c, rootward.note_chains('\\x6d696e65', array[c.partition], array[c.entity], array[c.root_key],
           array[c.id], array[$2::integer], array[false], array['completed'], array[null::text], array[null::text], array[null::jsonb],
           array[null::json], array['{}'::jsonb], array[0], array[0], array[now()], array[now() + interval '1 hour'], array[now()],
           array[null::text], array[null::text], array[null::text]) as n where c.id = $1";
@@ -339,8 +341,7 @@ async fn a_lazy_note_that_comes_after_a_firm_one_changes_nothing() {
         let transaction = home.transaction().await.expect("begun");
         transaction.execute("update rootward.peer_state set secret_hash = sha256('\\x6d696e65')", &[]).await.expect("the secret is ours");
         transaction.query(note, &[&id, &known]).await.expect("noted");
-        let status: String =
-            transaction.query_one("select status from rootward.chain where id = $1", &[&id]).await.expect("read").get(0);
+        let status: String = transaction.query_one("select status from rootward.chain where id = $1", &[&id]).await.expect("read").get(0);
         assert_eq!(status, wanted, "a note that knows of {known}, where {revision} stands");
         transaction.rollback().await.expect("taken back");
     }
