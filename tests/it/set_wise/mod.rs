@@ -32,7 +32,7 @@ impl Ways {
             assert_eq!(transaction.set_wise.is_none(), is_outside, "{}", transaction.name);
         }
         let with = |worker_settings| Cluster::start(exe(), &compiled, Shape { peers: 1, worker_settings, ..Shape::shared() });
-        let starts = [with(""), with("set_wise = false\n"), with("max_batch = 1\n")];
+        let starts = [with(""), with("set_wise = false\n"), with("max_batch = 1\nset_wise = false\n")];
         let clusters = try_join_all(starts).await.expect("the clusters start");
         let clients = clusters.iter().map(|cluster| cluster.client().expect("a client")).collect();
         Ways { clusters, clients }
