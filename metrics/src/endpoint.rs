@@ -1,6 +1,6 @@
 //! The page over HTTP, for Prometheus and for people: `GET /metrics`.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, path::Path, sync::Arc};
 
 use axum::{
     Router,
@@ -29,6 +29,17 @@ impl Endpoint {
         TcpListener::bind(address).await.map(Endpoint)
     }
 
+    /// Opens the port if there is to be one.
+    ///
+    /// # Errors
+    /// The address, and what the system says.
+    pub async fn bind_if(address: Option<SocketAddr>) -> Result<Option<Endpoint>, (SocketAddr, io::Error)> {
+        match address {
+            Some(address) => Endpoint::bind(address).await.map(Some).map_err(|error| (address, error)),
+            None => Ok(None),
+        }
+    }
+
     /// Where it listens.
     ///
     /// # Errors
@@ -49,6 +60,18 @@ impl Endpoint {
             () = shutdown.cancelled() => {}
         }
     }
+}
+
+/// Writes where a process listens for whoever started it: its address, and on a second line that of its page if it has one.
+///
+/// # Errors
+/// What the system says.
+pub fn report(file: &Path, address: &str, endpoint: Option<&Endpoint>) -> io::Result<()> {
+    let page = endpoint.map(|endpoint| endpoint.address().map(|page| format!("\nhttp://{page}/metrics"))).transpose()?;
+    // Renamed into place, so that whoever waits for the file never reads half of it.
+    let draft = file.with_extension("draft");
+    std::fs::write(&draft, format!("{address}{}", page.unwrap_or_default()))?;
+    std::fs::rename(draft, file)
 }
 
 /// The page as text.

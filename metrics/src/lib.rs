@@ -9,7 +9,7 @@ mod page;
 mod process;
 
 pub use by_code::ByCode;
-pub use endpoint::{Endpoint, page_of};
+pub use endpoint::{Endpoint, page_of, report};
 pub use histogram::{Histogram, Tally};
 pub use page::{Labels, Measured, Page};
 pub use process::{cpu_seconds, resident_bytes, write_process};
