@@ -123,8 +123,8 @@ async fn at_ten_times_the_capacity_it_is_used_and_whoever_is_refused_is_told_whe
         match request.await.expect("no panic") {
             (id, Ok(answer)) => {
                 done.insert(id);
-                // Twice what they may wait in the queue.
-                late += usize::from(answer.worker_us > 600_000);
+                // Thrice what they may wait in the queue, and far less than a full one takes.
+                late += usize::from(answer.worker_us > 900_000);
             }
             (id, Err(fault)) => {
                 assert!(is_honest(&fault), "{fault}");
@@ -135,7 +135,7 @@ async fn at_ten_times_the_capacity_it_is_used_and_whoever_is_refused_is_told_whe
     let possible = CAPACITY * begun.elapsed().as_millis() as usize / 1_000;
     assert!(done.len() * 10 >= possible * 8, "{} of {possible} were done", done.len());
     assert!(done.len() <= possible + CAPACITY / 2, "the limit holds: {} of {possible}", done.len());
-    assert!(late * 100 <= done.len(), "{late} of {} were admitted and late", done.len());
+    assert!(late * 50 <= done.len(), "{late} of {} were admitted and late", done.len());
     let sql = "select request_id from rootward.outcome where transaction = 'deposit'";
     let deposited: BTreeSet<Uuid> = bank.reader().all(sql, &[]).await.expect("read").iter().map(|(_, row)| row.get(0)).collect();
     assert_eq!(deposited, done, "what was refused has not run");

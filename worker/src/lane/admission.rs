@@ -22,11 +22,14 @@ const ROOT_PART: usize = 8;
 /// What one root may have here however slow the lane is.
 const ROOT_LEAST: usize = 16;
 /// What older batches still count for beside a new one.
-const MEMORY: f64 = 0.875;
-/// A batch counts as this many times slower than expected at most: one statement that hangs says little about the next.
-const SURPRISE: f64 = 4.0;
-/// What a unit is taken to need while nothing is known.
-const FIRST_GUESS: f64 = 100.0;
+const MEMORY: f64 = 0.75;
+/// A batch counts as this many times slower than expected at most: one that hangs says little about the next, while three in a row
+/// are believed.
+const SURPRISE: f64 = 16.0;
+/// What a unit is taken to need while nothing is known, in microseconds.
+const FIRST_GUESS_US: f64 = 100.0;
+/// The same for a flush.
+const FIRST_FLUSH_US: f64 = 5_000.0;
 /// The pauses that a refusal asks for, in milliseconds.
 const RETRY_AFTER_MS: (u64, u64) = (50, 1_000);
 
@@ -70,7 +73,7 @@ impl Admission {
             hasher: RandomState::new(),
             roots: std::iter::repeat_with(AtomicU32::default).take(SLOTS).collect(),
             began: Instant::now(),
-            unit_ns: AtomicU64::new((FIRST_GUESS * 1e3) as u64),
+            unit_ns: AtomicU64::new((FIRST_GUESS_US * 1e3) as u64),
             flush_ns: AtomicU64::default(),
             busy_since: AtomicU64::default(),
             busy_until: AtomicU64::default(),
@@ -166,15 +169,16 @@ impl Admission {
 
 impl Recent {
     fn unit_us(&self) -> f64 {
-        if self.units > 0.0 { self.work_us / self.units } else { FIRST_GUESS }
+        if self.units > 0.0 { self.work_us / self.units } else { FIRST_GUESS_US }
     }
 
     fn add(&mut self, units: usize, work_us: f64, flush_us: f64) {
         let units = units.max(1) as f64;
-        let believable = units * SURPRISE * self.unit_us().max(FIRST_GUESS);
+        let believable = units * SURPRISE * self.unit_us().max(FIRST_GUESS_US);
         self.work_us = self.work_us * MEMORY + work_us.min(believable);
         self.units = self.units * MEMORY + units;
-        self.flush_us = self.flush_us * MEMORY + flush_us;
+        let believable = SURPRISE * (self.flush_us / self.batches.max(1.0)).max(FIRST_FLUSH_US);
+        self.flush_us = self.flush_us * MEMORY + flush_us.min(believable);
         self.batches = self.batches * MEMORY + 1.0;
     }
 }
@@ -227,7 +231,7 @@ mod tests {
     fn lane(units: usize, took_ms: u64, flush_ms: u64) -> Admission {
         let admission = Admission::new(LONGEST, 512, 2048);
         let mut recent = Recent::default();
-        for _ in 0..60 {
+        for _ in 0..40 {
             admission.begin(units, Instant::now());
             admission.end(&mut recent, units, Duration::from_millis(took_ms), Duration::from_millis(flush_ms));
         }
@@ -248,13 +252,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_lane_that_becomes_slow_is_known_to_be_after_three_batches() {
+        let admission = lane(10, 1, 0);
+        assert!(room(&admission) > 4_000);
+        let mut recent = Recent { units: 40.0, work_us: 4_000.0, batches: 4.0, flush_us: 0.0 };
+        for _ in 0..3 {
+            admission.end(&mut recent, 10, Duration::from_millis(100), Duration::ZERO);
+        }
+        assert!(room(&admission) < 150, "10 ms a unit leave room for 50 in the end");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn one_slow_batch_shuts_nobody_out_after_it_and_everybody_while_it_lasts() {
         let admission = lane(100, 10, 1);
         admission.begin(1, Instant::now());
         tokio::time::advance(LONGEST * 2).await;
         let fault = admission.enter(&unit("1", Duration::from_secs(10)), 0, Instant::now()).expect_err("the lane hangs");
         assert_eq!(fault.code(), "RW3001");
-        let mut recent = Recent { units: 800.0, work_us: 80_000.0, batches: 8.0, flush_us: 8_000.0 };
+        let mut recent = Recent { units: 400.0, work_us: 36_000.0, batches: 4.0, flush_us: 4_000.0 };
         admission.end(&mut recent, 1, LONGEST * 2, Duration::ZERO);
         assert!(room(&admission) > 1_000);
     }
