@@ -78,7 +78,7 @@ impl WorkerMetrics {
             [("set_wise", &lane.set_wise), ("row_by_row", &lane.row_by_row)]
                 .map(|(manner, count)| ([self.of_lane(at), vec![("manner", manner.to_owned())]].concat(), count.load(Ordering::Relaxed)))
         });
-        page.counters("rootward_lane_tried_units", "Units of first trips, by how they ran; one that runs again counts again", manners)
+        page.counters("rootward_lane_units", "Units that were in a batch, by how they ran", manners)
     }
 
     fn write_times(&self, page: &mut Page<'_>) -> fmt::Result {
