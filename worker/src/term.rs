@@ -208,7 +208,8 @@ async fn open_lanes(
     for _ in 0..config.lanes {
         connections.push(pg::connect(&settings, tls.as_ref()).await?);
     }
-    let bounds = Bounds { units: config.queue, time: Duration::from_millis(config.max_queue_ms) };
+    let least = Duration::from_secs(1).checked_div(config.max_units_per_second).unwrap_or_default();
+    let bounds = Bounds { units: config.queue, time: Duration::from_millis(config.max_queue_ms), least };
     let pace = Pace::new(config.max_units_per_second).map(Arc::new);
     let lanes = connections.into_iter().zip(counters).enumerate().map(|(at, (connection, counters))| {
         let number = u32::try_from(at).unwrap_or(u32::MAX);

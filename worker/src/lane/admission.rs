@@ -12,7 +12,7 @@ use std::{
 use rootward_proto::{Fault, FaultResult};
 use tokio::time::Instant;
 
-use super::unit::Unit;
+use super::{queue::Bounds, unit::Unit};
 
 /// How many counters roots share. Each root has two, and only where both are high it has many units here, so that hardly ever one
 /// root answers for another.
@@ -21,9 +21,11 @@ const SLOTS: usize = 4096;
 const ROOT_PART: usize = 8;
 /// What one root may have here however slow the lane is.
 const ROOT_LEAST: usize = 16;
-/// What older batches still count for beside a new one.
+/// What older batches count for beside a new one, at least: a small batch says less.
 const MEMORY: f64 = 0.75;
-/// A batch counts as this many times slower than expected at most: one that hangs says little about the next, while three in a row
+/// A batch of so many units says all that it can.
+const TELLING: f64 = 64.0;
+/// A batch counts as this many times slower than expected at most: one that hangs says little about the next, while a few in a row
 /// are believed.
 const SURPRISE: f64 = 16.0;
 /// What a unit is taken to need while nothing is known, in microseconds.
@@ -43,6 +45,8 @@ pub(super) struct Admission {
     longest: Duration,
     max_batch: usize,
     capacity: usize,
+    /// A limit of the settings, by which a unit needs this long at least, in nanoseconds.
+    least_ns: u64,
     hasher: RandomState,
     roots: Box<[AtomicU32]>,
     began: Instant,
@@ -65,15 +69,17 @@ pub(super) struct Recent {
 }
 
 impl Admission {
-    pub(super) fn new(longest: Duration, max_batch: usize, capacity: usize) -> Admission {
+    pub(super) fn new(bounds: Bounds, max_batch: usize) -> Admission {
+        let least_ns = u64::try_from(bounds.least.as_nanos()).unwrap_or(u64::MAX);
         Admission {
-            longest,
+            longest: bounds.time,
             max_batch,
-            capacity,
+            capacity: bounds.units,
+            least_ns,
             hasher: RandomState::new(),
             roots: std::iter::repeat_with(AtomicU32::default).take(SLOTS).collect(),
             began: Instant::now(),
-            unit_ns: AtomicU64::new((FIRST_GUESS_US * 1e3) as u64),
+            unit_ns: AtomicU64::new(least_ns.max((FIRST_GUESS_US * 1e3) as u64)),
             flush_ns: AtomicU64::default(),
             busy_since: AtomicU64::default(),
             busy_until: AtomicU64::default(),
@@ -162,7 +168,7 @@ impl Admission {
     pub(super) fn end(&self, recent: &mut Recent, units: usize, took: Duration, flush: Duration) {
         self.busy_since.store(0, Ordering::Relaxed);
         recent.add(units, took.saturating_sub(flush).as_secs_f64() * 1e6, flush.as_secs_f64() * 1e6);
-        self.unit_ns.store((recent.unit_us() * 1e3) as u64, Ordering::Relaxed);
+        self.unit_ns.store(self.least_ns.max((recent.unit_us() * 1e3) as u64), Ordering::Relaxed);
         self.flush_ns.store((recent.flush_us / recent.batches * 1e3) as u64, Ordering::Relaxed);
     }
 }
@@ -175,11 +181,12 @@ impl Recent {
     fn add(&mut self, units: usize, work_us: f64, flush_us: f64) {
         let units = units.max(1) as f64;
         let believable = units * SURPRISE * self.unit_us().max(FIRST_GUESS_US);
-        self.work_us = self.work_us * MEMORY + work_us.min(believable);
-        self.units = self.units * MEMORY + units;
+        let kept = (1.0 - units / TELLING).max(MEMORY);
+        self.work_us = self.work_us * kept + work_us.min(believable);
+        self.units = self.units * kept + units;
         let believable = SURPRISE * (self.flush_us / self.batches.max(1.0)).max(FIRST_FLUSH_US);
-        self.flush_us = self.flush_us * MEMORY + flush_us.min(believable);
-        self.batches = self.batches * MEMORY + 1.0;
+        self.flush_us = self.flush_us * kept + flush_us.min(believable);
+        self.batches = self.batches * kept + 1.0;
     }
 }
 
@@ -229,7 +236,7 @@ mod tests {
 
     /// A lane whose batches of `units` took this long, the flush included.
     fn lane(units: usize, took_ms: u64, flush_ms: u64) -> Admission {
-        let admission = Admission::new(LONGEST, 512, 2048);
+        let admission = Admission::new(Bounds { units: 2048, time: LONGEST, least: Duration::ZERO }, 512);
         let mut recent = Recent::default();
         for _ in 0..40 {
             admission.begin(units, Instant::now());
@@ -252,11 +259,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lane_that_becomes_slow_is_known_to_be_after_three_batches() {
+    async fn a_lane_that_becomes_slow_is_known_to_be_after_a_few_batches() {
         let admission = lane(10, 1, 0);
         assert!(room(&admission) > 4_000);
-        let mut recent = Recent { units: 40.0, work_us: 4_000.0, batches: 4.0, flush_us: 0.0 };
-        for _ in 0..3 {
+        let mut recent = Recent { units: 64.0, work_us: 6_400.0, batches: 6.4, flush_us: 0.0 };
+        for _ in 0..4 {
             admission.end(&mut recent, 10, Duration::from_millis(100), Duration::ZERO);
         }
         assert!(room(&admission) < 150, "10 ms a unit leave room for 50 in the end");

@@ -30,6 +30,8 @@ pub(crate) struct Bounds {
     pub units: usize,
     /// How long new work may have to wait.
     pub time: Duration,
+    /// What a unit takes at least, by a limit of the settings.
+    pub least: Duration,
 }
 
 /// A unit in the queue.
@@ -77,7 +79,7 @@ pub(super) fn queue(number: u32, bounds: Bounds, max_batch: usize, counters: Arc
     let (new, new_queue) = mpsc::channel(bounds.units);
     let (under_way, under_way_queue) = mpsc::channel(bounds.units);
     let (lazy, lazy_queue) = mpsc::channel(bounds.units);
-    let admission = Arc::new(Admission::new(bounds.time, max_batch, bounds.units));
+    let admission = Arc::new(Admission::new(bounds, max_batch));
     let handle = LaneHandle { number, new, under_way, lazy, admission: admission.clone(), counters: counters.clone() };
     let waited = counters.queue_time.tally();
     (handle, Queues { new: new_queue, under_way: under_way_queue, lazy: lazy_queue, admission, counters, waited })
