@@ -23,6 +23,15 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 /// How long a process may take to drain.
 const DRAIN_LIMIT: Duration = Duration::from_secs(12);
 
+/// The router's name among the nodes'.
+const ROUTER: &str = "router";
+
+/// Where a process listens.
+struct Reported {
+    address: String,
+    page: String,
+}
+
 /// What an embedded cluster is to be.
 #[derive(Debug, Clone)]
 pub struct EmbeddedOptions {
@@ -109,6 +118,8 @@ pub struct EmbeddedCluster {
     options: EmbeddedOptions,
     topology: Topology,
     addresses: BTreeMap<String, String>,
+    /// Where Prometheus reads, by node; the router's under its own name.
+    pages: BTreeMap<String, String>,
     router_address: String,
 }
 
@@ -135,6 +146,7 @@ impl EmbeddedCluster {
             options,
             topology,
             addresses: BTreeMap::new(),
+            pages: BTreeMap::new(),
             router_address: String::new(),
         };
         for id in &ids {
@@ -142,8 +154,7 @@ impl EmbeddedCluster {
             cluster.workers.insert(id.clone(), child);
         }
         for id in &ids {
-            let address = cluster.reported(&format!("worker-{id}")).await?;
-            cluster.addresses.insert(id.clone(), address);
+            cluster.worker_listens(id).await?;
         }
         cluster.start_router().await?;
         cluster.wait_until_serving(&ids).await?;
@@ -153,6 +164,11 @@ impl EmbeddedCluster {
     /// Where the router listens, such as `http://127.0.0.1:7400`.
     pub fn router_address(&self) -> &str {
         &self.router_address
+    }
+
+    /// Where Prometheus reads what the worker of a node measures, or the router (`router`).
+    pub fn metrics_page(&self, of: &str) -> Option<&str> {
+        self.pages.get(of).map(String::as_str)
     }
 
     /// Where the worker of a node listens.
@@ -229,8 +245,7 @@ impl EmbeddedCluster {
     pub async fn start_worker(&mut self, id: &str, env: &[(&str, &str)]) -> Result<()> {
         let child = self.spawn_worker(id, env, "").await?;
         self.workers.insert(id.to_owned(), child);
-        let address = self.reported(&format!("worker-{id}")).await?;
-        self.addresses.insert(id.to_owned(), address);
+        self.worker_listens(id).await?;
         Ok(())
     }
 
@@ -241,7 +256,7 @@ impl EmbeddedCluster {
     pub async fn start_standby(&mut self, id: &str) -> Result<String> {
         let child = self.spawn_worker(id, &[], "-standby").await?;
         self.standbys.push(child);
-        self.reported(&format!("worker-{id}-standby")).await
+        Ok(self.reported(&format!("worker-{id}-standby")).await?.address)
     }
 
     /// Drains a node's worker by SIGTERM and waits for its end.
@@ -308,7 +323,7 @@ impl EmbeddedCluster {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let lanes = (cores / usize::try_from(self.options.peers).unwrap_or(1).max(1)).clamp(1, 16);
         let settings = format!(
-            "peer = {id:?}\nlisten = {listen:?}\nlanes = {lanes}\ndatabase = {:?}\nlane_database = {:?}\nhub_database = {:?}\nreport_file = {:?}\n{}",
+            "peer = {id:?}\nlisten = {listen:?}\nmetrics_listen = \"127.0.0.1:0\"\nlanes = {lanes}\ndatabase = {:?}\nlane_database = {:?}\nhub_database = {:?}\nreport_file = {:?}\n{}",
             server.conninfo("rootward_system", id),
             server.conninfo("rootward_lane", id),
             hub.conninfo("rootward_system", HUB),
@@ -326,12 +341,14 @@ impl EmbeddedCluster {
             (None, None) => "127.0.0.1:0".to_owned(),
         };
         let settings = format!(
-            "listen = {listen:?}\nworkers = {workers:?}\nreport_file = {:?}\n{}",
+            "listen = {listen:?}\nmetrics_listen = \"127.0.0.1:0\"\nworkers = {workers:?}\nreport_file = {:?}\n{}",
             self.file("router.address"),
             self.options.router_settings
         );
         self.router = Some(self.spawn("router", "router", &settings, &[]).await?);
-        self.router_address = self.reported("router").await?;
+        let reported = self.reported(ROUTER).await?;
+        self.router_address = reported.address;
+        self.pages.insert(ROUTER.to_owned(), reported.page);
         Ok(())
     }
 
@@ -356,13 +373,22 @@ impl EmbeddedCluster {
         self.folder().join(name)
     }
 
-    /// The address that a process wrote once it listened.
-    async fn reported(&self, name: &str) -> Result<String> {
+    /// Waits until a node's worker listens, and remembers where.
+    async fn worker_listens(&mut self, id: &str) -> Result<()> {
+        let reported = self.reported(&format!("worker-{id}")).await?;
+        self.addresses.insert(id.to_owned(), reported.address);
+        self.pages.insert(id.to_owned(), reported.page);
+        Ok(())
+    }
+
+    /// What a process wrote once it listened.
+    async fn reported(&self, name: &str) -> Result<Reported> {
         let path = self.file(&format!("{name}.address"));
         let deadline = Instant::now() + LISTEN_LIMIT;
         loop {
-            if let Ok(address) = std::fs::read_to_string(&path) {
-                return Ok(address);
+            if let Ok(text) = std::fs::read_to_string(&path) {
+                let (address, page) = text.split_once('\n').unwrap_or((&text, ""));
+                return Ok(Reported { address: address.to_owned(), page: page.to_owned() });
             }
             if Instant::now() >= deadline {
                 return Err(EmbeddedError::NotUp { what: name.to_owned(), limit: LISTEN_LIMIT, log: self.file(&format!("{name}.log")) });

@@ -49,6 +49,13 @@ impl Fault {
         fault
     }
 
+    /// With another pause before it is sent again.
+    #[must_use]
+    pub fn with_retry_after(mut self, pause: Duration) -> Fault {
+        self.0.retry_after_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        self
+    }
+
     /// A fault of Rootward's own.
     pub fn internal(message: impl Into<String>) -> Fault {
         Fault::new("RW9001", RetryClass::Internal, message, "this is a fault of Rootward; please report it with the worker's log")

@@ -14,6 +14,9 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Addresses of some workers; the catalog names the rest.
     pub workers: Vec<String>,
+    /// Where Prometheus reads what this router measures; nowhere if it is missing.
+    #[serde(default)]
+    pub metrics_listen: Option<SocketAddr>,
     /// Where the addresses are written once they are known, for whoever started us.
     #[serde(default)]
     pub report_file: Option<std::path::PathBuf>,
@@ -110,6 +113,7 @@ mod tests {
     fn the_sample_is_right_and_shows_the_defaults() {
         let sample = parse_config(SAMPLE).expect("the sample is right");
         let least = parse_config("listen = \"0.0.0.0:7400\"\nworkers = [\"http://10.0.0.11:7411\"]").expect("enough");
+        assert_eq!(sample.metrics_listen, least.metrics_listen);
         assert_eq!(
             (sample.default_deadline_ms, sample.max_in_flight, sample.max_in_flight_per_stream, sample.grace_ms),
             (least.default_deadline_ms, least.max_in_flight, least.max_in_flight_per_stream, least.grace_ms)

@@ -82,6 +82,7 @@ fn handle(
             // Rarer and larger: not in every call's future.
             Work::Chain(request) => Box::pin(service.start(*request, deadline)).await.map(Box::new).map(call_reply::Result::Started),
         };
+        service.counters.answered(&result);
         reply(envelope.correlation, result)
     }
 }
@@ -117,9 +118,14 @@ impl<F: Future<Output = v1::CallReply>> Answers<F> {
     }
 
     fn take(&mut self, envelope: v1::CallEnvelope) {
+        self.service.counters.came();
         match self.admit() {
             Ok(permit) => self.under_way.push((self.handle)(self.service.clone(), permit, envelope)),
-            Err(fault) => self.answered.push(reply(envelope.correlation, Err(fault))),
+            Err(fault) => {
+                let refused = Err(fault);
+                self.service.counters.answered(&refused);
+                self.answered.push(reply(envelope.correlation, refused));
+            }
         }
     }
 

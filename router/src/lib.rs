@@ -12,6 +12,7 @@ mod explain;
 mod follow;
 mod link;
 mod message;
+mod metrics;
 mod request;
 mod routing;
 mod run;

@@ -1,6 +1,9 @@
 //! The stream to one worker: how it is opened, and what its failures are called.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use rootward_link::{Exchange, Outgoing};
 use rootward_proto::{
@@ -12,6 +15,8 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
+use crate::metrics::LinkCounters;
+
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The largest message that is taken.
@@ -22,7 +27,10 @@ pub(crate) const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 
 /// The stream to the worker at this address.
-pub(crate) struct ToWorker(pub Arc<str>);
+pub(crate) struct ToWorker {
+    pub address: Arc<str>,
+    pub counters: Arc<LinkCounters>,
+}
 
 /// A handle to it.
 pub(crate) type Link = rootward_link::Link<ToWorker>;
@@ -54,27 +62,28 @@ impl Exchange for ToWorker {
     }
 
     async fn open(&self, outgoing: Outgoing<ToWorker>) -> Result<Streaming<v1::ExchangeResponse>, String> {
-        let mut client = connect(&self.0).await?;
+        let mut client = connect(&self.address).await?;
+        self.counters.opened.fetch_add(1, Ordering::Relaxed);
         client.exchange(outgoing).await.map(tonic::Response::into_inner).map_err(|status| status.message().to_owned())
     }
 
     fn full(&self, limit: usize) -> Fault {
         Fault::overloaded(
             "RW3001",
-            format!("the queue to worker {} is full ({limit} requests)", self.0),
+            format!("the queue to worker {} is full ({limit} requests)", self.address),
             "nothing was executed; send it again a little later",
         )
     }
 
     fn unreachable(&self, why: &str) -> Fault {
-        unreachable(&self.0, why)
+        unreachable(&self.address, why)
     }
 
     fn broken(&self, why: &str) -> Fault {
         Fault::new(
             "RW5003",
             RetryClass::OutcomeUnknown,
-            format!("the stream to worker {} broke before the answer came: {why}", self.0),
+            format!("the stream to worker {} broke before the answer came: {why}", self.address),
             "send it again with the same request id: it takes effect once",
         )
     }

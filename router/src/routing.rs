@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -20,10 +23,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Catalog,
     link::{Link, ToWorker},
+    metrics::LinkCounters,
 };
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+
+/// By the worker's address.
+type Links = HashMap<String, (Link, Arc<LinkCounters>)>;
 
 /// Knows the owners and holds a link to each worker. Cheap to clone.
 #[derive(Clone)]
@@ -31,7 +38,9 @@ pub struct Routing {
     catalog: watch::Receiver<Option<Arc<Catalog>>>,
     /// Asks whoever follows the catalog to look again now.
     refresh: Arc<Notify>,
-    links: Arc<Mutex<HashMap<String, Link>>>,
+    links: Arc<Mutex<Links>>,
+    /// Requests that were sent once more.
+    retries: Arc<AtomicU64>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -53,7 +62,7 @@ impl Routing {
         tasks: TaskTracker,
         shutdown: CancellationToken,
     ) -> Routing {
-        Routing { catalog, refresh, links: Arc::default(), tasks, shutdown }
+        Routing { catalog, refresh, links: Arc::default(), retries: Arc::default(), tasks, shutdown }
     }
 
     /// The newest copy of the catalog.
@@ -97,6 +106,7 @@ impl Routing {
                 return Err(unknown.map_or(fault, |cause| still_unknown(&execute, &cause)));
             }
             tokio::time::sleep_until(wake).await;
+            self.retries.fetch_add(1, Ordering::Relaxed);
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
@@ -135,13 +145,26 @@ impl Routing {
     }
 
     fn link(&self, address: &str) -> Link {
-        let mut links = self.links.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(link) = links.get(address) {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((link, counters)) = links.get(address) {
+            counters.sent.fetch_add(1, Ordering::Relaxed);
             return link.clone();
         }
-        let link = Link::start(ToWorker(address.into()), &self.tasks, self.shutdown.child_token());
-        links.insert(address.to_owned(), link.clone());
+        let counters = Arc::new(LinkCounters { sent: AtomicU64::new(1), ..LinkCounters::default() });
+        let link = Link::start(ToWorker { address: address.into(), counters: counters.clone() }, &self.tasks, self.shutdown.child_token());
+        links.insert(address.to_owned(), (link.clone(), counters));
         link
+    }
+
+    /// The workers' addresses, and how the streams to them are used.
+    pub(crate) fn links(&self) -> Vec<(String, Arc<LinkCounters>)> {
+        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.iter().map(|(address, (_, counters))| (address.clone(), counters.clone())).collect()
+    }
+
+    /// How many requests were sent once more.
+    pub(crate) fn retries(&self) -> u64 {
+        self.retries.load(Ordering::Relaxed)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use rootward_metrics::Endpoint;
 use rootward_proto::v1::rootward_server::RootwardServer;
 use tokio::{
     net::TcpListener,
@@ -13,6 +14,7 @@ use tonic::transport::{Server, server::TcpIncoming};
 use crate::{
     Catalog, Config, Routing, follow,
     link::{CONNECTION_WINDOW_BYTES, MAX_MESSAGE_BYTES, STREAM_WINDOW_BYTES},
+    metrics::{Counters, RouterMetrics},
     service::RouterService,
 };
 
@@ -45,6 +47,7 @@ pub enum RunError {
 pub struct Router {
     config: Config,
     listener: TcpListener,
+    metrics: Option<Endpoint>,
     address: SocketAddr,
 }
 
@@ -57,12 +60,11 @@ impl Router {
         let bound = |source| RunError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(bound)?;
         let address = listener.local_addr().map_err(bound)?;
+        let metrics = Endpoint::bind_if(config.metrics_listen).await.map_err(|(address, source)| RunError::Listen { address, source })?;
         if let Some(file) = &config.report_file {
-            // Renamed into place, so that whoever waits for the file never reads half of it.
-            let draft = file.with_extension("draft");
-            std::fs::write(&draft, format!("http://{address}")).and_then(|()| std::fs::rename(&draft, file)).map_err(RunError::Report)?;
+            rootward_metrics::report(file, &format!("http://{address}"), metrics.as_ref()).map_err(RunError::Report)?;
         }
-        Ok(Router { config, listener, address })
+        Ok(Router { config, listener, metrics, address })
     }
 
     /// Where the router listens.
@@ -82,10 +84,18 @@ impl Router {
         let links = CancellationToken::new();
         let routing = Routing::new(known.clone(), refresh.clone(), tasks.clone(), links.clone());
         tasks.spawn(follow::follow(self.config.workers.clone(), catalog, refresh, shutdown.clone()));
+        let counters = Arc::<Counters>::default();
+        let in_flight = Arc::new(Semaphore::new(self.config.max_in_flight));
+        if let Some(metrics) = self.metrics {
+            let (counters, routing, max_in_flight) = (counters.clone(), routing.clone(), self.config.max_in_flight);
+            let measured = RouterMetrics { counters, routing, in_flight: in_flight.clone(), max_in_flight };
+            tasks.spawn(metrics.serve(measured, shutdown.clone()));
+        }
         let service = RouterService {
             routing,
+            counters,
             default_deadline: Duration::from_millis(self.config.default_deadline_ms),
-            in_flight: Arc::new(Semaphore::new(self.config.max_in_flight)),
+            in_flight,
             max_in_flight_per_stream: self.config.max_in_flight_per_stream,
             drain: shutdown.clone(),
         };

@@ -16,6 +16,7 @@ use crate::{
     chains::BoxStream,
     exchange, explain, link,
     message::{call_message, chain_message, query_message},
+    metrics::Counters,
     verify,
 };
 
@@ -35,6 +36,7 @@ pub(crate) type Asked<T> = (Vec<(CatalogPeer, T)>, Vec<(CatalogPeer, Fault)>);
 #[derive(Clone)]
 pub(crate) struct RouterService {
     pub routing: Routing,
+    pub counters: Arc<Counters>,
     pub default_deadline: Duration,
     /// Room for requests of all clients.
     pub in_flight: Arc<Semaphore>,
@@ -66,6 +68,14 @@ impl RouterService {
         self.in_flight.clone().try_acquire_owned().map_err(|_| {
             Fault::overloaded("RW3001", "the router is full (`max_in_flight`)", "nothing was executed; send it again a little later")
         })
+    }
+
+    /// Counts a request and its answer.
+    async fn counted<T>(&self, work: impl Future<Output = FaultResult<T>>) -> Result<Response<T>, Status> {
+        self.counters.came();
+        let result = work.await;
+        self.counters.answered(&result);
+        result.map(Response::new).map_err(Fault::into_status)
     }
 
     /// A call as what its owner's worker takes.
@@ -200,6 +210,7 @@ impl rootward_server::Rootward for RouterService {
     type ChangeChainsStream = BoxStream<v1::ChangeChainsResponse>;
 
     async fn exchange(&self, request: Request<Streaming<v1::ExchangeCallsRequest>>) -> Result<Response<Self::ExchangeStream>, Status> {
+        self.counters.streams.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let answers = exchange::answers(self.clone(), request.into_inner());
         Ok(Response::new(Box::pin(answers)))
     }
@@ -210,7 +221,7 @@ impl rootward_server::Rootward for RouterService {
             let _permit = self.admit()?;
             self.run(self.checked(request.into_inner()), deadline).await
         };
-        call.await.map(Response::new).map_err(Fault::into_status)
+        self.counted(call).await
     }
 
     async fn query(&self, request: Request<v1::QueryRequest>) -> Result<Response<v1::CallResponse>, Status> {
@@ -220,7 +231,7 @@ impl rootward_server::Rootward for RouterService {
             let _permit = self.admit()?;
             self.run(self.routing.catalog().and_then(|catalog| query_message(&catalog, request)).map(Box::new), deadline).await
         };
-        query.await.map(Response::new).map_err(Fault::into_status)
+        self.counted(query).await
     }
 
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
@@ -233,7 +244,7 @@ impl rootward_server::Rootward for RouterService {
             let _permit = self.admit()?;
             self.start(request.into_inner(), deadline).await
         };
-        start.await.map(Response::new).map_err(Fault::into_status)
+        self.counted(start).await
     }
 
     async fn list_chains(&self, request: Request<v1::ListChainsRequest>) -> Result<Response<v1::ListChainsResponse>, Status> {

@@ -14,6 +14,7 @@ mod embedded;
 mod escapes;
 mod kill_points;
 mod manners;
+mod metrics;
 mod overload;
 mod placement;
 mod reference;

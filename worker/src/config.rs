@@ -32,6 +32,12 @@ pub struct Config {
     /// How many units may wait in each share of a lane's queue.
     #[serde(default = "default_queue")]
     pub queue: usize,
+    /// How long new work may have to wait for its batch, in milliseconds; what would wait longer is refused at once.
+    #[serde(default = "default_max_queue_ms")]
+    pub max_queue_ms: u64,
+    /// How many units a second this worker takes on; 0 for as many as it can.
+    #[serde(default)]
+    pub max_units_per_second: u32,
     /// How many units one batch may hold.
     #[serde(default = "default_max_batch")]
     pub max_batch: usize,
@@ -56,6 +62,9 @@ pub struct Config {
     /// How long requests under way may go on after SIGTERM, in milliseconds.
     #[serde(default = "default_grace_ms")]
     pub grace_ms: u64,
+    /// Where Prometheus reads what this worker measures; nowhere if it is missing.
+    #[serde(default)]
+    pub metrics_listen: Option<SocketAddr>,
     /// Where the address is written once it is known, for whoever started us.
     #[serde(default)]
     pub report_file: Option<PathBuf>,
@@ -67,6 +76,10 @@ fn default_lanes() -> u32 {
 
 fn default_queue() -> usize {
     2048
+}
+
+fn default_max_queue_ms() -> u64 {
+    500
 }
 
 fn default_max_batch() -> usize {
@@ -140,6 +153,9 @@ pub fn parse_config(text: &str) -> Result<Config, ConfigError> {
     if config.queue == 0 || config.queue > 1_000_000 {
         return Err(ConfigError::Setting(format!("`queue` is {}: it is between 1 and 1000000", config.queue)));
     }
+    if config.max_queue_ms == 0 || config.max_queue_ms > 600_000 {
+        return Err(ConfigError::Setting(format!("`max_queue_ms` is {}: it is between 1 and 600000", config.max_queue_ms)));
+    }
     if config.max_batch == 0 || config.max_batch > 8_192 {
         return Err(ConfigError::Setting(format!("`max_batch` is {}: it is between 1 and 8192", config.max_batch)));
     }
@@ -175,11 +191,12 @@ mod tests {
             let kept = (config.retention_hours, config.chain_retention_hours, config.collection_pause_ms);
             (
                 config.lanes,
-                (config.queue, config.max_batch, config.set_wise),
+                (config.queue, config.max_queue_ms, config.max_units_per_second),
+                (config.max_batch, config.set_wise),
                 config.allow_ad_hoc_sql,
                 config.statement_timeout_ms,
                 kept,
-                config.grace_ms,
+                (config.grace_ms, config.metrics_listen),
             )
         };
         assert_eq!(settings(&sample), settings(&least));
@@ -203,6 +220,7 @@ mod tests {
             ("\nlane_database =", "\nlane_databse =", "unknown field `lane_databse`", "did you mean `lane_database`?"),
             ("lanes = 2", "lanes = 65", "`lanes` is 65", "docs/samples/worker.toml"),
             ("queue = 2048", "queue = 0", "`queue` is 0", "docs/samples/worker.toml"),
+            ("max_queue_ms = 500", "max_queue_ms = 0", "`max_queue_ms` is 0", "docs/samples/worker.toml"),
             ("max_batch = 512", "max_batch = 0", "`max_batch` is 0", "docs/samples/worker.toml"),
             ("http://10.0.0.11:7411", "10.0.0.11:7411", "`advertise`", "docs/samples/worker.toml"),
             ("sslmode=require", "sslmode=sometimes", "`database` is no connection string", "docs/samples/worker.toml"),

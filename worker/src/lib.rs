@@ -12,6 +12,7 @@ mod describe;
 mod execute;
 mod fail_point;
 mod lane;
+mod metrics;
 mod pg;
 mod run;
 mod service;

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
+use rootward_metrics::Endpoint;
 use rootward_proto::v1::worker_server::WorkerServer;
 use rootward_router::{Catalog, Routing};
 use tokio::{
@@ -19,6 +20,7 @@ use crate::{
     config::Config,
     execute::Limits,
     lane::Counters,
+    metrics::WorkerMetrics,
     pg, service,
     term::{self, TermError},
 };
@@ -57,6 +59,7 @@ pub enum RunError {
 pub struct Worker {
     config: Arc<Config>,
     listener: TcpListener,
+    metrics: Option<Endpoint>,
     address: String,
     pool: Pool,
 }
@@ -71,10 +74,11 @@ impl Worker {
         let local = listener.local_addr().map_err(|source| RunError::Listen { address: config.listen, source })?;
         let address = config.advertise.clone().unwrap_or_else(|| format!("http://{local}"));
         let pool = pool(&config)?;
+        let metrics = Endpoint::bind_if(config.metrics_listen).await.map_err(|(address, source)| RunError::Listen { address, source })?;
         if let Some(file) = &config.report_file {
-            write_report(file, &address).map_err(RunError::Report)?;
+            rootward_metrics::report(file, &address, metrics.as_ref()).map_err(RunError::Report)?;
         }
-        Ok(Worker { config: Arc::new(config), listener, address, pool })
+        Ok(Worker { config: Arc::new(config), listener, metrics, address, pool })
     }
 
     /// Where the worker listens, as the catalog names it.
@@ -87,7 +91,7 @@ impl Worker {
     /// # Errors
     /// [`RunError`] if the gRPC server fails. A database that is away is no error: the worker waits for it.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
-        let Worker { config, listener, address, pool } = self;
+        let Worker { config, listener, metrics, address, pool } = self;
         let tasks = TaskTracker::new();
         let refresh = Arc::new(Notify::new());
         let (catalog, known) = watch::channel(None);
@@ -95,7 +99,15 @@ impl Worker {
         let (home, served) = watch::channel(None);
         let routing = Routing::new(known.clone(), refresh.clone(), tasks.clone(), shutdown.child_token());
         tasks.spawn(catalog::follow(config.clone(), catalog.clone(), refresh, shutdown.child_token()));
-        let terms = Terms { config: config.clone(), pool, routing, catalog, address, state, home, shutdown: shutdown.child_token() };
+        let counters: Vec<Arc<Counters>> = (0..config.lanes).map(|_| Arc::default()).collect();
+        let in_flight = service::WorkerService::in_flight();
+        if let Some(metrics) = metrics {
+            let measured =
+                WorkerMetrics { peer: config.peer.clone(), counters: counters.clone(), home: served.clone(), in_flight: in_flight.clone() };
+            tasks.spawn(metrics.serve(measured, shutdown.child_token()));
+        }
+        let terms =
+            Terms { config: config.clone(), counters, pool, routing, catalog, address, state, home, shutdown: shutdown.child_token() };
         let serving = tasks.spawn(terms.run());
         let service = service::WorkerService {
             home: served,
@@ -107,20 +119,13 @@ impl Worker {
             },
             peer: config.peer.as_str().into(),
             tasks: tasks.clone(),
-            in_flight: service::WorkerService::in_flight(),
+            in_flight,
         };
         let result = serve_grpc(service, listener, shutdown.clone(), Duration::from_millis(config.grace_ms)).await;
         shutdown.cancel();
         let _ = tokio::time::timeout(Duration::from_millis(config.grace_ms), serving).await;
         result
     }
-}
-
-fn write_report(file: &std::path::Path, address: &str) -> std::io::Result<()> {
-    // Renamed into place, so that whoever waits for the file never reads half of it.
-    let draft = file.with_extension("draft");
-    std::fs::write(&draft, address)?;
-    std::fs::rename(draft, file)
 }
 
 fn pool(config: &Config) -> Result<Pool, RunError> {
@@ -202,6 +207,7 @@ async fn report_health(
 /// One term after the other.
 struct Terms {
     config: Arc<Config>,
+    counters: Vec<Arc<Counters>>,
     pool: Pool,
     routing: Routing,
     catalog: watch::Sender<Option<Arc<Catalog>>>,
@@ -213,11 +219,10 @@ struct Terms {
 
 impl Terms {
     async fn run(self) {
-        let counters: Vec<Arc<Counters>> = (0..self.config.lanes).map(|_| Arc::default()).collect();
         let mut last_failure = String::new();
         while !self.shutdown.is_cancelled() {
             let result = tokio::select! {
-                result = self.serve_one_term(&counters) => result,
+                result = self.serve_one_term() => result,
                 () = self.shutdown.cancelled() => {
                     self.stop_serving().await;
                     return;
@@ -234,11 +239,11 @@ impl Terms {
         }
     }
 
-    async fn serve_one_term(&self, counters: &[Arc<Counters>]) -> Result<(), TermError> {
+    async fn serve_one_term(&self) -> Result<(), TermError> {
         let on_standby = || {
             self.state.send_replace("standby");
         };
-        let (serving, client, copy) = term::take_over(&self.config, counters, on_standby).await?;
+        let (serving, client, copy) = term::take_over(&self.config, &self.counters, on_standby).await?;
         catalog::publish(&self.catalog, copy);
         tracing::info!(peer = self.config.peer, term = serving.term, lanes = serving.lanes.len(), "serving");
         let home = Arc::new(ChainHome {

@@ -35,7 +35,7 @@ const MAX_COALESCED: usize = 512;
 /// How many bytes go out in one message, unless one answer alone is larger.
 const MAX_COALESCED_BYTES: usize = 16 << 20;
 /// How many requests may be under way in this process; more are refused at once.
-const MAX_IN_FLIGHT: usize = 16_384;
+pub(crate) const MAX_IN_FLIGHT: usize = 16_384;
 /// The most chains that one list returns.
 const MAX_LISTED: u32 = 10_000;
 
@@ -168,8 +168,11 @@ impl worker_server::Worker for WorkerService {
     }
 
     async fn get_peer_status(&self, _: Request<v1::GetPeerStatusRequest>) -> Result<Response<v1::GetPeerStatusResponse>, Status> {
-        let mut status =
-            v1::PeerStatus { state: (*self.state.borrow()).to_owned(), resident_bytes: resident_bytes(), ..v1::PeerStatus::default() };
+        let mut status = v1::PeerStatus {
+            state: (*self.state.borrow()).to_owned(),
+            resident_bytes: rootward_metrics::resident_bytes(),
+            ..v1::PeerStatus::default()
+        };
         status.map_version = self.catalog.borrow().as_ref().map_or(0, |catalog| catalog.version);
         let home = self.home.borrow().clone();
         if let Some(home) = home {
@@ -316,10 +319,4 @@ fn texts(values: HashMap<String, v1::Value>) -> FaultResult<BTreeMap<String, Tex
         Ok((name, text))
     };
     values.into_iter().map(text).collect()
-}
-
-/// The memory that this process holds, from the kernel; 0 where there is no /proc.
-fn resident_bytes() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
 }

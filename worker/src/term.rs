@@ -14,7 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::Config,
-    lane::{Counters, Declared, Floors, How, LaneContext, start_lane},
+    lane::{Bounds, Counters, Declared, Floors, How, LaneContext, Pace, start_lane},
     pg,
     serving::{Owned, Serving},
 };
@@ -208,11 +208,14 @@ async fn open_lanes(
     for _ in 0..config.lanes {
         connections.push(pg::connect(&settings, tls.as_ref()).await?);
     }
+    let least = Duration::from_secs(1).checked_div(config.max_units_per_second).unwrap_or_default();
+    let bounds = Bounds { units: config.queue, time: Duration::from_millis(config.max_queue_ms), least };
+    let pace = Pace::new(config.max_units_per_second).map(Arc::new);
     let lanes = connections.into_iter().zip(counters).enumerate().map(|(at, (connection, counters))| {
         let number = u32::try_from(at).unwrap_or(u32::MAX);
         let how = How { max_batch: config.max_batch, set_wise: config.set_wise };
-        let context = LaneContext::new(number, secret, term, &schema.deferrable, floors.clone(), how);
-        start_lane(context, connection, config.queue, counters.clone(), tasks, stop.clone())
+        let context = LaneContext::new(number, secret, term, &schema.deferrable, floors.clone(), how, counters.clone());
+        start_lane(context, connection, bounds, pace.clone(), tasks, stop.clone())
     });
     Ok(lanes.collect())
 }

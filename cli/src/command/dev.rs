@@ -56,6 +56,7 @@ pub(crate) async fn run(dev: Dev) -> anyhow::Result<ExitCode> {
             compiled.schema.version
         ),
         format!("  grpc   {}", cluster.router_address()),
+        format!("  metrics {}", cluster.metrics_page("router").unwrap_or_default()),
         format!(
             "  data   {}{}",
             cluster.folder().display(),
@@ -64,6 +65,7 @@ pub(crate) async fn run(dev: Dev) -> anyhow::Result<ExitCode> {
     ];
     for (id, node) in cluster.topology().nodes() {
         lines.push(format!("  {id:<6} worker {}   psql \"{}\"", cluster.worker_address(id).unwrap_or_default(), node.database));
+        lines.push(format!("         metrics {}", cluster.metrics_page(id).unwrap_or_default()));
     }
     lines.push(format!("ready in {:.1} s; Ctrl-C ends it", started.elapsed().as_secs_f64()));
     output::print(&lines.join("\n"));

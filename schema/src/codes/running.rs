@@ -86,7 +86,7 @@ pub(super) const RUNNING: &[Code] = &[
     code(
         "RW3001",
         "something is full",
-        "A queue of the client, of the router or of a lane, or a limit on requests under way (`max_in_flight`, `max_in_flight_per_stream`), is reached. Nothing was executed: work beyond what can be done is refused at once, so that the rest stays fast. Send it again after the pause that the refusal names (`retry_after_ms`), and less at once; a client that repeats at once makes it worse. The Rust client waits by itself, and adds a tenth of retries at most. `rootward peer list` shows which peer's queue is long. If it lasts, the peer's PostgreSQL is too slow for the load.",
+        "A queue of the client, of the router or of a lane, or a limit on requests under way (`max_in_flight`, `max_in_flight_per_stream`), is reached; or the request would have to wait in its lane longer than the worker's `max_queue_ms` or its own deadline allow; or an eighth of the lane's room is taken by requests for the same root. Nothing was executed: work beyond what can be done is refused at once, so that the rest stays fast. Send it again after the pause that the refusal names (`retry_after_ms`), and less at once; a client that repeats at once makes it worse. The Rust client waits by itself, and adds a tenth of retries at most. `rootward peer list` shows which peer's queue is long. If it lasts, the peer's PostgreSQL is too slow for the load.",
     ),
     code(
         "RW3101",

@@ -8,6 +8,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use rootward_proto::{Fault, v1::RetryClass};
+use tokio::time::Instant;
 
 use super::{
     context::LaneContext,
@@ -249,7 +250,9 @@ impl Batch<'_> {
         plain(&mut pipeline, "COMMIT")?;
         let sent = self.connection.run(pipeline);
         let lost = |cause| Failure::Lost { was_commit_sent: true, cause };
+        let began = Instant::now();
         let ran = fail_point::while_running("commit_sent", &label, sent).await.map_err(lost)?;
+        self.context.counters.flushed(began.elapsed());
         fail_point::hit("after_commit", &label).await;
         results.extend(ran.results);
         if let Some(error) = ran.error {

@@ -6,6 +6,7 @@ use rootward_proto::{Fault, v1};
 use rootward_schema::{DeferrableConstraint, Text, quoted};
 
 use super::{
+    counters::Counters,
     declared::{Effect, SetWise, Statement},
     freshness::Floors,
     outcome::{NewOutcome, OutcomeKey, response_of},
@@ -27,6 +28,7 @@ pub(crate) struct LaneContext {
     closing: Vec<Call>,
     floors: Arc<Floors>,
     pub(super) how: How,
+    pub(super) counters: Arc<Counters>,
 }
 
 /// How batches are made, by the settings.
@@ -44,6 +46,7 @@ impl LaneContext {
         deferrable: &[DeferrableConstraint],
         floors: Arc<Floors>,
         how: How,
+        counters: Arc<Counters>,
     ) -> LaneContext {
         LaneContext {
             number,
@@ -52,6 +55,7 @@ impl LaneContext {
             closing: closing_calls(deferrable),
             floors,
             how,
+            counters,
         }
     }
 

@@ -3,14 +3,18 @@
 //! `unit` is what a batch is made of, `outcome` what is stored for it, `refusal` the judgement of PostgreSQL's errors,
 //! `freshness` what is too old to run, `declared` the transactions as a term compiled them, `context` what is sent for a unit and
 //! what its results mean; `batch` is the one PostgreSQL transaction, run `together` (`set_wise` where it may be, `own` for our own
-//! rows) or `separately`; `run` is the loop, `queue` the way in.
+//! rows) or `separately`; `run` is the loop, `queue` the way in, which
+//! `admission` guards; `pace` limits a whole worker, `counters` is what a lane counts.
 
+mod admission;
 mod batch;
 mod context;
+mod counters;
 mod declared;
 mod freshness;
 mod outcome;
 mod own;
+mod pace;
 mod positions;
 mod queue;
 mod refusal;
@@ -21,9 +25,11 @@ mod together;
 mod unit;
 
 pub(crate) use context::{How, LaneContext};
+pub(crate) use counters::Counters;
 pub(crate) use declared::{Declared, Effect};
 pub(crate) use freshness::{Floors, Freshness, expired_request, expired_step};
 pub(crate) use outcome::{Fingerprint, OutcomeKey};
-pub(crate) use queue::{Counters, LaneHandle, Share};
+pub(crate) use pace::Pace;
+pub(crate) use queue::{Bounds, LaneHandle, Share};
 pub(crate) use run::start_lane;
 pub(crate) use unit::{After, Answerer, Asked, Claim, Done, Finished, Outgoing, OwnRow, Ticket, Unit, UnitOutcome, lane_died};

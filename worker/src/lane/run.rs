@@ -3,13 +3,16 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use rootward_proto::Fault;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    admission::{Admission, Recent},
     batch::{BatchEnd, run_batch},
     context::LaneContext,
-    queue::{Counters, LaneHandle, stopped},
+    counters::Counters,
+    pace::Pace,
+    queue::{Bounds, LaneHandle, Next, Queues, queue, stopped},
     unit::Unit,
 };
 use crate::pg::Connection;
@@ -17,101 +20,135 @@ use crate::pg::Connection;
 /// How long progress waits for company before it gets a batch of its own.
 const LAZY_DELAY: Duration = Duration::from_millis(200);
 
-struct Queues {
-    new: mpsc::Receiver<Unit>,
-    under_way: mpsc::Receiver<Unit>,
-    lazy: mpsc::Receiver<Unit>,
-}
-
 /// Starts a lane on an open connection. When the connection is lost or another worker takes over, the lane cancels `stop`,
 /// which ends every lane of the peer: nothing in memory may outlive what PostgreSQL may have lost.
 pub(crate) fn start_lane(
     context: LaneContext,
     connection: Connection,
-    capacity: usize,
-    counters: Arc<Counters>,
+    bounds: Bounds,
+    pace: Option<Arc<Pace>>,
     tasks: &TaskTracker,
     stop: CancellationToken,
 ) -> LaneHandle {
-    let (new, new_queue) = mpsc::channel(capacity);
-    let (under_way, under_way_queue) = mpsc::channel(capacity);
-    let (lazy, lazy_queue) = mpsc::channel(capacity);
-    let handle = LaneHandle { number: context.number(), new, under_way, lazy, counters: counters.clone() };
-    let queues = Queues { new: new_queue, under_way: under_way_queue, lazy: lazy_queue };
-    tasks.spawn(run_lane(context, connection, queues, counters, stop));
+    let (handle, queues) = queue(context.number(), bounds, context.how.max_batch, context.counters.clone());
+    tasks.spawn(run_lane(Lane { context, connection, pace, recent: Recent::default() }, queues, stop));
     handle
 }
 
-async fn run_lane(context: LaneContext, mut connection: Connection, mut queues: Queues, counters: Arc<Counters>, stop: CancellationToken) {
+struct Lane {
+    context: LaneContext,
+    connection: Connection,
+    /// The worker's limit, if it has one.
+    pace: Option<Arc<Pace>>,
+    recent: Recent,
+}
+
+async fn run_lane(mut lane: Lane, mut queues: Queues, stop: CancellationToken) {
     // However this lane ends, a panic included, the term ends with it: a peer with a dead lane must not go on limping.
     let _end_of_term = stop.clone().drop_guard();
     let mut left_over: Vec<Unit> = Vec::new();
     let mut lazy_since: Option<Instant> = None;
     let mut lazies: Vec<Unit> = Vec::new();
     loop {
+        // When there was work, so that what waits for its turn under a limit counts as slow.
+        let mut since = (!queues.is_empty()).then(Instant::now);
+        let most = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            room = lane.room() => room,
+        };
         let mut batch = std::mem::take(&mut left_over);
         if batch.is_empty() {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(unit) = queues.under_way.recv() => batch.push(unit),
-                Some(unit) = queues.new.recv() => batch.push(unit),
-                Some(unit) = queues.lazy.recv() => {
-                    lazies.push(unit);
-                    lazy_since.get_or_insert_with(Instant::now);
-                }
+                Some(next) = queues.next() => match next {
+                    Next::Work(unit) => batch.push(unit),
+                    Next::Lazy(unit) => {
+                        lazies.push(unit);
+                        lazy_since.get_or_insert_with(Instant::now);
+                    }
+                },
                 () = sleep_until(lazy_since.map(|since| since + LAZY_DELAY)) => {}
             }
         }
-        while let Ok(unit) = queues.lazy.try_recv() {
-            lazies.push(unit);
-        }
-        let is_due = lazy_since.is_some_and(|since| since.elapsed() >= LAZY_DELAY) || lazies.len() >= context.how.max_batch;
+        lazies.extend(std::iter::from_fn(|| queues.next_lazy()));
+        let is_due = lazy_since.is_some_and(|since| since.elapsed() >= LAZY_DELAY) || lazies.len() >= lane.context.how.max_batch;
         if batch.is_empty() && !is_due {
             continue;
         }
+        let began = *since.get_or_insert_with(Instant::now);
+        queues.fill(&mut batch, most);
+        lane.spend(batch.len());
         batch.append(&mut lazies);
         lazy_since = None;
-        take_waiting(&mut batch, &mut queues, context.how.max_batch);
         left_over = keep_apart(&mut batch);
-        drop_expired(&context, &mut batch);
+        drop_expired(&lane.context, &mut batch);
         if batch.is_empty() {
             continue;
         }
-        let (answers, end, set_wise) = run_batch(&context, &mut connection, &batch).await;
+        lane.run(batch, began, &queues.admission, &stop).await;
+        if stop.is_cancelled() {
+            break;
+        }
+    }
+    for unit in queues.close().into_iter().chain(left_over).chain(lazies) {
+        unit.answer.send(Err(stopped()));
+    }
+}
+
+impl Lane {
+    /// How many units the next batch may take; waits until that is any.
+    ///
+    /// Cancel safety: nothing is taken yet.
+    async fn room(&mut self) -> usize {
+        let most = self.context.how.max_batch;
+        let Some(pace) = &self.pace else { return most };
+        loop {
+            match pace.room(Instant::now()) {
+                Ok(room) => return room.min(most),
+                Err(wait) => tokio::time::sleep(wait).await,
+            }
+        }
+    }
+
+    fn spend(&self, units: usize) {
+        if let Some(pace) = &self.pace {
+            pace.spend(units);
+        }
+    }
+
+    /// Runs a batch and answers its units. There was work since `began`.
+    async fn run(&mut self, batch: Vec<Unit>, began: Instant, admission: &Admission, stop: &CancellationToken) {
+        let (units, counters) = (batch.len(), self.context.counters.clone());
+        let flushed = counters.flush_time.totals().1;
+        admission.begin(units, Instant::now());
+        let (answers, end, set_wise) = run_batch(&self.context, &mut self.connection, &batch).await;
+        // Under a limit batches are small however much waits, and their flushes are no smaller.
+        let is_limited = self.pace.is_some();
+        let flush = if is_limited { Duration::ZERO } else { Duration::from_micros(counters.flush_time.totals().1 - flushed) };
+        admission.end(&mut self.recent, units, began.elapsed(), flush);
         Counters::add(&counters.batches, 1);
-        Counters::add(&counters.set_wise, set_wise);
+        counters.batch_units.add(units as u64);
+        counters.ran(set_wise, units - set_wise);
         for (unit, answer) in batch.into_iter().zip(answers) {
             match &answer {
                 Ok(_) => Counters::add(&counters.committed, 1),
-                Err(_) => Counters::add(&counters.refused, 1),
+                Err(fault) => counters.refused(fault.code()),
             }
             unit.answer.send(answer);
         }
         match end {
             BatchEnd::Answered => {}
             BatchEnd::ConnectionLost => {
-                tracing::warn!(lane = context.number(), "the lane's connection is lost; all lanes of this peer stop");
+                tracing::warn!(lane = self.context.number(), "the lane's connection is lost; all lanes of this peer stop");
                 stop.cancel();
             }
             BatchEnd::TermOver => {
-                tracing::warn!(lane = context.number(), "another worker has taken this peer over; all lanes stop");
+                tracing::warn!(lane = self.context.number(), "another worker has taken this peer over; all lanes stop");
                 stop.cancel();
             }
         }
-        if stop.is_cancelled() {
-            break;
-        }
-    }
-    let Queues { mut new, mut under_way, mut lazy } = queues;
-    for queue in [&mut new, &mut under_way, &mut lazy] {
-        queue.close();
-        while let Ok(unit) = queue.try_recv() {
-            unit.answer.send(Err(stopped()));
-        }
-    }
-    for unit in left_over.into_iter().chain(lazies) {
-        unit.answer.send(Err(stopped()));
     }
 }
 
@@ -119,17 +156,6 @@ async fn sleep_until(moment: Option<Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment).await,
         None => std::future::pending().await,
-    }
-}
-
-fn take_waiting(batch: &mut Vec<Unit>, queues: &mut Queues, most: usize) {
-    for queue in [&mut queues.under_way, &mut queues.new] {
-        while batch.len() < most {
-            match queue.try_recv() {
-                Ok(unit) => batch.push(unit),
-                Err(_) => break,
-            }
-        }
     }
 }
 
@@ -153,17 +179,20 @@ fn drop_expired(context: &LaneContext, batch: &mut Vec<Unit>) {
     let now = Instant::now();
     for unit in std::mem::take(batch) {
         match context.staleness(&unit) {
-            Some(fault) => unit.answer.send(Err(fault)),
+            Some(fault) => refuse(context, unit, fault),
             None => batch.push(unit),
         }
     }
     let (live, expired): (Vec<Unit>, Vec<Unit>) = batch.drain(..).partition(|unit| unit.deadline > now);
     for unit in expired {
-        unit.answer.send(Err(Fault::overloaded(
-            "RW3103",
-            format!("`{}` waited in the queue until its deadline", unit.label),
-            "nothing was executed; the peer is busy: allow more time or send less",
-        )));
+        let message = format!("`{}` waited in the queue until its deadline", unit.label);
+        let fault = Fault::overloaded("RW3103", message, "nothing was executed; the peer is busy: allow more time or send less");
+        refuse(context, unit, fault);
     }
     *batch = live;
+}
+
+fn refuse(context: &LaneContext, unit: Unit, fault: Fault) {
+    context.counters.refused(fault.code());
+    unit.answer.send(Err(fault));
 }

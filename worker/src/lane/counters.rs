@@ -1,0 +1,72 @@
+//! What a lane counts. It outlives the lane's connections, so that its numbers only grow while the worker runs.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use rootward_metrics::{ByCode, Histogram};
+
+/// What a lane has done since the worker began.
+#[derive(Debug)]
+pub(crate) struct Counters {
+    /// Units that took effect, or were found to have done so before.
+    pub committed: AtomicU64,
+    /// Units that were not executed, for whatever reason; also those that found no room.
+    pub refused: AtomicU64,
+    /// The same by code.
+    pub refusals: ByCode,
+    pub batches: AtomicU64,
+    /// Units that a call for many did.
+    pub set_wise: AtomicU64,
+    /// All others that were in a batch.
+    pub row_by_row: AtomicU64,
+    /// From the queue's door to the batch.
+    pub queue_time: Histogram,
+    /// How many units a batch had.
+    pub batch_units: Histogram,
+    /// The trip with which a batch ends: outcomes, COMMIT, the flush.
+    pub flush_time: Histogram,
+}
+
+impl Default for Counters {
+    fn default() -> Counters {
+        Counters {
+            committed: AtomicU64::default(),
+            refused: AtomicU64::default(),
+            refusals: ByCode::new(rootward_schema::codes::all().map(|code| code.code)),
+            batches: AtomicU64::default(),
+            set_wise: AtomicU64::default(),
+            row_by_row: AtomicU64::default(),
+            queue_time: Histogram::of_times(),
+            batch_units: Histogram::of_sizes(),
+            flush_time: Histogram::of_times(),
+        }
+    }
+}
+
+impl Counters {
+    pub(super) fn add(counter: &AtomicU64, count: usize) {
+        counter.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn refused(&self, code: &str) {
+        Counters::add(&self.refused, 1);
+        self.refusals.add(code);
+    }
+
+    /// How the units of a batch ran.
+    pub(super) fn ran(&self, set_wise: usize, row_by_row: usize) {
+        Counters::add(&self.set_wise, set_wise);
+        Counters::add(&self.row_by_row, row_by_row);
+    }
+
+    pub(super) fn flushed(&self, took: Duration) {
+        self.flush_time.add(micros(took));
+    }
+}
+
+/// A duration as histograms take it.
+pub(super) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
