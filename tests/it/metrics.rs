@@ -13,14 +13,14 @@ use uuid::Uuid;
 use crate::shared::exe;
 
 /// A page as Prometheus reads it.
-struct Page {
+pub(crate) struct Page {
     /// By name with labels.
     values: BTreeMap<String, f64>,
     /// Name and kind, as the page declares them.
     declared: BTreeSet<(String, String)>,
 }
 
-async fn scrape(cluster: &Cluster, of: &str) -> Page {
+pub(crate) async fn scrape(cluster: &Cluster, of: &str) -> Page {
     let url = cluster.embedded.metrics_page(of).expect("a page");
     let (address, path) = url.strip_prefix("http://").and_then(|rest| rest.split_once('/')).expect("an address and a path");
     let mut connection = TcpStream::connect(address).await.expect("it listens");
@@ -41,7 +41,7 @@ async fn scrape(cluster: &Cluster, of: &str) -> Page {
 
 impl Page {
     /// The sum of a name's values whose labels hold this text.
-    fn sum(&self, name: &str, label: &str) -> f64 {
+    pub(crate) fn sum(&self, name: &str, label: &str) -> f64 {
         let of_name = |full: &str| full.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('{'));
         self.values.iter().filter(|(full, _)| of_name(full) && full.contains(label)).map(|(_, value)| value).sum()
     }

@@ -12,9 +12,9 @@ use rootward_metrics::{ByCode, Histogram};
 pub(crate) struct Counters {
     /// Units that took effect, or were found to have done so before.
     pub committed: AtomicU64,
-    /// Units that were not executed, for whatever reason; also those that found no room.
+    /// Units that the lane took and did not execute, for whatever reason.
     pub refused: AtomicU64,
-    /// The same by code.
+    /// The same by code, and those that found no room.
     pub refusals: ByCode,
     pub batches: AtomicU64,
     /// Units that a call for many did.

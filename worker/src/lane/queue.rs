@@ -103,7 +103,7 @@ impl LaneHandle {
             Share::UnderWay => self.put(&self.under_way, Waiting { unit, since, slots: None }).map_err(given_back),
             Share::Lazy => self.put(&self.lazy, unit).map_err(|(fault, unit)| (Box::new(fault), Box::new(unit))),
         };
-        offered.inspect_err(|(fault, _)| self.counters.refused(fault.code()))
+        offered.inspect_err(|(fault, _)| self.counters.refusals.add(fault.code()))
     }
 
     fn offer_new(&self, unit: Unit, since: Instant) -> Result<(), GivenBack> {
