@@ -17,6 +17,7 @@ mod manners;
 mod metrics;
 mod overload;
 mod placement;
+mod plans;
 mod reference;
 mod refusals;
 mod request_ids;

@@ -65,7 +65,7 @@ pub(super) fn body(steps: &[Step<'_>], parameters: &[Column], root: usize, colum
 pub(super) fn definition(name: &str, parameters: &[Column], columns: &[Column], body: &str) -> String {
     let arrays: String = parameters.iter().enumerate().map(|(at, column)| format!(", rw_a{} {}[]", at + 1, column.r#type.name())).collect();
     let outputs: String = columns.iter().enumerate().map(|(at, column)| format!(", rw_o{} {}", at + 1, column.r#type.name())).collect();
-    // Joins by hash or by merging would read whole tables for a few keys, where a plan was made while they were small.
+    // Joins by hash or by merging would read the whole table for a few rows that are known by their places.
     format!(
         "create or replace function rootward_set.{}(rw_secret bytea, rw_units integer[]{arrays})\n\
          returns table (rw_unit integer, rw_missed integer{outputs})\n\
@@ -114,13 +114,23 @@ fn written(single: &Single, root: usize, asked: Option<&[String]>) -> String {
     let source = source(&single.uses);
     let columns: String = returning.iter().enumerate().map(|(at, column)| format!(", {column} as rw_c{}", at + 1)).collect();
     let returns = |what: &str| asked.map(|_| format!(" returning {what}{columns}")).unwrap_or_default();
+    // OFFSET 0 keeps the planner from turning the join around: a plan that was made while the table was empty would read the
+    // whole of it for every call, long after.
+    let row = |what: &str| format!("lateral (select {what} from {table} as {alias} where {condition}{pin} offset 0) as rw_t");
+    let found = format!("(select rw_s.*, rw_t.rw_tid from {source} cross join {}) as rw_s", row(&format!("{alias}.ctid as rw_tid")));
     match &single.action {
-        Action::Select => format!("select rw_s.rw_u{columns} from {source} join {table} as {alias} on {condition}{pin}"),
+        Action::Select => {
+            let names: String = (1..=returning.len()).map(|at| format!(", rw_t.rw_c{at}")).collect();
+            format!("select rw_s.rw_u{names} from {source} cross join {}", row(&format!("true as rw_is_there{columns}")))
+        }
         Action::Update(changes) => {
             let changes: Vec<String> = changes.iter().map(|(column, value)| format!("{} = {value}", quoted(column))).collect();
-            format!("update {table} as {alias} set {} from {source} where {condition}{pin}{}", changes.join(", "), returns("rw_s.rw_u"))
+            let returns = returns("rw_s.rw_u");
+            format!("update {table} as {alias} set {} from {found} where {alias}.ctid = rw_s.rw_tid{returns}", changes.join(", "))
         }
-        Action::Delete => format!("delete from {table} as {alias} using {source} where {condition}{pin}{}", returns("rw_s.rw_u")),
+        Action::Delete => {
+            format!("delete from {table} as {alias} using {found} where {alias}.ctid = rw_s.rw_tid{}", returns("rw_s.rw_u"))
+        }
         Action::Insert { values, or_nothing } => {
             let names: Vec<String> = values.iter().map(|(column, _)| quoted(column)).collect();
             let values: Vec<&str> = values.iter().map(|(_, value)| value.as_str()).collect();

@@ -1,4 +1,5 @@
-//! Who may join the queue: as many as the lane gets through in the time of the settings, and of one root an eighth of them.
+//! Who may join the queue: as many as the lane gets through in the time of the settings; once half of that is taken, an eighth of one
+//! root.
 //!
 //! How long a queue takes is computed from what recent batches took. Their end, the flush, is paid once a batch and counted by
 //! itself: a lane without load spends nearly all its time there, and would seem slower by far than it is.
@@ -17,7 +18,7 @@ use super::{queue::Bounds, unit::Unit};
 /// How many counters roots share. Each root has two, and only where both are high it has many units here, so that hardly ever one
 /// root answers for another.
 const SLOTS: usize = 4096;
-/// What part of the queue one root may fill.
+/// What part of the queue one root may fill once half of it is full.
 const ROOT_PART: usize = 8;
 /// What one root may have here however slow the lane is.
 const ROOT_LEAST: usize = 16;
@@ -100,7 +101,8 @@ impl Admission {
         let slots = self.slots_of(unit);
         let [one, other] = slots.0.map(|slot| self.roots[usize::from(slot)].fetch_add(1, Ordering::Relaxed));
         let most = self.most_of_one_root();
-        if one.min(other) as usize >= most {
+        // As long as half of the room is free, nobody needs what a busy root takes beyond its share.
+        if wait * 2 > longest && one.min(other) as usize >= most {
             self.leave(slots);
             return Err(
                 self.refusal(most, format!("{most} units of the root of `{}` wait already, which is its share of the lane", unit.label))

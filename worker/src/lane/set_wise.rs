@@ -12,7 +12,7 @@ use crate::pg::StatementResult;
 use rootward_proto::v1;
 
 /// Fewer units than this run row by row: a call for many costs more than one alone.
-const FEWEST: usize = 1;
+const FEWEST: usize = 2;
 
 /// Units of one transaction, each at a root of its own.
 pub(super) struct Group {

@@ -254,8 +254,9 @@ begin
   return query select (u.place - 1)::integer, o.kind, o.transaction, o.fingerprint, o.reply, (extract(epoch from o.at) * 1000)::bigint
     from unnest(partitions, entities, root_keys, request_ids, steps, elements, directions)
       with ordinality as u(partition, entity, root_key, request_id, step, element, direction, place)
-    join rootward.outcome o on (o.partition, o.entity, o.root_key, o.request_id, o.step, o.element, o.direction)
-      = (u.partition, u.entity, u.root_key, u.request_id, u.step, u.element, u.direction);
+    -- OFFSET 0 keeps the planner from turning the join around: a plan that was made while the table was empty stays.
+    cross join lateral (select * from rootward.outcome o where (o.partition, o.entity, o.root_key, o.request_id, o.step, o.element, o.direction)
+      = (u.partition, u.entity, u.root_key, u.request_id, u.step, u.element, u.direction) offset 0) o;
 end $$;
 
 -- Writes outcomes. One that is there already is an error, which takes the whole batch back.
@@ -316,13 +317,19 @@ begin
         ended_at = n.ended_at, updated_at = clock_timestamp(),
         -- A person's word lifts a deadline that has passed: else it would undo what was just repaired.
         deadline = case when n.event in ('replay', 'skip', 'resume') and c.deadline <= n.next_attempt_at then null else c.deadline end
-      from unnest(partitions, entities, root_keys, ids, revisions, are_firm, statuses, called_backs, steps, errors, results, all_waits,
-          all_attempts, all_recoveries, next_attempt_ats, expires_ats, ended_ats, events) with ordinality
-        as n (partition, entity, root_key, id, revision, is_firm, status, called_back, step, error, result, waits, attempts, recoveries,
-          next_attempt_at, expires_at, ended_at, event, place)
-      where c.id = n.id and c.partition = n.partition and c.entity = n.entity and c.root_key = n.root_key
-        and c.revision = n.revision and not c.is_collected
-        and (c.ended_at is null or c.status = 'failed' and n.event = 'compensate')
+      from (
+        select n.*, found.row
+        from unnest(partitions, entities, root_keys, ids, revisions, are_firm, statuses, called_backs, steps, errors, results, all_waits,
+            all_attempts, all_recoveries, next_attempt_ats, expires_ats, ended_ats, events) with ordinality
+          as n (partition, entity, root_key, id, revision, is_firm, status, called_back, step, error, result, waits, attempts, recoveries,
+            next_attempt_at, expires_at, ended_at, event, place)
+        cross join lateral (
+          select c.ctid as row from rootward.chain c
+          where c.id = n.id and c.partition = n.partition and c.entity = n.entity and c.root_key = n.root_key
+            and c.revision = n.revision and not c.is_collected
+            and (c.ended_at is null or c.status = 'failed' and n.event = 'compensate')
+          offset 0) found) n
+      where c.ctid = n.row
       returning n.place::integer as place)
     select array_agg(w.place) into changed from written w;
   if array_length(array_remove(events, null), 1) > 0 then
@@ -344,9 +351,11 @@ begin
   perform rootward.check_secret(secret);
   insert into rootward.collected as c (partition, issued_before) values (collect_outcomes.partition, collect_outcomes.issued_before)
     on conflict on constraint collected_pkey do update set issued_before = greatest(c.issued_before, excluded.issued_before);
-  delete from rootward.outcome o using unnest(entities, root_keys, request_ids) as u(entity, root_key, request_id)
-    where o.partition = collect_outcomes.partition and o.entity = u.entity and o.root_key = u.root_key and o.request_id = u.request_id
-      and not o.in_chain and o.issued_at < collect_outcomes.issued_before;
+  delete from rootward.outcome where ctid = any (array(
+    select o.row from unnest(entities, root_keys, request_ids) as u(entity, root_key, request_id)
+    cross join lateral (select o.ctid as row from rootward.outcome o
+      where o.partition = collect_outcomes.partition and o.entity = u.entity and o.root_key = u.root_key and o.request_id = u.request_id
+        and not o.in_chain and o.issued_at < collect_outcomes.issued_before offset 0) o));
   get diagnostics removed = row_count;
   return removed;
 end $$;
