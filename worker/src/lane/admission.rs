@@ -292,17 +292,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_hot_root_has_its_share_and_gives_it_back() {
+    async fn a_hot_root_has_its_share_of_a_queue_that_is_half_full_and_gives_it_back() {
         let admission = lane(10, 20, 0);
+        // Of 250 units.
+        let half_full = 130;
         let hot = unit("hot", Duration::from_secs(10));
-        let entered: Vec<Slots> = (0..1_000).map_while(|_| admission.enter(&hot, 0, Instant::now()).ok()).collect();
+        let entered: Vec<Slots> = (0..1_000).map_while(|_| admission.enter(&hot, half_full, Instant::now()).ok()).collect();
         assert!((ROOT_LEAST..=250 / ROOT_PART).contains(&entered.len()), "{}", entered.len());
         for at in 0..2_000 {
             let other = unit(&at.to_string(), Duration::from_secs(10));
-            admission.leave(admission.enter(&other, 0, Instant::now()).expect("the others are not kept out"));
+            admission.leave(admission.enter(&other, half_full, Instant::now()).expect("the others are not kept out"));
         }
+        admission.leave(admission.enter(&hot, 100, Instant::now()).expect("there is room for all"));
         admission.leave(entered[0]);
-        assert!(admission.enter(&hot, 0, Instant::now()).is_ok());
-        assert!(admission.enter(&hot, 0, Instant::now()).is_err());
+        assert!(admission.enter(&hot, half_full, Instant::now()).is_ok());
+        assert!(admission.enter(&hot, half_full, Instant::now()).is_err());
     }
 }
