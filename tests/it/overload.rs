@@ -186,12 +186,10 @@ async fn a_hot_root_is_refused_while_the_others_in_its_lane_are_served() {
     let (few, many) = of_lane.split_at(10);
     let (hot, cold) = beside(&bank, &many[..1], few).await;
     assert!(hot.len() > 100 && hot.iter().any(|fault| fault.message().contains("its share of the lane")), "{} of the hot root", hot.len());
-    // A machine that stands still for a moment looks like a lane that does; so a few may be.
-    let a_few = cold.len();
-    assert!(a_few <= 10, "{a_few} of the others were refused: {}", cold[0]);
+    assert!(cold.is_empty(), "{} of the others were refused: {}", cold.len(), cold[0]);
     // The same load spread over many roots leaves no room for anybody, which shows that the share made the difference.
     let (_, cold) = beside(&bank, many, few).await;
-    assert!(cold.len() > 2 * a_few && cold.iter().all(is_honest), "the flood fills the lane: {} were refused", cold.len());
+    assert!(!cold.is_empty() && cold.iter().all(is_honest), "the flood fills the lane");
     check_bank(&bank).await.expect("every promise is kept");
 }
 
