@@ -319,9 +319,10 @@ impl EmbeddedCluster {
         let hub = self.server(HUB).ok_or_else(|| EmbeddedError::NoNode(HUB.to_owned()))?;
         let known = self.addresses.get(id).filter(|_| suffix.is_empty());
         let listen = known.map_or("127.0.0.1:0", |address| address.trim_start_matches("http://"));
-        // About one lane for each core that this peer's PostgreSQL may use: they share the machine.
+        // About one lane for each core that this peer's PostgreSQL may use: half of them, since the worker, the router and their
+        // clients are on this machine too. With more lanes than that, batches are smaller and wait for each other.
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let lanes = (cores / usize::try_from(self.options.peers).unwrap_or(1).max(1)).clamp(1, 16);
+        let lanes = (cores / 2 / usize::try_from(self.options.peers).unwrap_or(1).max(1)).clamp(1, 16);
         let settings = format!(
             "peer = {id:?}\nlisten = {listen:?}\nmetrics_listen = \"127.0.0.1:0\"\nlanes = {lanes}\ndatabase = {:?}\nlane_database = {:?}\nhub_database = {:?}\nreport_file = {:?}\n{}",
             server.conninfo("rootward_system", id),

@@ -3,27 +3,51 @@
 use std::sync::Arc;
 
 use rootward_proto::{Fault, v1};
-use rootward_schema::{DeferrableConstraint, Text, quoted};
+use postgres_protocol::types::{bool_to_sql, bytea_to_sql, int4_to_sql, int8_to_sql, text_to_sql, timestamp_to_sql, uuid_to_sql};
+use rootward_schema::{DeferrableConstraint, quoted};
+use tokio_postgres::types::Type as PgType;
 
 use super::{
     counters::Counters,
-    declared::{Effect, SetWise, Statement},
+    declared::{Declared, Effect, SetWise, Statement},
     freshness::Floors,
     outcome::{NewOutcome, OutcomeKey, response_of},
     refusal,
     unit::{After, Answer, Claim, Done, OwnRow, Unit},
 };
 use crate::{
-    clock::timestamp,
     execute::REFERENCE_PARTITION,
-    pg::{ArrayText, Call, StatementResult, array},
+    pg::{Call, Parameter, StatementResult, array, binary_array, values_array},
 };
+
+/// The columns of outcomes' keys, in the order in which our functions take them.
+fn key_columns(keys: &[(i32, &OutcomeKey)]) -> [Parameter; 7] {
+    let rows = keys.iter();
+    let number = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
+    [
+        binary_array(&PgType::INT4, rows.clone(), |(partition, _), buffer| int4_to_sql(*partition, buffer)),
+        binary_array(&PgType::TEXT, rows.clone(), |(_, key), buffer| text_to_sql(&key.entity, buffer)),
+        binary_array(&PgType::TEXT, rows.clone(), |(_, key), buffer| text_to_sql(&key.root_key, buffer)),
+        binary_array(&PgType::UUID, rows.clone(), |(_, key), buffer| uuid_to_sql(key.request_id.into_bytes(), buffer)),
+        binary_array(&PgType::INT4, rows.clone(), |(_, key), buffer| int4_to_sql(number(key.step), buffer)),
+        binary_array(&PgType::INT4, rows.clone(), |(_, key), buffer| int4_to_sql(number(key.element), buffer)),
+        binary_array(&PgType::TEXT, rows, |(_, key), buffer| text_to_sql(key.direction(), buffer)),
+    ]
+}
+
+/// Microseconds since 2000-01-01, as PostgreSQL counts; a moment out of its range becomes the nearest in it.
+fn since_2000(ms: i64) -> i64 {
+    const BEGIN_MS: i64 = 946_684_800_000;
+    const FIRST: i64 = -211_813_488_000_000_000;
+    const LAST: i64 = 9_223_371_331_199_999_999;
+    ms.saturating_sub(BEGIN_MS).saturating_mul(1_000).clamp(FIRST, LAST)
+}
 
 /// What a lane knows besides its connection.
 pub(crate) struct LaneContext {
     number: u32,
-    secret: Text,
-    term: Text,
+    secret: Parameter,
+    term: Parameter,
     /// What ends a unit that has run users' statements; the last of them resets the session's settings.
     closing: Vec<Call>,
     floors: Arc<Floors>,
@@ -50,8 +74,8 @@ impl LaneContext {
     ) -> LaneContext {
         LaneContext {
             number,
-            secret: Some(format!("\\x{}", hex::encode(secret))),
-            term: Some(term.to_string()),
+            secret: Parameter::Binary(secret.to_vec().into()),
+            term: Parameter::Text(term.to_string()),
             closing: closing_calls(deferrable),
             floors,
             how,
@@ -71,81 +95,62 @@ impl LaneContext {
     pub(super) fn begin(&self, claims: &[Claim]) -> Call {
         // Of different versions, none: each claim is looked up then.
         let version = claims.first().map(|first| first.version).filter(|version| claims.iter().all(|claim| claim.version == *version));
-        let partitions = array(claims.iter().map(|claim| Some(claim.partition.to_string())));
-        let epochs = array(claims.iter().map(|claim| Some(claim.epoch.to_string())));
-        Call::prepared(
-            "select rootward.begin_batch($1, $2, $3, $4, $5)",
-            vec![self.secret.clone(), self.term.clone(), version.map(|version| version.to_string()), Some(partitions), Some(epochs)],
-        )
+        let parameters = vec![
+            self.secret.clone(),
+            self.term.clone(),
+            version.map(|version| version.to_string()).into(),
+            binary_array(&PgType::INT4, claims.iter(), |claim, buffer| int4_to_sql(claim.partition, buffer)),
+            binary_array(&PgType::INT8, claims.iter(), |claim, buffer| int8_to_sql(claim.epoch, buffer)),
+        ];
+        Call::prepared("select rootward.begin_batch($1, $2, $3, $4, $5)", parameters)
     }
 
     pub(super) fn enter(&self, context: &str) -> Call {
-        Call::prepared("select rootward.enter($1, $2)", vec![self.secret.clone(), Some(context.to_owned())])
+        Call::prepared("select rootward.enter($1, $2)", vec![self.secret.clone(), Parameter::Text(context.to_owned())])
     }
 
     pub(super) fn find(&self, units: &[&Unit]) -> Call {
-        let outcomes: Vec<_> = units.iter().filter_map(|unit| Some((unit.claim.partition, &unit.outcome.as_ref()?.key))).collect();
-        let column = |of: &dyn Fn(&(i32, &OutcomeKey)) -> String| Some(array(outcomes.iter().map(|row| Some(of(row)))));
-        Call::prepared(
-            "select * from rootward.find_outcomes($1, $2, $3, $4, $5, $6, $7, $8)",
-            vec![
-                self.secret.clone(),
-                column(&|(partition, _)| partition.to_string()),
-                column(&|(_, key)| key.entity.clone()),
-                column(&|(_, key)| key.root_key.clone()),
-                column(&|(_, key)| key.request_id.to_string()),
-                column(&|(_, key)| key.step.to_string()),
-                column(&|(_, key)| key.element.to_string()),
-                column(&|(_, key)| key.direction().to_owned()),
-            ],
-        )
+        let keys: Vec<_> = units.iter().filter_map(|unit| Some((unit.claim.partition, &unit.outcome.as_ref()?.key))).collect();
+        let mut parameters = vec![self.secret.clone()];
+        parameters.extend(key_columns(&keys));
+        Call::prepared("select * from rootward.find_outcomes($1, $2, $3, $4, $5, $6, $7, $8)", parameters)
     }
 
     pub(super) fn record(&self, outcomes: &[NewOutcome<'_>]) -> Call {
-        let column = |bytes: usize, push: &dyn Fn(&mut ArrayText, &NewOutcome<'_>)| {
-            let mut text = ArrayText::with_capacity(bytes * outcomes.len());
-            outcomes.iter().for_each(|row| push(&mut text, row));
-            Some(text.finish())
-        };
-        let replies: usize = outcomes.iter().map(|row| row.reply.len()).sum();
-        Call::prepared(
-            "select rootward.record($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
-            vec![
-                self.secret.clone(),
-                column(5, &|text, row| text.push_plain(row.partition)),
-                column(16, &|text, row| text.push(Some(&row.key.entity))),
-                column(16, &|text, row| text.push(Some(&row.key.root_key))),
-                column(37, &|text, row| text.push_plain(row.key.request_id)),
-                column(4, &|text, row| text.push_plain(row.key.step)),
-                column(4, &|text, row| text.push_plain(row.key.element)),
-                column(5, &|text, row| text.push(Some(row.key.direction()))),
-                column(10, &|text, row| text.push(Some(row.kind.name()))),
-                column(24, &|text, row| text.push(Some(&row.fingerprint.transaction))),
-                column(70, &|text, row| text.push_bytes(&row.fingerprint.hash)),
-                column(6 + 2 * replies / outcomes.len().max(1), &|text, row| text.push_bytes(&row.reply)),
-                column(6, &|text, row| text.push_plain(row.in_chain)),
-                column(32, &|text, row| text.push(Some(&timestamp(row.issued_at_ms)))),
-            ],
-        )
+        let keys: Vec<_> = outcomes.iter().map(|row| (row.partition, row.key)).collect();
+        let mut parameters = vec![self.secret.clone()];
+        parameters.extend(key_columns(&keys));
+        let rows = outcomes.iter();
+        parameters.extend([
+            binary_array(&PgType::TEXT, rows.clone(), |row, buffer| text_to_sql(row.kind.name(), buffer)),
+            binary_array(&PgType::TEXT, rows.clone(), |row, buffer| text_to_sql(&row.fingerprint.transaction, buffer)),
+            binary_array(&PgType::BYTEA, rows.clone(), |row, buffer| bytea_to_sql(&row.fingerprint.hash, buffer)),
+            binary_array(&PgType::BYTEA, rows.clone(), |row, buffer| bytea_to_sql(&row.reply, buffer)),
+            binary_array(&PgType::BOOL, rows.clone(), |row, buffer| bool_to_sql(row.in_chain, buffer)),
+            binary_array(&PgType::TIMESTAMPTZ, rows, |row, buffer| timestamp_to_sql(since_2000(row.issued_at_ms), buffer)),
+        ]);
+        Call::prepared("select rootward.record($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)", parameters)
     }
 
     /// The call of a set-wise transaction for these units, whose places in the batch are given.
-    pub(super) fn for_all(&self, set_wise: &SetWise, units: &[(usize, &Effect)]) -> Call {
-        let mut parameters = Vec::with_capacity(units.first().map_or(0, |(_, effect)| effect.values.len()) + 2);
+    pub(super) fn for_all(&self, declared: &Declared, set_wise: &SetWise, units: &[(usize, &Effect)]) -> Call {
+        let mut parameters = Vec::with_capacity(declared.parameters.len() + 2);
         parameters.push(self.secret.clone());
-        parameters.push(Some(array(units.iter().map(|(place, _)| Some(place.to_string())))));
-        for at in 0..units.first().map_or(0, |(_, effect)| effect.values.len()) {
-            parameters.push(Some(array(units.iter().map(|(_, effect)| effect.values.get(at).and_then(Option::as_deref)))));
+        let places = units.iter().map(|(place, _)| i32::try_from(*place).unwrap_or(i32::MAX));
+        parameters.push(binary_array(&PgType::INT4, places, int4_to_sql));
+        for (at, column) in declared.parameters.iter().enumerate() {
+            let values = units.iter().map(|(_, effect)| effect.values.get(at).and_then(Option::as_deref));
+            parameters.push(values_array(&column.r#type, values));
         }
         Call::prepared(set_wise.sql.clone(), parameters)
     }
 
     /// The call of a function of ours for these rows.
     pub(super) fn own(&self, rows: &[&OwnRow]) -> Call {
-        let Some(first) = rows.first() else { return Call::prepared("select 1 where false", Vec::new()) };
+        let Some(first) = rows.first() else { return Call::plain("select 1 where false") };
         let mut parameters = vec![self.secret.clone()];
         for at in 0..first.values.len() {
-            parameters.push(Some(array(rows.iter().map(|row| row.values.get(at).and_then(Option::as_deref)))));
+            parameters.push(Parameter::Text(array(rows.iter().map(|row| row.values.get(at).and_then(Option::as_deref)))));
         }
         Call::prepared(first.sql, parameters)
     }
@@ -167,13 +172,13 @@ fn closing_calls(deferrable: &[DeferrableConstraint]) -> Vec<Call> {
     let mut calls = Vec::new();
     let names = |rows: Vec<&DeferrableConstraint>| rows.iter().map(|row| quoted(&row.name)).collect::<Vec<_>>().join(", ");
     if !deferrable.is_empty() {
-        calls.push(Call::prepared(format!("set constraints {} immediate", names(deferrable.iter().collect())), Vec::new()));
+        calls.push(Call::plain(format!("set constraints {} immediate", names(deferrable.iter().collect()))));
     }
     let deferred: Vec<_> = deferrable.iter().filter(|row| row.is_initially_deferred).collect();
     if !deferred.is_empty() {
-        calls.push(Call::prepared(format!("set constraints {} deferred", names(deferred)), Vec::new()));
+        calls.push(Call::plain(format!("set constraints {} deferred", names(deferred))));
     }
-    calls.push(Call::prepared("reset all", Vec::new()));
+    calls.push(Call::plain("reset all"));
     calls
 }
 

@@ -120,7 +120,7 @@ impl Statement {
     pub(super) fn call(&self, values: &[Text]) -> Call {
         Call {
             sql: self.sql.clone(),
-            parameters: self.parameters.iter().map(|place| values.get(*place).cloned().flatten()).collect(),
+            parameters: self.parameters.iter().map(|place| values.get(*place).cloned().flatten().into()).collect(),
             types: self.types.clone(),
             how: self.how,
         }

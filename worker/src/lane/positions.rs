@@ -47,10 +47,10 @@ mod tests {
     #[test]
     fn an_ad_hoc_call_has_two_results() {
         let calls = [
-            Call::prepared("begin", Vec::new()),
-            Call::prepared("one", Vec::new()),
-            Call { how: How::AdHoc, ..Call::prepared("two", Vec::new()) },
-            Call::prepared("three", Vec::new()),
+            Call::plain("begin"),
+            Call::plain("one"),
+            Call { how: How::AdHoc, ..Call::plain("two") },
+            Call::plain("three"),
         ];
         let positions = Positions::new(&calls);
         assert_eq!((positions.results_of(&(1..3)), positions.results_of(&(3..4))), (1..4, 4..5));

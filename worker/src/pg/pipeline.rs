@@ -2,7 +2,7 @@
 
 use std::{io, sync::Arc};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use fallible_iterator::FallibleIterator as _;
 use postgres_protocol::{
     IsNull,
@@ -32,10 +32,25 @@ pub(super) enum Expected {
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
     pub sql: Arc<str>,
-    pub parameters: Vec<Text>,
+    pub parameters: Vec<Parameter>,
     /// The parameters' types as the schema declares them; the server finds out what is missing.
     pub types: Arc<[u32]>,
     pub how: How,
+}
+
+/// A parameter as it is sent.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Parameter {
+    Null,
+    Text(String),
+    /// The binary form of the type that the statement declares.
+    Binary(Bytes),
+}
+
+impl From<Text> for Parameter {
+    fn from(value: Text) -> Parameter {
+        value.map_or(Parameter::Null, Parameter::Text)
+    }
 }
 
 /// How a statement is sent.
@@ -48,8 +63,14 @@ pub(crate) enum How {
 }
 
 impl Call {
-    pub(crate) fn prepared(sql: impl Into<Arc<str>>, parameters: Vec<Text>) -> Call {
+    pub(crate) fn prepared<P: Into<Parameter>>(sql: impl Into<Arc<str>>, parameters: Vec<P>) -> Call {
+        let parameters = parameters.into_iter().map(Into::into).collect();
         Call { sql: sql.into(), parameters, types: Arc::default(), how: How::Prepared }
+    }
+
+    /// A statement without parameters.
+    pub(crate) fn plain(sql: impl Into<Arc<str>>) -> Call {
+        Call { sql: sql.into(), parameters: Vec::new(), types: Arc::default(), how: How::Prepared }
     }
 
     /// How many results it gives: text from outside is prepared by a statement of its own.
@@ -96,7 +117,7 @@ const AD_HOC: &str = "rootward_ad_hoc";
 
 impl Pipeline {
     /// Adds a statement that the connection prepared before.
-    pub(crate) fn push(&mut self, prepared: &Arc<Prepared>, parameters: &[Text]) -> io::Result<()> {
+    pub(crate) fn push(&mut self, prepared: &Arc<Prepared>, parameters: &[Parameter]) -> io::Result<()> {
         bind(&prepared.name, parameters, &mut self.outbox)?;
         frontend::execute("", 0, &mut self.outbox)?;
         self.expected.push(Expected::Prepared(prepared.clone()));
@@ -127,18 +148,20 @@ impl Pipeline {
     }
 }
 
-fn bind(statement: &str, parameters: &[Text], outbox: &mut BytesMut) -> io::Result<()> {
-    let serialize = |value: &Text, buffer: &mut BytesMut| {
-        Ok(match value {
-            Some(text) => {
-                buffer.extend_from_slice(text.as_bytes());
-                IsNull::No
-            }
-            None => IsNull::Yes,
-        })
+fn bind(statement: &str, parameters: &[Parameter], outbox: &mut BytesMut) -> io::Result<()> {
+    // Format 0 is text, 1 is binary.
+    let formats = parameters.iter().map(|value| i16::from(matches!(value, Parameter::Binary(_))));
+    let serialize = |value: &Parameter, buffer: &mut BytesMut| {
+        let bytes = match value {
+            Parameter::Null => return Ok(IsNull::Yes),
+            Parameter::Text(text) => text.as_bytes(),
+            Parameter::Binary(bytes) => bytes,
+        };
+        buffer.extend_from_slice(bytes);
+        Ok(IsNull::No)
     };
-    // Format 0 is text, for all parameters and for all columns.
-    frontend::bind("", statement, [0], parameters, serialize, [0], outbox).map_err(|error| match error {
+    // All columns of the answer are text.
+    frontend::bind("", statement, formats, parameters, serialize, [0], outbox).map_err(|error| match error {
         frontend::BindError::Conversion(error) => io::Error::other(error),
         frontend::BindError::Serialization(error) => error,
     })

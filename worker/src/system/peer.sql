@@ -119,8 +119,10 @@ create table if not exists rootward.outcome (
   request_id uuid not null,
   step integer not null,
   element integer not null,
-  direction text not null check (direction in ('do', 'undo')),
-  kind text not null check (kind in ('done', 'failed', 'tombstone')),
+  -- `do` or `undo`.
+  direction text not null,
+  -- `done`, `failed` or `tombstone`. Nothing but `record` writes here, so no constraint is parsed for every batch.
+  kind text not null,
   transaction text not null,
   fingerprint bytea not null,
   reply bytea not null,
@@ -128,7 +130,8 @@ create table if not exists rootward.outcome (
   in_chain boolean not null,
   issued_at timestamptz not null,
   at timestamptz not null default clock_timestamp(),
-  primary key (partition, entity, root_key, request_id, step, element, direction)
+  -- The id first: most are made in the order of time, so that new entries lie together and are told apart by one comparison.
+  primary key (request_id, partition, entity, root_key, step, element, direction)
 );
 
 -- What may have been collected: a request issued, or a chain's step that expires, before these moments is refused, whatever
