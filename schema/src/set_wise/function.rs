@@ -3,6 +3,9 @@
 //! It is given the secret, the units' places in their batch, and for each parameter an array with one value a unit. It
 //! returns one row for each unit: its place, the statement (from 0) whose expectation it missed or NULL, and the columns of
 //! the answer. A unit that missed takes no part in the statements behind; one without a row met none and was not to.
+//!
+//! If it is given the columns of outcomes too, it stores the outcome of each unit that took effect, so that its caller
+//! can send COMMIT along with the call. Then whatever would have to be taken back is an error (RW005).
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -13,6 +16,27 @@ use crate::containment::quoted;
 use crate::definition::{Column, ExpectedRows};
 
 const QUOTE: &str = "$rootward$";
+
+/// The columns of the units' outcomes, an array each, in the order in which the function takes them, behind the transaction's
+/// parameters. All are NULL if the caller stores the outcomes. The last parameter is what all replies have in common.
+const OUTCOME: [(&str, &str); 10] = [
+    ("partition", "integer"),
+    ("root_key", "text"),
+    ("request_id", "uuid"),
+    ("step", "integer"),
+    ("element", "integer"),
+    ("direction", "text"),
+    ("transaction", "text"),
+    ("fingerprint", "bytea"),
+    ("in_chain", "boolean"),
+    ("issued_at", "timestamptz"),
+];
+
+/// How many parameters that are: the arrays and the reply.
+pub(crate) const OUTCOME_PARAMETERS: usize = OUTCOME.len() + 1;
+
+/// Larger answers are not stored in the commit of their effect: whether they can be given is known only afterwards.
+const MAX_ANSWER_BYTES: usize = 2 << 20;
 
 /// The units with the values of these parameters, as a table `rw_s`.
 fn source(uses: &BTreeSet<usize>) -> String {
@@ -26,14 +50,23 @@ fn outputs(columns: &[Column]) -> Vec<usize> {
 }
 
 /// The function's body; none if a text of the user's could end it.
-pub(super) fn body(steps: &[Step<'_>], parameters: &[Column], root: usize, columns: &[Column]) -> Option<String> {
+pub(super) fn body(
+    steps: &[Step<'_>],
+    parameters: &[Column],
+    root: usize,
+    columns: &[Column],
+    entity: &str,
+    clean_statements: usize,
+) -> Option<String> {
     let answering = steps.iter().rposition(|step| step.declared.returns_rows).unwrap_or(steps.len().checked_sub(1)?);
-    let mut text = String::from("#variable_conflict use_column\ndeclare\n  rw_hit integer[];\n  rw_keys ");
+    let mut text = String::from(
+        "#variable_conflict use_column\ndeclare\n  rw_records boolean := rw_partition is not null;\n  rw_answered integer[];\n  rw_hit integer[];\n  rw_keys ",
+    );
     let _ = write!(text, "{}[];\n  rw_root {}[];\n", parameters[root].r#type.name(), parameters[root].r#type.name());
     for (at, column) in columns.iter().enumerate() {
         let _ = writeln!(text, "  rw_r{} {}[];", at + 1, column.r#type.name());
     }
-    text.push_str("begin\n  perform rootward.check_secret(rw_secret);\n");
+    text.push_str("begin\n  perform rootward.check_secret(rw_secret);\n  <<rw_work>>\n  begin\n");
     for (at, step) in steps.iter().enumerate() {
         let answers = at == answering;
         let returning: &[String] = if answers && step.declared.returns_rows { &step.single.returning } else { &[] };
@@ -51,12 +84,14 @@ pub(super) fn body(steps: &[Step<'_>], parameters: &[Column], root: usize, colum
             let _ = writeln!(text, "  {};", written(&step.single, root, None));
         }
         if let Some(expected) = expected {
-            text += &missed(at, expected, parameters, columns);
+            text += &missed(at, expected, parameters, columns, at < clean_statements);
         }
         if answers {
             text += &answered(returning.len(), columns);
         }
     }
+    text.push_str("  end;\n");
+    text += &stored(columns, entity);
     text.push_str("end ");
     (!text.contains(QUOTE)).then_some(text)
 }
@@ -65,9 +100,10 @@ pub(super) fn body(steps: &[Step<'_>], parameters: &[Column], root: usize, colum
 pub(super) fn definition(name: &str, parameters: &[Column], columns: &[Column], body: &str) -> String {
     let arrays: String = parameters.iter().enumerate().map(|(at, column)| format!(", rw_a{} {}[]", at + 1, column.r#type.name())).collect();
     let outputs: String = columns.iter().enumerate().map(|(at, column)| format!(", rw_o{} {}", at + 1, column.r#type.name())).collect();
+    let outcome: String = OUTCOME.iter().map(|(name, r#type)| format!(", rw_{name} {type}[]")).collect();
     // Joins by hash or by merging would read the whole table for a few rows that are known by their places.
     format!(
-        "create or replace function rootward_set.{}(rw_secret bytea, rw_units integer[]{arrays})\n\
+        "create or replace function rootward_set.{}(rw_secret bytea, rw_units integer[]{arrays}{outcome}, rw_reply bytea)\n\
          returns table (rw_unit integer, rw_missed integer{outputs})\n\
          language plpgsql volatile security definer\n\
          set search_path = pg_catalog, pg_temp set enable_hashjoin = off set enable_mergejoin = off\n\
@@ -148,12 +184,13 @@ fn written(single: &Single, root: usize, asked: Option<&[String]>) -> String {
 }
 
 /// Tells which units missed and leaves them out from here on.
-fn missed(at: usize, expected: ExpectedRows, parameters: &[Column], columns: &[Column]) -> String {
+fn missed(at: usize, expected: ExpectedRows, parameters: &[Column], columns: &[Column], is_clean: bool) -> String {
     let nulls: String = columns.iter().map(|column| format!(", null::{}", column.r#type.name())).collect();
-    let everything: BTreeSet<usize> = (0..parameters.len()).collect();
-    let gathered: String = everything.iter().map(|place| format!(", array_agg(rw_s.rw_v{})", place + 1)).collect();
-    let kept: String = everything.iter().map(|place| format!(", rw_a{}", place + 1)).collect();
-    let source = source(&everything);
+    let arrays: Vec<String> =
+        (1..=parameters.len()).map(|at| format!("rw_a{at}")).chain(OUTCOME.map(|(name, _)| format!("rw_{name}"))).collect();
+    let gathered: String = (1..=arrays.len()).map(|at| format!(", array_agg(rw_s.rw_v{at})")).collect();
+    let names: String = (1..=arrays.len()).map(|at| format!(", rw_v{at}")).collect();
+    let arrays: String = arrays.iter().map(|array| format!(", {array}")).collect();
     let (is_any_missed, is_missed, is_met) = match expected {
         ExpectedRows::Exactly(0) => ("rw_hit is not null", "rw_x.u = any (rw_hit)", "rw_s.rw_u <> all (rw_hit)"),
         _ => (
@@ -162,11 +199,16 @@ fn missed(at: usize, expected: ExpectedRows, parameters: &[Column], columns: &[C
             "rw_s.rw_u = any (rw_hit)",
         ),
     };
+    let taken_back = if is_clean {
+        ""
+    } else {
+        "    if rw_records then raise exception 'a unit missed after it had written' using errcode = 'RW005'; end if;\n"
+    };
     format!(
-        "  if {is_any_missed} then\n    \
+        "  if {is_any_missed} then\n{taken_back}    \
          return query select rw_x.u, {at}{nulls} from unnest(rw_units) as rw_x (u) where {is_missed};\n    \
-         select array_agg(rw_s.rw_u){gathered} into rw_units{kept} from {source} where {is_met};\n    \
-         if rw_units is null then return; end if;\n  end if;\n"
+         select array_agg(rw_s.rw_u){gathered} into rw_units{arrays} from unnest(rw_units{arrays}) as rw_s (rw_u{names}) where {is_met};\n    \
+         exit rw_work when rw_units is null;\n  end if;\n"
     )
 }
 
@@ -177,6 +219,32 @@ fn answered(returned: usize, columns: &[Column]) -> String {
     let names: String = (1..=returned).map(|at| format!(", c{at}")).collect();
     let values: String = outputs.iter().map(|at| if *at <= returned { format!(", rw_x.c{at}") } else { ", null".to_owned() }).collect();
     format!(
-        "  if rw_hit is not null then\n    return query select rw_x.u, null::integer{values} from unnest(rw_hit{arrays}) as rw_x (u{names});\n  end if;\n"
+        "  rw_answered := rw_hit;\n  if rw_hit is not null then\n    \
+         return query select rw_x.u, null::integer{values} from unnest(rw_hit{arrays}) as rw_x (u{names});\n  end if;\n"
+    )
+}
+
+/// Stores the outcomes of the units that are left, if that is asked for.
+fn stored(columns: &[Column], entity: &str) -> String {
+    let text_of = |at: usize| format!("(rw_r{}[%])::text", at + 1);
+    let values: Vec<String> = (0..columns.len()).map(text_of).collect();
+    let values = format!("array[{}]::text[]", values.join(", "));
+    let aligned = values.replace('%', "rw_o.rw_n");
+    // An expectation that was missed later, or none: the answers are fewer than the units, or in another order.
+    let found = values.replace('%', "array_position(rw_answered, rw_units[rw_o.rw_n])");
+    let sizes: String = (1..=columns.len()).map(|at| format!(" + coalesce(pg_column_size(rw_r{at}), 0)")).collect();
+    let arrays: Vec<String> = OUTCOME.iter().map(|(name, _)| format!("rw_{name}")).collect();
+    let names: Vec<&str> = OUTCOME.iter().map(|(name, _)| *name).collect();
+    let selected: Vec<String> = names.iter().map(|name| format!("rw_o.{name}")).collect();
+    let (names, selected) = (names.join(", "), selected.join(", "));
+    format!(
+        "  if rw_records and rw_units is not null then\n    \
+         if 0{sizes} > {MAX_ANSWER_BYTES} then raise exception 'the answers are large' using errcode = 'RW005'; end if;\n    \
+         insert into rootward.outcome ({names}, entity, kind, reply, answer)\n      \
+         select {selected}, '{}', 'done', rw_reply,\n        \
+         case when rw_answered = rw_units then {aligned} when array_position(rw_answered, rw_units[rw_o.rw_n]) is not null then {found} end\n      \
+         from unnest({}) with ordinality as rw_o ({names}, rw_n);\n  end if;\n",
+        entity.replace('\'', "''"),
+        arrays.join(", "),
     )
 }

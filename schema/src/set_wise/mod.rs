@@ -23,6 +23,7 @@ use crate::source::Source;
 use crate::sql;
 use crate::value::Type;
 
+pub(crate) use function::OUTCOME_PARAMETERS;
 use statement::Single;
 
 /// The prefix of every name that a generated function makes up; columns of that prefix keep a table outside of the class.
@@ -87,28 +88,28 @@ fn compile_one(facts: &Facts, schema: &Schema, transaction: &Transaction) -> Opt
         }
         steps.push(Step { single, declared });
     }
-    let text = function::body(&steps, &parameters, root, &transaction.columns)?;
+    let clean_statements = clean_statements(&steps);
+    let text = function::body(&steps, &parameters, root, &transaction.columns, entity, clean_statements)?;
     let hash = hex::encode(&Sha256::digest(text.as_bytes())[..6]);
     let name: String = transaction.name.chars().take(40).collect();
     let function = format!("{name}_{hash}");
     Some(SetWise {
         sql: function::definition(&function, &parameters, &transaction.columns, &text),
         function,
-        clean_statements: clean_statements(&steps),
+        clean_statements: u32::try_from(clean_statements).unwrap_or(0),
         parameters,
     })
 }
 
 /// A miss in the first so many statements leaves nothing behind: nothing has been written for the unit before it.
-fn clean_statements(steps: &[Step<'_>]) -> u32 {
+fn clean_statements(steps: &[Step<'_>]) -> usize {
     let first_write = steps.iter().position(|step| step.single.writes());
-    let clean = match first_write {
+    match first_write {
         None => steps.len(),
         // One that wants no row has written one if it misses.
         Some(at) if steps[at].declared.expect.as_ref().is_some_and(|expect| expect.rows == ExpectedRows::Exactly(0)) => at,
         Some(at) => at + 1,
-    };
-    u32::try_from(clean).unwrap_or(0)
+    }
 }
 
 /// All parameters, built-in ones among them, in order of appearance; none if one has a type of the user's.

@@ -166,6 +166,11 @@ impl Admission {
         self.busy_since.store(at, Ordering::Relaxed);
     }
 
+    /// What a flush takes, as far as it is known.
+    pub(super) fn flush(&self) -> Duration {
+        Duration::from_nanos(self.flush_ns.load(Ordering::Relaxed))
+    }
+
     /// It ended: from the moment that there was work it took `took`, of it `flush` in its last trip.
     pub(super) fn end(&self, recent: &mut Recent, units: usize, took: Duration, flush: Duration) {
         self.busy_since.store(0, Ordering::Relaxed);

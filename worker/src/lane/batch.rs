@@ -28,7 +28,7 @@ pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE 
 pub(super) const UNKNOWN_STATEMENT: &str = "26000";
 
 /// PostgreSQL's word for a key that is there already.
-const UNIQUE_VIOLATION: &str = "23505";
+pub(super) const UNIQUE_VIOLATION: &str = "23505";
 
 /// How a batch ended for its lane.
 #[derive(Debug)]
@@ -51,6 +51,8 @@ pub(super) struct Manner {
     pub looks: bool,
     /// Runs set-wise what may.
     pub set_wise: bool,
+    /// Runs in one trip if the whole batch may.
+    pub folds: bool,
 }
 
 /// Runs all units and returns the answer to each, in order.
@@ -62,13 +64,18 @@ pub(super) async fn run_batch(context: &LaneContext, connection: &mut Connection
     let mut has_prepared_again = false;
     let mut set_wise = 0;
     let asks = |unit: &Unit| unit.outcome.as_ref().is_some_and(|outcome| outcome.is_look_up);
-    let mut manner = Manner { looks: units.iter().any(asks), set_wise: context.how.set_wise };
+    let mut manner =
+        Manner { looks: units.iter().any(asks), set_wise: context.how.set_wise, folds: context.how.set_wise && context.folding.is_next() };
     let mut excluded: HashMap<usize, Fault> = HashMap::new();
     let end = loop {
         let chosen: Vec<&Unit> = open.iter().map(|at| &units[*at]).collect();
         let refused = open.iter().enumerate().filter_map(|(place, at)| Some((place, excluded.get(at)?.clone()))).collect();
         let mut batch = Batch { context, connection, units: &chosen, refused };
-        let attempt = match batch.together(manner).await {
+        let attempt = match batch.groups_to_fold(manner) {
+            Some(groups) => batch.folded(&groups).await,
+            None => batch.together(manner).await,
+        };
+        let attempt = match attempt {
             // Somebody's SQL, perhaps in an earlier batch, deallocated our statements. They are prepared anew; if they are
             // gone once more, somebody in this batch does it, and finds out alone.
             Err(Failure::Unprepared(_)) if !has_prepared_again => {
@@ -80,10 +87,23 @@ pub(super) async fn run_batch(context: &LaneContext, connection: &mut Connection
         };
         match attempt {
             Ok(Attempt::Committed(given, in_groups)) => {
-                set_wise = in_groups;
+                set_wise += in_groups;
                 fill(&mut answers, &open, given);
                 break BatchEnd::Answered;
             }
+            Ok(Attempt::Folded { done, refused }) => {
+                set_wise = done.len();
+                for (place, answer) in done {
+                    answers[open[place]] = Some(answer);
+                }
+                excluded.extend(refused.iter().map(|(place, fault)| (open[*place], fault.clone())));
+                open = refused.iter().map(|(place, _)| open[*place]).collect();
+                manner.folds = false;
+                if open.is_empty() {
+                    break BatchEnd::Answered;
+                }
+            }
+            Ok(Attempt::Unfolded) => manner.folds = false,
             Ok(Attempt::Stored(found)) => {
                 for (place, answer) in &found {
                     answers[open[*place]] = Some(answer.clone());
@@ -189,7 +209,7 @@ pub(super) fn before_commit(cause: ConnectionLost) -> Failure {
     Failure::Lost { was_commit_sent: false, cause }
 }
 
-/// How the optimistic run ended; nothing was done but by `Committed`.
+/// How a run ended; nothing was done but by `Committed` and `Folded`.
 pub(super) enum Attempt {
     /// The answers, and how many of them come from a call for many units.
     Committed(Vec<Answer>, usize),
@@ -201,6 +221,10 @@ pub(super) enum Attempt {
     Refused(usize, Fault),
     /// A call for many units failed, perhaps for one of them.
     RowByRow,
+    /// The effects of these stand; the others left none, and their refusals are not recorded yet.
+    Folded { done: Vec<(usize, Answer)>, refused: Vec<(usize, Fault)> },
+    /// It doesn't work in one trip.
+    Unfolded,
 }
 
 /// How the end of a batch went.
@@ -335,14 +359,19 @@ fn new_outcome<'a>(unit: &'a Unit, answer: &Answer) -> Option<NewOutcome<'a>> {
     }
     let (kind, reply) = if outcome.is_tombstone { (StoredKind::Tombstone, Vec::new()) } else { encode_reply(answer) };
     let in_chain = outcome.in_chain && !(outcome.opens_chain && answer.is_err());
-    let issued_at_ms = outcome.issued_at_ms;
+    Some(NewOutcome { kind, reply, in_chain, ..request_of(unit)? })
+}
+
+/// The outcome of a unit that took effect, but for its reply.
+pub(super) fn request_of(unit: &Unit) -> Option<NewOutcome<'_>> {
+    let outcome = unit.outcome.as_ref()?;
     Some(NewOutcome {
         partition: unit.claim.partition,
         key: &outcome.key,
         fingerprint: &outcome.fingerprint,
-        kind,
-        reply,
-        in_chain,
-        issued_at_ms,
+        kind: StoredKind::Done,
+        reply: Vec::new(),
+        in_chain: outcome.in_chain,
+        issued_at_ms: outcome.issued_at_ms,
     })
 }

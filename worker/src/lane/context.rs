@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use rootward_proto::{Fault, v1};
 use postgres_protocol::types::{bool_to_sql, bytea_to_sql, int4_to_sql, int8_to_sql, text_to_sql, timestamp_to_sql, uuid_to_sql};
+use rootward_proto::{Fault, v1};
 use rootward_schema::{DeferrableConstraint, quoted};
 use tokio_postgres::types::Type as PgType;
 
 use super::{
     counters::Counters,
     declared::{Declared, Effect, SetWise, Statement},
+    folded::Folding,
     freshness::Floors,
     outcome::{NewOutcome, OutcomeKey, response_of},
     refusal,
@@ -35,6 +36,21 @@ fn key_columns(keys: &[(i32, &OutcomeKey)]) -> [Parameter; 7] {
     ]
 }
 
+/// What outcomes keep of their requests beside the key, in the order in which our functions take them.
+fn request_columns(outcomes: &[NewOutcome<'_>]) -> [Parameter; 4] {
+    let rows = outcomes.iter();
+    [
+        binary_array(&PgType::TEXT, rows.clone(), |row, buffer| text_to_sql(&row.fingerprint.transaction, buffer)),
+        binary_array(&PgType::BYTEA, rows.clone(), |row, buffer| bytea_to_sql(&row.fingerprint.hash, buffer)),
+        binary_array(&PgType::BOOL, rows.clone(), |row, buffer| bool_to_sql(row.in_chain, buffer)),
+        binary_array(&PgType::TIMESTAMPTZ, rows, |row, buffer| timestamp_to_sql(since_2000(row.issued_at_ms), buffer)),
+    ]
+}
+
+fn keys<'o>(outcomes: &[NewOutcome<'o>]) -> Vec<(i32, &'o OutcomeKey)> {
+    outcomes.iter().map(|row| (row.partition, row.key)).collect()
+}
+
 /// Microseconds since 2000-01-01, as PostgreSQL counts; a moment out of its range becomes the nearest in it.
 fn since_2000(ms: i64) -> i64 {
     const BEGIN_MS: i64 = 946_684_800_000;
@@ -53,6 +69,7 @@ pub(crate) struct LaneContext {
     floors: Arc<Floors>,
     pub(super) how: How,
     pub(super) counters: Arc<Counters>,
+    pub(super) folding: Folding,
 }
 
 /// How batches are made, by the settings.
@@ -80,6 +97,7 @@ impl LaneContext {
             floors,
             how,
             counters,
+            folding: Folding::default(),
         }
     }
 
@@ -117,30 +135,42 @@ impl LaneContext {
     }
 
     pub(super) fn record(&self, outcomes: &[NewOutcome<'_>]) -> Call {
-        let keys: Vec<_> = outcomes.iter().map(|row| (row.partition, row.key)).collect();
         let mut parameters = vec![self.secret.clone()];
-        parameters.extend(key_columns(&keys));
+        parameters.extend(key_columns(&keys(outcomes)));
+        parameters.extend(request_columns(outcomes));
         let rows = outcomes.iter();
         parameters.extend([
             binary_array(&PgType::TEXT, rows.clone(), |row, buffer| text_to_sql(row.kind.name(), buffer)),
-            binary_array(&PgType::TEXT, rows.clone(), |row, buffer| text_to_sql(&row.fingerprint.transaction, buffer)),
-            binary_array(&PgType::BYTEA, rows.clone(), |row, buffer| bytea_to_sql(&row.fingerprint.hash, buffer)),
-            binary_array(&PgType::BYTEA, rows.clone(), |row, buffer| bytea_to_sql(&row.reply, buffer)),
-            binary_array(&PgType::BOOL, rows.clone(), |row, buffer| bool_to_sql(row.in_chain, buffer)),
-            binary_array(&PgType::TIMESTAMPTZ, rows, |row, buffer| timestamp_to_sql(since_2000(row.issued_at_ms), buffer)),
+            binary_array(&PgType::BYTEA, rows, |row, buffer| bytea_to_sql(&row.reply, buffer)),
         ]);
         Call::prepared("select rootward.record($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)", parameters)
     }
 
-    /// The call of a set-wise transaction for these units, whose places in the batch are given.
-    pub(super) fn for_all(&self, declared: &Declared, set_wise: &SetWise, units: &[(usize, &Effect)]) -> Call {
-        let mut parameters = Vec::with_capacity(declared.parameters.len() + 2);
+    /// The call of a set-wise transaction for these units, whose places in the batch are given; their outcomes too, if the
+    /// function is to store them.
+    pub(super) fn for_all(
+        &self,
+        declared: &Declared,
+        set_wise: &SetWise,
+        units: &[(usize, &Effect)],
+        outcomes: Option<&[NewOutcome<'_>]>,
+    ) -> Call {
+        let mut parameters = Vec::with_capacity(declared.parameters.len() + 2 + rootward_schema::SetWise::OUTCOME_PARAMETERS);
         parameters.push(self.secret.clone());
         let places = units.iter().map(|(place, _)| i32::try_from(*place).unwrap_or(i32::MAX));
         parameters.push(binary_array(&PgType::INT4, places, int4_to_sql));
         for (at, column) in declared.parameters.iter().enumerate() {
             let values = units.iter().map(|(_, effect)| effect.values.get(at).and_then(Option::as_deref));
             parameters.push(values_array(&column.r#type, values));
+        }
+        match outcomes {
+            None => parameters.extend(std::iter::repeat_n(Parameter::Null, rootward_schema::SetWise::OUTCOME_PARAMETERS)),
+            Some(outcomes) => {
+                let [partitions, _, root_keys, request_ids, steps, elements, directions] = key_columns(&keys(outcomes));
+                parameters.extend([partitions, root_keys, request_ids, steps, elements, directions]);
+                parameters.extend(request_columns(outcomes));
+                parameters.push(Parameter::Binary(set_wise.reply.clone()));
+            }
         }
         Call::prepared(set_wise.sql.clone(), parameters)
     }

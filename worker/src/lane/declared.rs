@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use prost::Message as _;
 use rootward_proto::v1;
 use rootward_schema::{Column, Expect, Schema, Text, Transaction};
 
@@ -42,6 +44,8 @@ pub(crate) struct Statement {
 pub(crate) struct SetWise {
     /// The call of its function.
     pub sql: Arc<str>,
+    /// An answer of it without its row, as it is stored.
+    pub reply: Bytes,
     /// A unit that misses an expectation of one of the first so many statements leaves nothing behind.
     pub clean_statements: usize,
 }
@@ -72,8 +76,12 @@ impl Declared {
             location: format!("{}:{}", transaction.file, statement.line).into(),
         });
         let set_wise = transaction.set_wise.as_ref().filter(|set_wise| set_wise.parameters == parameters).map(|set_wise| {
-            let arrays: String = (0..parameters.len()).map(|at| format!(", ${}", at + 3)).collect();
+            let arrays: String =
+                (0..parameters.len() + rootward_schema::SetWise::OUTCOME_PARAMETERS).map(|at| format!(", ${}", at + 3)).collect();
             SetWise {
+                reply: v1::CallResponse { columns: wire_columns(&transaction.columns), ..v1::CallResponse::default() }
+                    .encode_to_vec()
+                    .into(),
                 sql: format!("select * from rootward_set.{}($1, $2{arrays})", rootward_schema::quoted(&set_wise.function)).into(),
                 clean_statements: usize::try_from(set_wise.clean_statements).unwrap_or(0),
             }

@@ -11,6 +11,7 @@ mod batch;
 mod context;
 mod counters;
 mod declared;
+mod folded;
 mod freshness;
 mod outcome;
 mod own;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use prost::Message as _;
-use rootward_proto::{Fault, v1};
-use rootward_schema::{Column, Text};
+use rootward_proto::{Fault, FaultResult, v1};
+use rootward_schema::{Column, Text, Type};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
@@ -102,7 +102,21 @@ pub(crate) fn encode_reply(answer: &Answer) -> (StoredKind, Vec<u8>) {
     }
 }
 
-/// The answer from a stored row: kind, transaction, fingerprint, reply, the moment in milliseconds.
+/// A stored reply, with its row if that was stored beside it: by the function that ran the transaction, as a list of texts in JSON.
+fn stored_response(reply: &[u8], answer: Option<&str>) -> FaultResult<v1::CallResponse> {
+    let unreadable = |error: &dyn std::fmt::Display| Fault::internal(format!("a stored reply can't be read: {error}"));
+    let mut response = v1::CallResponse::decode(reply).map_err(|error| unreadable(&error))?;
+    if let Some(answer) = answer {
+        let values: Vec<Text> = serde_json::from_str(answer).map_err(|error| unreadable(&error))?;
+        let column = |column: &v1::Column| Column { name: column.name.clone(), r#type: Type::from_name(&column.r#type) };
+        let columns: Vec<Column> = response.columns.iter().map(column).collect();
+        response.rows.extend((!columns.is_empty()).then(|| wire_row(&values, &columns)));
+        response.row_count = 1;
+    }
+    Ok(response)
+}
+
+/// The answer from a stored row: kind, transaction, fingerprint, reply, the moment in milliseconds, the answer's row.
 pub(crate) fn stored_answer(asked: &Fingerprint, key: &OutcomeKey, row: &[Text]) -> Answer {
     let column = |at: usize| row.get(at).and_then(Option::as_deref).unwrap_or_default();
     let bytes = |at: usize| hex::decode(column(at).trim_start_matches("\\x")).unwrap_or_default();
@@ -119,8 +133,7 @@ pub(crate) fn stored_answer(asked: &Fingerprint, key: &OutcomeKey, row: &[Text])
     }
     match kind {
         "done" => {
-            let mut response = v1::CallResponse::decode(bytes(3).as_slice())
-                .map_err(|error| Fault::internal(format!("a stored reply can't be read: {error}")))?;
+            let mut response = stored_response(&bytes(3), row.get(5).and_then(Option::as_deref))?;
             response.from_stored_outcome = true;
             response.recorded_at_ms = column(4).parse().unwrap_or_default();
             Ok(Done { response, after: None })
@@ -162,8 +175,6 @@ pub(crate) fn response_of(result: &StatementResult) -> v1::CallResponse {
 
 #[cfg(test)]
 mod tests {
-    use rootward_schema::Type;
-
     use super::*;
 
     fn arguments(amount: &str) -> BTreeMap<String, Text> {
@@ -178,6 +189,32 @@ mod tests {
         assert_eq!(of("withdraw", "250"), of("withdraw", "250.00"));
         assert_ne!(of("withdraw", "250"), of("withdraw", "251"));
         assert_ne!(of("withdraw", "250").hash, of("deposit", "250").hash);
+    }
+
+    #[test]
+    fn a_row_that_was_stored_beside_its_reply_is_put_into_it() {
+        let columns = [
+            Column { name: "balance".to_owned(), r#type: Type::Numeric },
+            Column { name: "is_frozen".to_owned(), r#type: Type::Boolean },
+            Column { name: "note".to_owned(), r#type: Type::Text },
+        ];
+        let row = [Some("250.00".to_owned()), Some("t".to_owned()), None];
+        let whole = v1::CallResponse {
+            columns: wire_columns(&columns),
+            rows: vec![wire_row(&row, &columns)],
+            row_count: 1,
+            ..v1::CallResponse::default()
+        };
+        let without = v1::CallResponse { columns: wire_columns(&columns), ..v1::CallResponse::default() };
+        // As PostgreSQL casts them to text, which for boolean is another one than it sends.
+        let stored = stored_response(&without.encode_to_vec(), Some(r#"["250.00","true",null]"#)).expect("readable");
+        assert_eq!(stored, whole);
+        assert_eq!(stored_response(&without.encode_to_vec(), None).expect("readable"), without);
+        let empty = v1::CallResponse::default().encode_to_vec();
+        assert_eq!(
+            stored_response(&empty, Some("[]")).expect("readable"),
+            v1::CallResponse { row_count: 1, ..v1::CallResponse::default() }
+        );
     }
 
     #[test]

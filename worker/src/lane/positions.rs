@@ -46,12 +46,7 @@ mod tests {
 
     #[test]
     fn an_ad_hoc_call_has_two_results() {
-        let calls = [
-            Call::plain("begin"),
-            Call::plain("one"),
-            Call { how: How::AdHoc, ..Call::plain("two") },
-            Call::plain("three"),
-        ];
+        let calls = [Call::plain("begin"), Call::plain("one"), Call { how: How::AdHoc, ..Call::plain("two") }, Call::plain("three")];
         let positions = Positions::new(&calls);
         assert_eq!((positions.results_of(&(1..3)), positions.results_of(&(3..4))), (1..4, 4..5));
         assert_eq!((positions.call_at(0), positions.call_at(2), positions.call_at(3), positions.call_at(4)), (0, 2, 2, 3));

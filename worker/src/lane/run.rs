@@ -124,9 +124,13 @@ impl Lane {
         let flushed = counters.flush_time.totals().1;
         admission.begin(units, Instant::now());
         let (answers, end, set_wise) = run_batch(&self.context, &mut self.connection, &batch).await;
-        // Under a limit batches are small however much waits, and their flushes are no smaller.
-        let is_limited = self.pace.is_some();
-        let flush = if is_limited { Duration::ZERO } else { Duration::from_micros(counters.flush_time.totals().1 - flushed) };
+        let flush = match counters.flush_time.totals().1 - flushed {
+            // Under a limit batches are small however much waits, and their flushes are no smaller.
+            _ if self.pace.is_some() => Duration::ZERO,
+            // In one trip nobody sees when the flush began.
+            0 => admission.flush(),
+            seen => Duration::from_micros(seen),
+        };
         admission.end(&mut self.recent, units, began.elapsed(), flush);
         Counters::add(&counters.batches, 1);
         counters.batch_units.add(units as u64);

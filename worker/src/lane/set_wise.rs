@@ -11,9 +11,6 @@ use super::{
 use crate::pg::StatementResult;
 use rootward_proto::v1;
 
-/// Fewer units than this run row by row: a call for many costs more than one alone.
-const FEWEST: usize = 2;
-
 /// Units of one transaction, each at a root of its own.
 pub(super) struct Group {
     pub declared: Arc<Declared>,
@@ -29,8 +26,9 @@ pub(super) enum Given {
     Unusable,
 }
 
-/// Splits a batch into groups and the units that run row by row. A root that comes twice keeps its order row by row.
-pub(super) fn split(units: &[&Unit], runs: impl Fn(&usize) -> bool) -> (Vec<Group>, Vec<usize>) {
+/// Splits a batch into groups of so many units at least and the units that run row by row. A root that comes twice keeps its
+/// order row by row.
+pub(super) fn split(units: &[&Unit], runs: impl Fn(&usize) -> bool, fewest: usize) -> (Vec<Group>, Vec<usize>) {
     let mut roots: HashMap<(i32, &str, &str), usize> = HashMap::with_capacity(units.len());
     for unit in units.iter().filter(|unit| unit.effect.is_some()) {
         if let Some(root) = root_of(unit) {
@@ -50,8 +48,8 @@ pub(super) fn split(units: &[&Unit], runs: impl Fn(&usize) -> bool) -> (Vec<Grou
             _ => rows.push(place),
         }
     }
-    let few: Vec<usize> = groups.iter().filter(|group| group.places.len() < FEWEST).flat_map(|group| group.places.clone()).collect();
-    groups.retain(|group| group.places.len() >= FEWEST);
+    let few: Vec<usize> = groups.iter().filter(|group| group.places.len() < fewest).flat_map(|group| group.places.clone()).collect();
+    groups.retain(|group| group.places.len() >= fewest);
     rows.extend(few);
     rows.sort_unstable();
     (groups, rows)

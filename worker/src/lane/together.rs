@@ -18,6 +18,9 @@ use crate::{
 /// Results of BEGIN and RESET ALL, which come before those of the calls.
 const PLAIN: usize = 2;
 
+/// Fewer units than this run row by row: beside others a call for many costs more than one alone.
+const FEWEST: usize = 2;
+
 /// Which calls of the first trip are whose.
 struct Layout {
     groups: Vec<Group>,
@@ -32,12 +35,15 @@ impl Batch<'_> {
     pub(super) async fn together(&mut self, manner: Manner) -> Result<Attempt, Failure> {
         let mut calls = self.opening(manner.looks);
         let runs = |place: &usize| !self.refused.contains_key(place);
-        let (groups, rows) =
-            if manner.set_wise { set_wise::split(self.units, runs) } else { (Vec::new(), (0..self.units.len()).filter(runs).collect()) };
+        let (groups, rows) = if manner.set_wise {
+            set_wise::split(self.units, runs, FEWEST)
+        } else {
+            (Vec::new(), (0..self.units.len()).filter(runs).collect())
+        };
         let first_group = calls.len();
         for group in &groups {
             if let Some(set_wise) = &group.declared.set_wise {
-                calls.push(self.context.for_all(&group.declared, set_wise, &group.effects(self.units)));
+                calls.push(self.context.for_all(&group.declared, set_wise, &group.effects(self.units), None));
             }
         }
         let mut ranges = Vec::with_capacity(rows.len());

@@ -126,6 +126,8 @@ create table if not exists rootward.outcome (
   transaction text not null,
   fingerprint bytea not null,
   reply bytea not null,
+  -- The one row that belongs into the reply, if the function that ran the transaction stored it.
+  answer text[],
   -- A chain's outcomes are collected by its home, once it has ended; the others by the age of their request.
   in_chain boolean not null,
   issued_at timestamptz not null,
@@ -141,6 +143,9 @@ create table if not exists rootward.collected (
   issued_before timestamptz not null default '-infinity',
   expired_before timestamptz not null default '-infinity'
 );
+
+-- Functions that run a transaction for many roots store the outcomes themselves.
+grant insert on rootward.outcome to rootward_set;
 
 -- Chains, each at its home: the partition of the first step's root.
 create table if not exists rootward.chain (
@@ -250,11 +255,11 @@ end $$;
 -- The stored outcomes among these requests, each with its place (from 0) in the arrays.
 create or replace function rootward.find_outcomes(
   secret bytea, partitions integer[], entities text[], root_keys text[], request_ids uuid[], steps integer[], elements integer[], directions text[])
-returns table (ordinal integer, kind text, transaction text, fingerprint bytea, reply bytea, recorded_at_ms bigint)
+returns table (ordinal integer, kind text, transaction text, fingerprint bytea, reply bytea, recorded_at_ms bigint, answer text)
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set enable_hashjoin = off set enable_mergejoin = off as $$
 begin
   perform rootward.check_secret(secret);
-  return query select (u.place - 1)::integer, o.kind, o.transaction, o.fingerprint, o.reply, (extract(epoch from o.at) * 1000)::bigint
+  return query select (u.place - 1)::integer, o.kind, o.transaction, o.fingerprint, o.reply, (extract(epoch from o.at) * 1000)::bigint, to_json(o.answer)::text
     from unnest(partitions, entities, root_keys, request_ids, steps, elements, directions)
       with ordinality as u(partition, entity, root_key, request_id, step, element, direction, place)
     -- OFFSET 0 keeps the planner from turning the join around: a plan that was made while the table was empty stays.
@@ -265,14 +270,14 @@ end $$;
 -- Writes outcomes. One that is there already is an error, which takes the whole batch back.
 create or replace function rootward.record(
   secret bytea, partitions integer[], entities text[], root_keys text[], request_ids uuid[], steps integer[], elements integer[],
-  directions text[], kinds text[], transactions text[], fingerprints bytea[], replies bytea[], in_chains boolean[], issued_ats timestamptz[])
+  directions text[], transactions text[], fingerprints bytea[], in_chains boolean[], issued_ats timestamptz[], kinds text[], replies bytea[])
 returns void
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 begin
   perform rootward.check_secret(secret);
-  insert into rootward.outcome (partition, entity, root_key, request_id, step, element, direction, kind, transaction, fingerprint, reply, in_chain, issued_at)
-    select * from unnest(partitions, entities, root_keys, request_ids, steps, elements, directions, kinds, transactions, fingerprints, replies,
-      in_chains, issued_ats);
+  insert into rootward.outcome (partition, entity, root_key, request_id, step, element, direction, transaction, fingerprint, in_chain, issued_at, kind, reply)
+    select * from unnest(partitions, entities, root_keys, request_ids, steps, elements, directions, transactions, fingerprints, in_chains,
+      issued_ats, kinds, replies);
 end $$;
 
 -- Rows of chains, each in the same commit as its first step, or before it if the start is scheduled. Returns one row for

@@ -1,0 +1,151 @@
+//! The run in one trip: the functions that run the transactions store their outcomes too, and COMMIT goes along with them.
+//!
+//! Only for batches in which everything runs set-wise and is stored alike. Whoever misses an expectation before anything was written for
+//! it is told so and has no outcome yet: its refusal is recorded by a batch of its own, before it is answered. Whatever would have to
+//! be taken back is an error, which COMMIT meets as a ROLLBACK; the batch runs in two trips then, and that run judges.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rootward_proto::{Fault, v1::RetryClass};
+
+use super::{
+    batch::{
+        Attempt, BEGIN, Batch, Failure, Manner, UNIQUE_VIOLATION, UNKNOWN_STATEMENT, before_commit, check_standing, plain, request_of,
+    },
+    outcome::NewOutcome,
+    set_wise::{self, Given, Group},
+    unit::Unit,
+};
+use crate::{
+    fail_point,
+    pg::{Call, Pipeline, StatementResult},
+};
+
+/// Every so many batches run in two trips all the same: only there can the flush be told from the work.
+const SAMPLE: u32 = 32;
+/// So many batches run in two trips after one in which a unit was refused: a refusal costs a folded batch a second commit.
+const PAUSE: u32 = 16;
+
+/// Results of BEGIN and RESET ALL, which come before those of the calls.
+const PLAIN: usize = 2;
+
+/// What a lane remembers to choose between one trip and two.
+#[derive(Debug, Default)]
+pub(crate) struct Folding {
+    batches: AtomicU32,
+    paused: AtomicU32,
+}
+
+impl Folding {
+    /// Whether the next batch may be folded.
+    pub(super) fn is_next(&self) -> bool {
+        let is_paused = self.paused.load(Ordering::Relaxed) > 0;
+        if is_paused {
+            self.paused.fetch_sub(1, Ordering::Relaxed);
+        }
+        !is_paused && self.batches.fetch_add(1, Ordering::Relaxed) % SAMPLE != 0
+    }
+
+    fn pause(&self) {
+        self.paused.store(PAUSE, Ordering::Relaxed);
+    }
+}
+
+fn may_be_folded(unit: &Unit) -> bool {
+    let is_plain = unit.outcome.as_ref().is_some_and(|outcome| !outcome.is_tombstone && !outcome.is_look_up && outcome.mark.is_none());
+    is_plain && unit.after.is_none() && unit.effect.as_ref().is_some_and(|effect| effect.declared.set_wise.is_some())
+}
+
+impl Batch<'_> {
+    /// The groups of a batch that runs in one trip; none if this one doesn't.
+    pub(super) fn groups_to_fold(&self, manner: Manner) -> Option<Vec<Group>> {
+        if !manner.folds
+            || manner.looks
+            || !manner.set_wise
+            || !self.refused.is_empty()
+            || !self.units.iter().all(|unit| may_be_folded(unit))
+        {
+            return None;
+        }
+        let label = self.label();
+        // These points lie between the trips.
+        if ["after_effect", "after_outcome"].iter().any(|point| fail_point::is_armed(point, &label)) {
+            return None;
+        }
+        let (groups, rows) = set_wise::split(self.units, |_| true, 1);
+        rows.is_empty().then_some(groups)
+    }
+
+    /// Runs everything in one trip. From the moment that it is sent, nothing is cancelled.
+    pub(super) async fn folded(&mut self, groups: &[Group]) -> Result<Attempt, Failure> {
+        let mut calls: Vec<Call> = vec![self.standing()];
+        for group in groups {
+            let Some(set_wise) = &group.declared.set_wise else { return Ok(Attempt::Unfolded) };
+            let outcomes: Vec<NewOutcome<'_>> = group.places.iter().filter_map(|place| request_of(self.units[*place])).collect();
+            calls.push(self.context.for_all(&group.declared, set_wise, &group.effects(self.units), Some(&outcomes)));
+        }
+        let label = self.label();
+        let mut pipeline = Pipeline::default();
+        plain(&mut pipeline, BEGIN)?;
+        plain(&mut pipeline, "RESET ALL")?;
+        fail_point::hit("before_begin", &label).await;
+        if self.connection.add(&mut pipeline, &calls).await.map_err(before_commit)?.is_some() {
+            return Ok(Attempt::Unfolded);
+        }
+        plain(&mut pipeline, "COMMIT")?;
+        let lost = |cause| Failure::Lost { was_commit_sent: true, cause };
+        let ran = fail_point::while_running("commit_sent", &label, self.connection.run(pipeline)).await.map_err(lost)?;
+        fail_point::hit("after_commit", &label).await;
+        if let Some(error) = &ran.error {
+            self.roll_back().await?;
+            check_standing(error)?;
+            return match error.sqlstate.as_str() {
+                UNKNOWN_STATEMENT => {
+                    self.connection.forget_prepared();
+                    Err(Failure::Unprepared(error.clone()))
+                }
+                UNIQUE_VIOLATION if error.constraint.as_deref() == Some("outcome_pkey") => Ok(Attempt::Conflict),
+                _ => {
+                    self.context.folding.pause();
+                    Ok(Attempt::Unfolded)
+                }
+            };
+        }
+        match ran.results.split_last() {
+            Some((last, results)) if last.tag == "COMMIT" => Ok(self.read_folded(groups, results.get(PLAIN + 1..).unwrap_or_default())),
+            last => Err(Failure::NotCommitted(format!("COMMIT was answered with {}", last.map_or("nothing", |(result, _)| &result.tag)))),
+        }
+    }
+
+    /// What the results mean; the effects stand.
+    fn read_folded(&self, groups: &[Group], results: &[StatementResult]) -> Attempt {
+        let (mut done, mut refused) = (Vec::new(), Vec::new());
+        for (at, group) in groups.iter().enumerate() {
+            match results.get(at).map(|result| group.answers(self.units, result)) {
+                Some(Given::Answers(given)) => {
+                    for (place, answer) in given {
+                        match answer {
+                            Ok(answer) => done.push((place, Ok(answer))),
+                            Err(fault) => refused.push((place, fault)),
+                        }
+                    }
+                }
+                // The function promises that these don't come together with a commit.
+                _ => done.extend(group.places.iter().map(|place| (*place, Err(unreadable(self.units[*place]))))),
+            }
+        }
+        if !refused.is_empty() {
+            self.context.folding.pause();
+        }
+        Attempt::Folded { done, refused }
+    }
+}
+
+fn unreadable(unit: &Unit) -> Fault {
+    Fault::new(
+        "RW3102",
+        RetryClass::OutcomeUnknown,
+        format!("`{}` was executed, and its answer can't be read", unit.label),
+        "send it again with the same request id: it takes effect once",
+    )
+}
