@@ -27,6 +27,7 @@ pub(crate) struct ChainRow {
     pub fingerprint: Vec<u8>,
     pub issued_at_ms: i64,
     pub deadline_ms: Option<i64>,
+    /// None in a chain that only goes forward: it was behind its pivot before it could be called back.
     pub called_back: Option<CalledBack>,
     pub step: Option<String>,
     pub error: Option<serde_json::Value>,
@@ -85,6 +86,7 @@ fn row_of(row: &Row) -> StoreResult<ChainRow> {
     let status = Status::from_name(row.try_get("status")?).ok_or(StoreError::Row(id))?;
     let called_back: Option<&str> = row.try_get("called_back")?;
     let called_back = called_back.map(|name| CalledBack::from_name(name).ok_or(StoreError::Row(id))).transpose()?;
+    let called_back = called_back.filter(|_| !status.goes_forward());
     let json = |column: &str| -> StoreResult<serde_json::Value> { Ok(row.try_get(column)?) };
     let count = |column: &str| -> StoreResult<u32> { Ok(u32::try_from(row.try_get::<_, i32>(column)?).unwrap_or_default()) };
     Ok(ChainRow {

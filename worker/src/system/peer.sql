@@ -161,7 +161,7 @@ create table if not exists rootward.chain (
   issued_at timestamptz not null,
   deadline timestamptz,
   -- Why it goes back though no step was refused.
-  called_back text check (called_back in ('cancelled', 'compensated', 'late', 'exhausted')),
+  called_back text check (called_back in ('cancelled', 'asked', 'compensated', 'late', 'exhausted')),
   step text,
   error jsonb,
   result json,
