@@ -50,6 +50,27 @@ async fn a_cancel_is_kept_until_the_root_that_does_not_answer_is_back() {
 }
 
 #[tokio::test]
+async fn a_fork_starts_nothing_while_nobody_knows_what_it_would_repeat() {
+    let (mut workflow, client, items) = workflow_with(&["p1", "p2"]).await;
+    let (old, new) = (Uuid::now_v7(), Uuid::now_v7());
+    let input = [("item", items[0].as_str()), ("other", items[1].as_str())];
+    assert_eq!(client.run_chain("kept", &input, old).await.expect("done").status, "completed");
+    client.wait_for(old, &["completed"]).await.expect("home knows it");
+    workflow.embedded.kill_worker("p2").await.expect("away");
+    let fork = v1::ForkChainRequest { id: old.to_string(), new_id: new.to_string(), reason: "again".to_owned(), ..Default::default() };
+    for dry_run in [true, false] {
+        let fault = client.fork(v1::ForkChainRequest { dry_run, ..fork.clone() }).await.expect_err("it can't be listed");
+        assert_eq!((fault.code(), fault.retry_class()), ("RW5002", v1::RetryClass::Retry), "{fault}");
+        assert!(fault.message().contains("`second`"), "{fault}");
+    }
+    assert!(workflow.reader().chain_statuses(new).await.expect("read").is_empty(), "nothing was started");
+    workflow.embedded.start_worker("p2", &[]).await.expect("back again");
+    let listed = tests::until("it is listed", async || client.fork(v1::ForkChainRequest { dry_run: true, ..fork.clone() }).await.ok());
+    let names: Vec<String> = listed.await.expect("listed").repeated_effects.into_iter().map(|step| step.name).collect();
+    assert_eq!(names, ["first", "second"]);
+}
+
+#[tokio::test]
 async fn a_chain_that_was_through_is_completed_though_a_cancel_was_taken_meanwhile() {
     let (mut workflow, client, items) = workflow_with(&["p1", "p2"]).await;
     let id = Uuid::now_v7();
