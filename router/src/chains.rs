@@ -142,7 +142,18 @@ impl RouterService {
                 format!("let it end, or give it up first with `rootward chain abandon {}`", old.id),
             ));
         }
-        let took_effect = |step: &&v1::ChainStep| step.direction == "do" && step.outcome == "done" && !step.transaction.is_empty();
+        // Whoever decides has to know all that is repeated.
+        if let Some(step) = old.steps.iter().find(|step| step.direction == "do" && step.outcome == "unknown") {
+            return Err(Fault::retry(
+                "RW5002",
+                format!("chain {}: the root of step `{}` does not answer, so nobody knows what a fork would repeat", old.id, step.name),
+                "nothing was started; `rootward peer list` shows which peer is away",
+            ));
+        }
+        // What a person counted as done was done by hand, if at all: the fork does it itself.
+        let took_effect = |step: &&v1::ChainStep| {
+            step.direction == "do" && matches!(step.outcome.as_str(), "done" | "skipped") && !step.transaction.is_empty()
+        };
         let repeated_effects: Vec<v1::ChainStep> = old.steps.iter().filter(took_effect).cloned().collect();
         if request.dry_run {
             return Ok(v1::ForkChainResponse { chain: None, repeated_effects });

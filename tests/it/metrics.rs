@@ -95,6 +95,36 @@ async fn what_is_scraped_during_load_adds_up_to_what_clients_saw() {
 }
 
 #[tokio::test]
+async fn open_chains_are_shown_by_their_status() {
+    let workflow = Cluster::workflow(exe(), Shape { peers: 2, ..Shape::shared() }).await.expect("a workflow starts");
+    let client = workflow.client().expect("a client");
+    let items = workflow.add_items(&client, &["p1", "p2"]).await.expect("added");
+    client.close_item(&items[1]).await.expect("closed");
+    let input = [("item", items[0].as_str()), ("other", items[1].as_str()), ("end", items[0].as_str())];
+    let ids: Vec<Uuid> = (0..3).map(|_| Uuid::now_v7()).collect();
+    for (id, (chain, status)) in ids.iter().zip([("by_hand", "parked"), ("by_hand", "parked"), ("long_wait", "waiting")]) {
+        let wanted = if chain == "by_hand" { &input[..] } else { &input[..2] };
+        client.begin(chain, wanted, *id).await.expect("begun");
+        client.wait_for(*id, &[status]).await.expect("it comes there");
+    }
+    let shows = async |wanted: [(&str, f64); 3]| {
+        let is_shown = async || {
+            let page = scrape(&workflow, "p1").await;
+            let of = |status: &str| page.sum("rootward_chains_open", &format!("status=\"{status}\""));
+            wanted.iter().all(|(status, count)| of(status) == *count).then_some(page)
+        };
+        tests::until("the page shows them", is_shown).await.expect("shown")
+    };
+    let page = shows([("parked", 2.0), ("waiting", 1.0), ("running", 0.0)]).await;
+    assert_eq!(page.sum("rootward_chains_open", ""), 3.0);
+    assert_eq!(page.values.keys().filter(|name| name.starts_with("rootward_chains_open{")).count(), 7, "each open status, and no end");
+    for id in ids {
+        client.change_one(rootward_proto::v1::ChainVerb::Cancel, id).await.expect("cancelled");
+    }
+    shows([("parked", 0.0), ("waiting", 0.0), ("compensating", 0.0)]).await;
+}
+
+#[tokio::test]
 async fn every_value_that_is_shown_is_documented_and_the_other_way_round() {
     let bank = crate::shared::bank().await;
     let shown: BTreeSet<(String, String)> =

@@ -35,6 +35,11 @@ impl TestClock {
         Ok(std::fs::rename(half, self.file())?)
     }
 
+    /// The value of `ROOTWARD_CLOCK_FILE` that makes a worker go by it.
+    pub fn path(&self) -> String {
+        self.file().display().to_string()
+    }
+
     fn file(&self) -> PathBuf {
         self.folder.path().join("seconds")
     }
@@ -47,7 +52,7 @@ impl Cluster {
     /// If one doesn't serve in time.
     pub async fn restart_all_at(&mut self, clock: &TestClock, seconds: i64) -> Result<()> {
         clock.set(seconds)?;
-        let file = clock.file().display().to_string();
+        let file = clock.path();
         let ids: Vec<String> = self.embedded.topology().nodes().map(|(id, _)| id.to_owned()).collect();
         let mut terms = Vec::new();
         for id in &ids {

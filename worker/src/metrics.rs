@@ -60,6 +60,9 @@ impl WorkerMetrics {
         page.gauges("rootward_worker_term", "The term that is served; 0 if none is", peer(term))?;
         page.gauges("rootward_worker_in_flight", "Requests and steps under way in this worker", peer(whole(under_way)))?;
         page.gauges("rootward_chain_drivers", "Chains that are being driven here at the moment", peer(whole(drivers)))?;
+        let open = home.iter().flat_map(|home| home.open.by_status());
+        let open = open.map(|(status, count)| ([self.of_peer(), vec![("status", status.to_owned())]].concat(), count));
+        page.gauges("rootward_chains_open", "Chains at home here that have not ended, by status, when they were last counted", open)?;
         let lanes = home.iter().flat_map(|home| home.serving.lanes.iter().enumerate());
         let queued = lanes.map(|(at, lane)| (self.of_lane(at), i64::try_from(lane.queued()).unwrap_or(i64::MAX)));
         page.gauges("rootward_lane_queued", "Units that wait in the lane's queue", queued)

@@ -15,7 +15,7 @@ use tonic::transport::{Server, server::TcpIncoming};
 
 use crate::{
     catalog,
-    chain::{ChainHome, Drivers},
+    chain::{ChainHome, Drivers, OpenChains},
     collect::{Retention, collect},
     config::Config,
     execute::Limits,
@@ -252,11 +252,13 @@ impl Terms {
             serving: serving.clone(),
             pool: self.pool.clone(),
             drivers: Drivers::default(),
+            open: OpenChains::default(),
             retention: Duration::from_secs(u64::from(self.config.retention_hours) * 3600),
         });
         self.home.send_replace(Some(home.clone()));
         self.state.send_replace("serving");
         serving.tasks.spawn(home.clone().recover());
+        serving.tasks.spawn(home.clone().count_open());
         let hours = |hours: u32| Duration::from_secs(u64::from(hours) * 3600);
         let idle = Duration::from_millis(self.config.collection_pause_ms);
         let retention = Retention { requests: hours(self.config.retention_hours), chains: hours(self.config.chain_retention_hours), idle };

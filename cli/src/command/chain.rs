@@ -313,6 +313,7 @@ async fn run_fork(context: &Context, fork: Fork) -> Result<ExitCode, Fault> {
         }
         return Ok(ExitCode::SUCCESS);
     }
+    output::print_error(&format!("the fork repeats {} effects:\n{}", effects.len(), effects.join("\n")));
     let response = context.client.fork_chain(v1::ForkChainRequest { dry_run: false, ..request }).await?;
     let chain = response.chain.unwrap_or_default();
     let text = if context.format.is_json() { chain_json(&chain).to_string() } else { summary(&chain) };

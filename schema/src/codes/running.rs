@@ -156,7 +156,7 @@ pub(super) const RUNNING: &[Code] = &[
     code(
         "RW4006",
         "a step cannot be made from the chain's definition",
-        "A chain keeps the definition that it began with. The transaction that its next step calls, or a result that the step refers to, is no longer there, so the chain is parked. Bring the definition back with a new version of the schema, then `rootward chain replay ID`.",
+        "A chain keeps the definition that it began with. The transaction that its next step calls, or a result that the step refers to, is no longer there, so the chain is parked. Bring the definition back with a new version of the schema, then `rootward chain replay ID`. A chain that goes back is stuck for the same reason if what undoes one of its steps is gone. What was done by hand instead is skipped: `rootward chain skip ID --step STEP --reason …`.",
     ),
     code(
         "RW4007",

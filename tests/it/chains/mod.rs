@@ -1,8 +1,12 @@
 //! Chains: every step exactly once, whoever is killed; refused ones go back; parked ones wait for a person.
 
 mod bulk;
+mod collection;
 mod failures;
 mod harness;
+mod late_notes;
+mod out_of_reach;
+mod owners;
 mod retries;
 mod side_by_side;
 mod transfers;

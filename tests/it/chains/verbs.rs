@@ -69,6 +69,11 @@ async fn a_skipped_steps_result_is_used_and_it_is_not_undone() {
     let notes = workflow.reader().all("select note from mark where chain_id = $1 and step = 'after'", &[&id]).await.expect("read");
     assert_eq!(notes[0].1.get::<_, String>(0), "7");
 
+    // A fork would do what was done by hand before.
+    let fork = v1::ForkChainRequest { id: id.to_string(), new_id: Uuid::now_v7().to_string(), dry_run: true, ..Default::default() };
+    let listed = client.fork(fork).await.expect("listed").repeated_effects;
+    assert_eq!(listed.iter().map(|step| step.name.as_str()).collect::<Vec<_>>(), ["first", "count", "after", "end"]);
+
     // Refused later, it undoes what took effect, and not what was skipped.
     let (id, other) = parked(workflow, &client).await;
     client.close_item(&other[2]).await.expect("closed");

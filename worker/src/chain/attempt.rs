@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     drivers::{ChainHome, Identity},
-    plan::{Plan, Resolved, Results},
+    plan::{Plan, PlanError, Resolved, Results},
     state::Task,
 };
 use crate::clock;
@@ -91,13 +91,17 @@ impl Attempt {
         let mut attempts = self.attempts;
         let mut wait_for_peer = FIRST_WAIT_FOR_PEER;
         loop {
-            let resolved = match self.resolve() {
+            let (resolved, gone) = match self.resolve() {
                 Ok(resolved) => resolved,
                 Err(fault) => return Settled::Halted { fault, attempts },
             };
-            let is_look = matches!(self.kind, Kind::CallOff | Kind::Look);
-            let fault = match self.home.routing.try_once(&self.message(&resolved), Instant::now() + ATTEMPT_LIMIT).await {
-                Ok(reply::Result::Executed(response)) => return Settled::Answered(Box::new(response), resolved),
+            let is_look = matches!(self.kind, Kind::CallOff | Kind::Look) || gone.is_some();
+            let message = self.message(&resolved, gone.is_some());
+            let fault = match self.home.routing.try_once(&message, Instant::now() + ATTEMPT_LIMIT).await {
+                Ok(reply::Result::Executed(response)) => match gone {
+                    Some(fault) if !response.from_stored_outcome => return Settled::Halted { fault, attempts },
+                    _ => return Settled::Answered(Box::new(response), resolved),
+                },
                 Ok(_) => Fault::internal("a step was answered with something that is no step's answer"),
                 Err(fault) => fault,
             };
@@ -156,12 +160,20 @@ impl Attempt {
         is_stale || (began.elapsed() > PATIENCE && self.home.drivers.is_crowded())
     }
 
-    fn resolve(&self) -> Result<Resolved, Fault> {
+    /// What is sent. If what the task calls is gone, its root is only asked what it did before; with the reason why no more
+    /// can be done.
+    fn resolve(&self) -> Result<(Resolved, Option<Fault>), Fault> {
         let schema = self.home.routing.catalog()?.schema.clone();
         let is_undo = matches!(self.kind, Kind::Undo);
-        self.plan
-            .resolve(&schema, self.task, is_undo, &self.results)
-            .map_err(|error| Fault::refused("RW4006", error.to_string(), "bring the definition back, then replay"))
+        let gone = |error: PlanError| Fault::refused("RW4006", error.to_string(), "bring the definition back, then replay");
+        let place = || self.plan.place(&schema, self.task, is_undo, &self.results);
+        match self.kind {
+            Kind::CallOff | Kind::Look | Kind::Due => place().map(|place| (place, None)).map_err(gone),
+            Kind::Effect | Kind::Undo => match self.plan.resolve(&schema, self.task, is_undo, &self.results) {
+                Ok(resolved) => Ok((resolved, None)),
+                Err(error) => place().map(|place| (place, Some(gone(error.clone())))).map_err(|_| gone(error)),
+            },
+        }
     }
 
     async fn sleep(&self, pause: Duration) -> Result<(), ()> {
@@ -171,13 +183,13 @@ impl Attempt {
         }
     }
 
-    fn message(&self, resolved: &Resolved) -> v1::Execute {
+    fn message(&self, resolved: &Resolved, only_looks: bool) -> v1::Execute {
         let direction = if matches!(self.kind, Kind::Undo) { v1::Direction::Undo } else { v1::Direction::Do };
         v1::Execute {
             arguments: resolved.arguments.iter().map(|(name, text)| v1::TextArgument { name: name.clone(), text: text.clone() }).collect(),
             refusal_is_no_outcome: resolved.parks_on_refusal,
             is_tombstone: matches!(self.kind, Kind::CallOff),
-            is_look_up: matches!(self.kind, Kind::Look),
+            is_look_up: matches!(self.kind, Kind::Look) || only_looks,
             mark: matches!(self.kind, Kind::Due).then(v1::CallResponse::default),
             expires_at_ms: self.expires_at_ms,
             ..step_message(&self.identity, self.task, direction, resolved)

@@ -69,8 +69,10 @@ impl ChainHome {
         {
             // One chain is answered at once, with its own reasons.
             // It goes on to its end even if the asker goes away.
-            self.serving.tasks.spawn(self.clone().change_this(id, bulk)).await.map_err(|error| Fault::internal(error.to_string()))?.1?;
-            let chains = match self.show_settled(id).await {
+            let changed = self.serving.tasks.spawn(self.clone().change_this(id, bulk)).await;
+            let goes_on = changed.map_err(|error| Fault::internal(error.to_string()))?.1?;
+            let shown = if goes_on { self.show_settled(id).await } else { self.show(id).await };
+            let chains = match shown {
                 Ok(chain) => vec![chain],
                 Err(fault) if fault.code() == "RW4001" => Vec::new(), // purged
                 Err(fault) => return Err(fault),
@@ -122,14 +124,14 @@ impl ChainHome {
         self.show(id).await
     }
 
-    async fn change_one(self: &Arc<Self>, id: Uuid, bulk: &Bulk) -> FaultResult<()> {
+    async fn change_one(self: &Arc<Self>, id: Uuid, bulk: &Bulk) -> FaultResult<bool> {
         match bulk {
             Bulk::Change(change) => self.change(id, change).await,
-            Bulk::Purge => self.purge(id).await,
+            Bulk::Purge => self.purge(id).await.map(|()| false),
         }
     }
 
-    async fn change_this(self: Arc<Self>, id: Uuid, bulk: Bulk) -> (Uuid, FaultResult<()>) {
+    async fn change_this(self: Arc<Self>, id: Uuid, bulk: Bulk) -> (Uuid, FaultResult<bool>) {
         (id, self.change_one(id, &bulk).await)
     }
 
@@ -167,7 +169,7 @@ impl ChainHome {
                 let work: Vec<_> = ids.iter().map(|row| self.clone().change_this(row.id, bulk.clone())).collect();
                 for (id, done) in join_all(work).await {
                     match done {
-                        Ok(()) => {
+                        Ok(_) => {
                             progress.changed += 1;
                             if changed.len() < FOLLOWED {
                                 changed.push(id);

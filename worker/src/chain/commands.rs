@@ -164,7 +164,7 @@ impl ChainHome {
         results: &Results,
     ) -> (v1::ChainStep, Option<v1::CallResponse>) {
         let direction = if is_undo { "undo" } else { "do" };
-        let Ok(resolved) = plan.resolve(schema, task, is_undo, results) else {
+        let Ok(resolved) = plan.place(schema, task, is_undo, results) else {
             let open = v1::ChainStep {
                 name: plan.step(task).map(|step| step.name.clone()).unwrap_or_default(),
                 step: task.step,
@@ -201,11 +201,12 @@ impl ChainHome {
         }
     }
 
-    /// Does what a person decided to one chain. Durable when it returns; the chain then goes on by itself.
+    /// Does what a person decided to one chain. Durable when it returns; the chain then goes on by itself. Returns whether all
+    /// its roots answered: if not, it goes on when they do.
     ///
     /// # Errors
     /// RW4003 if the chain's state does not allow it, with what is allowed; RW5002 if that can't be told now.
-    pub(crate) async fn change(self: &Arc<Self>, id: Uuid, change: &Change) -> FaultResult<()> {
+    pub(crate) async fn change(self: &Arc<Self>, id: Uuid, change: &Change) -> FaultResult<bool> {
         if change.reason.trim().is_empty() && matches!(change.verb, Event::Abandon | Event::Compensate | Event::Cancel | Event::Skip) {
             let message = format!("`{}` wants a reason", change.verb.name());
             return Err(Fault::refused("RW4004", message, "say why with --reason; it is recorded with the chain"));
@@ -220,7 +221,7 @@ impl ChainHome {
         self.try_change(id, change).await
     }
 
-    async fn try_change(self: &Arc<Self>, id: Uuid, change: &Change) -> FaultResult<()> {
+    async fn try_change(self: &Arc<Self>, id: Uuid, change: &Change) -> FaultResult<bool> {
         let row = self.row(id).await?;
         let standing = Standing::default();
         transition(row.status, change.verb, &standing).map_err(|why| illegal(&row, change.verb, &why))?;
@@ -238,9 +239,10 @@ impl ChainHome {
         changed
     }
 
-    async fn change_row(self: &Arc<Self>, row: &ChainRow, change: &Change) -> FaultResult<()> {
+    async fn change_row(self: &Arc<Self>, row: &ChainRow, change: &Change) -> FaultResult<bool> {
         let verb = change.verb;
         let mut standing = Standing::default();
+        let mut is_asked = false;
         if matches!(verb, Event::Cancel | Event::Compensate | Event::Skip) {
             let plan = plan_of(row)?;
             let shape = plan.shape();
@@ -249,14 +251,18 @@ impl ChainHome {
             if verb == Event::Skip {
                 self.skip(row, &plan, &schema, &looked, change).await?;
             } else {
-                // Whoever started it may have been told of its end already: only its roots know.
-                if let Some(step) = looked.unknown() {
-                    return Err(Fault::retry(
-                        "RW5002",
-                        format!("chain {}: the root of step `{}` does not answer, so nobody knows how far it is", row.id, step.name),
-                        "nothing was changed; `pause` stops it where it stands, and `rootward peer list` shows which peer is away",
-                    ));
-                }
+                // Whoever started it may have been told of its end already: only its roots know. A cancel can wait for them.
+                is_asked = match looked.unknown() {
+                    Some(_) if verb == Event::Cancel => true,
+                    Some(step) => {
+                        return Err(Fault::retry(
+                            "RW5002",
+                            format!("chain {}: the root of step `{}` does not answer, so nobody knows how far it is", row.id, step.name),
+                            "nothing was changed; `cancel` is kept until it answers, and `rootward peer list` shows which peer is away",
+                        ));
+                    }
+                    None => false,
+                };
                 standing.passed_pivot =
                     shape.passed_pivot(&looked.record).and_then(|at| plan.definition.steps.get(at)).map(|step| step.name.clone());
                 if row.called_back.is_none() && next(&shape, &looked.record) == Next::Completed {
@@ -267,6 +273,7 @@ impl ChainHome {
         }
         let status = transition(row.status, verb, &standing).map_err(|why| illegal(row, verb, &why))?;
         let called_back = match verb {
+            Event::Cancel if is_asked => Some(CalledBack::Asked),
             Event::Cancel => Some(CalledBack::Cancelled),
             Event::Compensate => Some(CalledBack::Compensated),
             _ => None,
@@ -279,7 +286,11 @@ impl ChainHome {
             recoveries: u32::from(is_driven),
             next_attempt_at_ms: is_driven.then(clock::now_ms),
             ended_at_ms: status.is_ended().then(clock::now_ms),
-            deed: Some(Deed { event: verb.name(), reason: change.reason.clone(), by: change.by.clone() }),
+            deed: Some(Deed {
+                event: if is_asked { "cancel asked" } else { verb.name() },
+                reason: change.reason.clone(),
+                by: change.by.clone(),
+            }),
             ..note_from(row, status, self.new_expiry_ms())
         };
         if !self.note(&identity_of(row), note.clone()).await? {
@@ -294,7 +305,7 @@ impl ChainHome {
             let deadline_ms = row.deadline_ms.filter(|deadline| *deadline > clock::now_ms() || called_back.is_some());
             self.drive_row(&ChainRow { deadline_ms, ..row.clone() }, note, true)?;
         }
-        Ok(())
+        Ok(!is_asked)
     }
 
     /// Writes at the step's root that a person counts it as done.
@@ -319,18 +330,7 @@ impl ChainHome {
             return wrong(format!("chain {} does not stand at step `{}`", row.id, skip.step), format!("it stands at {names}; {show_help}"));
         }
         let unresolved = |error: super::plan::PlanError| Fault::refused("RW4006", error.to_string(), "bring the definition back first");
-        let (entity, root_key) = plan.root_of(schema, task, &looked.results).map_err(unresolved)?;
-        let call = plan.step(task).map(|step| match &step.compensate {
-            Some(compensation) if is_undo => compensation.call.clone(),
-            _ => step.call.clone(),
-        });
-        let resolved = super::plan::Resolved {
-            transaction: call.unwrap_or_default(),
-            entity,
-            root_key,
-            arguments: BTreeMap::new(),
-            parks_on_refusal: false,
-        };
+        let resolved = plan.place(schema, task, is_undo, &looked.results).map_err(unresolved)?;
         let direction = if is_undo { v1::Direction::Undo } else { v1::Direction::Do };
         let execute = v1::Execute {
             mark: Some(show::mark(skip.result.clone(), true)),

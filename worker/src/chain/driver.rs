@@ -152,6 +152,9 @@ impl Driver {
             if is_back && self.at.status != Status::Compensating {
                 self.note_turn();
             }
+            if matches!(next, Next::Run(_)) && !self.go_on(&shape).await {
+                return;
+            }
             let wake = match next {
                 Next::Run(tasks) => self.start_forward(&mut work, tasks, now),
                 Next::CallOff(tasks) => self.start_back(&mut work, tasks, &Kind::CallOff, now),

@@ -23,6 +23,7 @@ use uuid::Uuid;
 use super::{
     attempt::millis,
     driver::{Driver, Standpoint},
+    open::OpenChains,
     plan::{Plan, Results, first_row},
     show,
     state::{Record, Recorded, Status, Task},
@@ -47,6 +48,7 @@ pub(crate) struct ChainHome {
     pub serving: Arc<Serving>,
     pub pool: Pool,
     pub drivers: Drivers,
+    pub open: OpenChains,
     /// How long the outcomes of ended chains are kept at least, and so how long a driver's messages are good.
     pub retention: Duration,
 }

@@ -2,7 +2,8 @@
 //!
 //! `state` says what comes next and is pure; `plan` resolves roots and arguments and is pure; `store` is the SQL; `attempt`
 //! brings one task to its decision, `driver` joins them for one chain, `drivers` keeps them apart, `recover` finds those that
-//! should be driven; `commands` is what people do to one chain, `bulk` to many, `watch` follows one; `forget` is the end.
+//! should be driven; `commands` is what people do to one chain, `bulk` to many, `watch` follows one; `forget` is the end; `open`
+//! counts what is not there yet.
 
 mod attempt;
 mod bulk;
@@ -10,6 +11,7 @@ mod commands;
 mod driver;
 mod drivers;
 mod forget;
+mod open;
 mod plan;
 mod recover;
 mod show;
@@ -20,6 +22,7 @@ mod watch;
 pub(crate) use bulk::{Bulk, verb_of};
 pub(crate) use commands::{Change, Skip};
 pub(crate) use drivers::{ChainHome, Drivers, Identity, Started};
+pub(crate) use open::OpenChains;
 pub(crate) use plan::{Plan, built_in, step_request_id};
 pub(crate) use state::{Event, Status, Task};
 pub(crate) use store::{ChainFilter, NewChain, StoreError, old, open_row};

@@ -107,7 +107,8 @@ impl Plan {
             return Ok(self.home.clone());
         }
         let root = schema.roots.get(&step.entity).ok_or_else(|| PlanError(format!("the schema has no root `{}` any more", step.entity)))?;
-        let key = self.value(&step.root_key, task, results).map_err(PlanError)?.unwrap_or_default();
+        let key = self.value(&step.root_key, task, results).map_err(PlanError)?;
+        let key = key.ok_or_else(|| PlanError(format!("the root key of step `{}` is NULL", step.name)))?;
         let key = root.key_type.canonical(&key).map_err(|error| PlanError(error.to_string()))?;
         Ok((step.entity.clone(), key))
     }
@@ -135,11 +136,7 @@ impl Plan {
         if let Some(wait) = self.resolve_wait(task) {
             return Ok(wait);
         }
-        let (call, args) = match (&step.compensate, is_undo) {
-            (Some(compensation), true) => (&compensation.call, &compensation.args),
-            (None, true) => return Err(PlanError(format!("step `{}` has no compensation", step.name))),
-            (_, false) => (&step.call, &step.args),
-        };
+        let (call, args) = called(step, is_undo)?;
         let transaction =
             schema.transactions.get(call).ok_or_else(|| PlanError(format!("the schema has no transaction `{call}` any more")))?;
         let Target::Root { entity, parameter } = &transaction.target else {
@@ -156,8 +153,25 @@ impl Plan {
             arguments.insert(column.name.clone(), text);
         }
         let root_key = arguments.get(parameter).cloned().flatten().ok_or_else(|| bad(parameter, "the root key is NULL".to_owned()))?;
-        let parks_on_refusal = is_undo || self.is_behind_pivot(task) || step.on_failure == OnFailure::Park;
+        let parks_on_refusal = self.parks_on_refusal(step, task, is_undo);
         Ok(Resolved { transaction: call.clone(), entity: entity.clone(), root_key, arguments, parks_on_refusal })
+    }
+
+    /// Where a task's outcome lies, and under which name: all that is needed to ask for it or to write it without an effect. The
+    /// plan knows it even if the schema has the transaction no more, or one with other parameters.
+    pub(crate) fn place(&self, schema: &Schema, task: Task, is_undo: bool, results: &Results) -> Result<Resolved, PlanError> {
+        let step = self.step(task).ok_or_else(|| PlanError(format!("there is no step {}", task.step + 1)))?;
+        if let Some(wait) = self.resolve_wait(task) {
+            return Ok(wait);
+        }
+        let (call, _) = called(step, is_undo)?;
+        let (entity, root_key) = self.root_of(schema, task, results)?;
+        let parks_on_refusal = self.parks_on_refusal(step, task, is_undo);
+        Ok(Resolved { transaction: call.clone(), entity, root_key, arguments: BTreeMap::new(), parks_on_refusal })
+    }
+
+    fn parks_on_refusal(&self, step: &Step, task: Task, is_undo: bool) -> bool {
+        is_undo || self.is_behind_pivot(task) || step.on_failure == OnFailure::Park
     }
 
     /// Where the outcome of a wait lies; none for a step that calls a transaction.
@@ -200,6 +214,15 @@ impl Plan {
                 row.get(column).cloned().ok_or_else(|| format!("the result of step `{step}` has no column `{column}`"))
             }
         }
+    }
+}
+
+/// What a step calls in this direction, and with which arguments.
+fn called(step: &Step, is_undo: bool) -> Result<(&String, &BTreeMap<String, Expression>), PlanError> {
+    match (&step.compensate, is_undo) {
+        (Some(compensation), true) => Ok((&compensation.call, &compensation.args)),
+        (None, true) => Err(PlanError(format!("step `{}` has no compensation", step.name))),
+        (_, false) => Ok((&step.call, &step.args)),
     }
 }
 

@@ -56,6 +56,8 @@ pub(crate) enum Recorded {
 pub(crate) enum CalledBack {
     /// A person cancelled it.
     Cancelled,
+    /// A person asked for it while a root did not answer: if it turns out that the chain had completed before, it has.
+    Asked,
     /// A person has it undone.
     Compensated,
     /// Its deadline has passed.
@@ -95,11 +97,13 @@ pub(crate) enum Next {
 }
 
 impl CalledBack {
-    pub(crate) const ALL: [CalledBack; 4] = [CalledBack::Cancelled, CalledBack::Compensated, CalledBack::Late, CalledBack::Exhausted];
+    pub(crate) const ALL: [CalledBack; 5] =
+        [CalledBack::Cancelled, CalledBack::Asked, CalledBack::Compensated, CalledBack::Late, CalledBack::Exhausted];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             CalledBack::Cancelled => "cancelled",
+            CalledBack::Asked => "asked",
             CalledBack::Compensated => "compensated",
             CalledBack::Late => "late",
             CalledBack::Exhausted => "exhausted",
@@ -216,6 +220,10 @@ fn go_back(shape: &Shape, record: &Record) -> Next {
         return Next::CallOff(open);
     }
     let refused = |task: &Task| record.effects.get(task).is_some_and(|outcome| !outcome.lets_on());
+    // Every step was done before any could be called off, and whoever started it may have been told so.
+    if record.called_back == Some(CalledBack::Asked) && !shape.all_tasks().any(|task| refused(&task)) {
+        return Next::Completed;
+    }
     let is_kept = shape.all_tasks().filter(refused).all(|task| shape.step(task).is_some_and(|step| step.keeps));
     if is_kept && record.called_back.is_none() {
         return Next::Failed;
@@ -228,7 +236,7 @@ fn go_back(shape: &Shape, record: &Record) -> Next {
     }
     match record.called_back {
         _ if shape.all_tasks().any(|task| shape.is_undoable(task, record)) => Next::Compensated,
-        Some(CalledBack::Cancelled) => Next::Cancelled,
+        Some(CalledBack::Cancelled | CalledBack::Asked) => Next::Cancelled,
         _ => Next::Failed,
     }
 }

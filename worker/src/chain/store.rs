@@ -1,5 +1,7 @@
 //! The SQL of chains: reads by the pool, writes as calls for the partition's lane.
 
+pub(crate) mod old;
+
 use std::collections::BTreeMap;
 
 use deadpool_postgres::Pool;
@@ -27,6 +29,7 @@ pub(crate) struct ChainRow {
     pub fingerprint: Vec<u8>,
     pub issued_at_ms: i64,
     pub deadline_ms: Option<i64>,
+    /// None in a chain that only goes forward: it was behind its pivot before it could be called back.
     pub called_back: Option<CalledBack>,
     pub step: Option<String>,
     pub error: Option<serde_json::Value>,
@@ -85,6 +88,7 @@ fn row_of(row: &Row) -> StoreResult<ChainRow> {
     let status = Status::from_name(row.try_get("status")?).ok_or(StoreError::Row(id))?;
     let called_back: Option<&str> = row.try_get("called_back")?;
     let called_back = called_back.map(|name| CalledBack::from_name(name).ok_or(StoreError::Row(id))).transpose()?;
+    let called_back = called_back.filter(|_| !status.goes_forward());
     let json = |column: &str| -> StoreResult<serde_json::Value> { Ok(row.try_get(column)?) };
     let count = |column: &str| -> StoreResult<u32> { Ok(u32::try_from(row.try_get::<_, i32>(column)?).unwrap_or_default()) };
     Ok(ChainRow {
@@ -195,11 +199,22 @@ fn open_condition(filter: &ChainFilter) -> &'static str {
 /// The newest chains that match.
 pub(crate) async fn list(pool: &Pool, filter: &ChainFilter, limit: i64) -> StoreResult<Vec<ChainRow>> {
     let parameters = FilterParameters::new(filter);
+    let is_meant = |status: &Status| filter.statuses.is_empty() || filter.statuses.iter().any(|name| name == status.name());
+    let (ended, open): (Vec<Status>, Vec<Status>) = Status::ALL.into_iter().filter(is_meant).partition(|status| status.is_ended());
+    let open: Vec<&str> = open.into_iter().map(Status::name).collect();
+    let newest = format!("order by created_at desc limit {limit}");
+    // The newest of each open status come out of an index, however many there are; ended chains have none.
+    let of_ended = format!("union all (select * from rootward.chain where ended_at is not null and {FILTER} {newest})");
     let sql = format!(
-        "/* list_chains */ select {COLUMNS} from rootward.chain where {FILTER}{} order by created_at desc limit {limit}",
-        open_condition(filter)
+        "/* list_chains */ select {COLUMNS} from (\
+           select c.* from unnest($10::text[]) as wanted (status) cross join lateral \
+             (select * from rootward.chain where ended_at is null and chain.status = wanted.status and {FILTER} {newest}) c \
+           {}) c order by c.created_at desc limit {limit}",
+        if ended.is_empty() { "" } else { &of_ended }
     );
-    rows_of(&pool.get().await?.query(&sql, &parameters.all(filter)).await?)
+    let mut all = parameters.all(filter);
+    all.push(&open);
+    rows_of(&pool.get().await?.query(&sql, &all).await?)
 }
 
 /// Chains that match, by id behind `after`: a page of a bulk command.
@@ -224,6 +239,13 @@ pub(crate) async fn count_by(pool: &Pool, filter: &ChainFilter, column: &'static
     let rows = pool.get().await?.query(&sql, &parameters.all(filter)).await?;
     let counts = rows.iter().map(|row| Ok((row.try_get(0)?, u64::try_from(row.try_get::<_, i64>(1)?).unwrap_or_default())));
     Ok(counts.collect::<Result<_, tokio_postgres::Error>>()?)
+}
+
+/// How many chains are open, by status.
+pub(crate) async fn count_open(pool: &Pool) -> StoreResult<BTreeMap<String, i64>> {
+    let sql = "/* count_open_chains */ select status, count(*) from rootward.chain where ended_at is null group by 1";
+    let rows = pool.get().await?.query(sql, &[]).await?;
+    Ok(rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, tokio_postgres::Error>>()?)
 }
 
 /// How many of these chains are in which status; the ones that are gone are not counted.
@@ -356,44 +378,5 @@ pub(crate) fn note_row(partition: i32, root: (&str, &str), id: Uuid, note: &Note
             reason,
             by,
         ],
-    }
-}
-
-/// Ended chains and outcomes that are old enough to be collected, from a range of the tables' pages.
-pub(crate) mod old {
-    use super::{Pool, StoreResult, Uuid, timestamp};
-
-    /// How many pages a table has.
-    pub(crate) async fn pages(pool: &Pool, table: &'static str) -> StoreResult<i64> {
-        let sql = format!("/* count_pages */ select pg_relation_size('rootward.{table}') / current_setting('block_size')::bigint");
-        Ok(pool.get().await?.query_one(&sql, &[]).await?.try_get(0)?)
-    }
-
-    /// A request's outcome: partition, entity, root key, request id.
-    pub(crate) type OldOutcome = (i32, String, String, Uuid);
-
-    /// Outcomes of requests issued before a moment, among the pages from `first` to before `end`.
-    pub(crate) async fn outcomes(pool: &Pool, first: i64, end: i64, issued_before_ms: i64) -> StoreResult<Vec<OldOutcome>> {
-        let sql = format!(
-            "/* scan_old_outcomes */ select distinct partition, entity, root_key, request_id from rootward.outcome \
-             where ctid >= '({first},0)'::tid and ctid < '({end},0)'::tid and not in_chain and issued_at < '{}' \
-             and partition in (select partition from rootward.ownership where state = 'owned')",
-            timestamp(issued_before_ms)
-        );
-        let rows = pool.get().await?.query(&sql, &[]).await?;
-        let outcome = |row: &tokio_postgres::Row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?));
-        Ok(rows.iter().map(outcome).collect::<Result<_, tokio_postgres::Error>>()?)
-    }
-
-    /// The ids of chains that ended before a moment and whose last driver has long expired, among these pages.
-    pub(crate) async fn chains(pool: &Pool, first: i64, end: i64, ended_before_ms: i64, expired_before_ms: i64) -> StoreResult<Vec<Uuid>> {
-        let sql = format!(
-            "/* scan_old_chains */ select id from rootward.chain where ctid >= '({first},0)'::tid and ctid < '({end},0)'::tid \
-             and ended_at < '{}' and expires_at < '{}' and partition in (select partition from rootward.ownership where state = 'owned')",
-            timestamp(ended_before_ms),
-            timestamp(expired_before_ms)
-        );
-        let rows = pool.get().await?.query(&sql, &[]).await?;
-        Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
     }
 }

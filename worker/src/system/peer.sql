@@ -166,7 +166,7 @@ create table if not exists rootward.chain (
   issued_at timestamptz not null,
   deadline timestamptz,
   -- Why it goes back though no step was refused.
-  called_back text check (called_back in ('cancelled', 'compensated', 'late', 'exhausted')),
+  called_back text check (called_back in ('cancelled', 'asked', 'compensated', 'late', 'exhausted')),
   step text,
   error jsonb,
   result json,
@@ -187,6 +187,8 @@ create table if not exists rootward.chain (
 );
 -- Lists of open chains by status, and the scan for those that are due. Ended chains have no entry.
 create index if not exists chain_open on rootward.chain (status, next_attempt_at, id) where ended_at is null;
+-- Lists of the newest open chains.
+create index if not exists chain_newest on rootward.chain (status, created_at) where ended_at is null;
 
 -- What people did to a chain.
 create table if not exists rootward.chain_event (

@@ -11,6 +11,7 @@ mod rounds;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tests::play::Example;
 
 /// What is to be run.
 #[derive(Debug, Parser)]
@@ -27,9 +28,20 @@ struct Options {
     /// Only the chains: their matrix, and random programs.
     #[arg(long)]
     chains: bool,
+    /// Of the chains' part: only this example (`bank`, `shop`, `workflow`); it may be given several times.
+    #[arg(long, value_parser = example_named)]
+    example: Vec<Example>,
+    /// Of the chains' matrix: only this chain; it may be given several times.
+    #[arg(long)]
+    chain: Vec<String>,
     /// Only a list, a count and a replay by filter of so many parked chains, and the recovery of open ones.
     #[arg(long, num_args = 0..=1, default_missing_value = "1000000")]
     million: Option<i64>,
+}
+
+fn example_named(name: &str) -> Result<Example, String> {
+    let is_it = |example: &Example| format!("{example:?}").eq_ignore_ascii_case(name);
+    Example::ALL.into_iter().find(is_it).ok_or_else(|| "there are `bank`, `shop` and `workflow`".to_owned())
 }
 
 fn main() -> ExitCode {
@@ -62,15 +74,19 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     if let Some(count) = options.million {
         return million::run(&exe, count).await;
     }
+    let chosen: Vec<Example> = match options.example.as_slice() {
+        [] => Example::ALL.to_vec(),
+        some => some.to_vec(),
+    };
     if !options.no_matrix {
         if !options.chains {
             matrix::run(&exe).await?;
         }
-        chains::matrix(&exe).await?;
+        chains::matrix(&exe, &chosen, &options.chain).await?;
     }
     let seed = options.seed.unwrap_or_else(rand::random);
     eprintln!("{} rounds with --seed {seed}", options.rounds);
-    chains::programs(&exe, seed, options.rounds.div_ceil(3)).await?;
+    chains::programs(&exe, &chosen, seed, options.rounds.div_ceil(3)).await?;
     if options.chains {
         return Ok(());
     }

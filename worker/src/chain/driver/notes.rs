@@ -7,7 +7,7 @@ use crate::{
     chain::{
         plan::Resolved,
         show,
-        state::{CalledBack, Event, Standing, Status, Task, transition},
+        state::{CalledBack, Event, Shape, Standing, Status, Task, transition},
         store::Note,
     },
     clock,
@@ -22,6 +22,23 @@ impl Driver {
         let is_noted = self.note_firmly(Note { called_back: Some(cause), ..self.note_of(status) }).await;
         if is_noted {
             self.record.called_back = Some(cause);
+            self.at.status = status;
+        }
+        is_noted
+    }
+
+    /// If the pivot was done before it could be called off, what called the chain back came too late, and the row says so; false
+    /// if the row is somebody else's.
+    pub(super) async fn go_on(&mut self, shape: &Shape) -> bool {
+        let pivot = shape.passed_pivot(&self.record).and_then(|at| self.plan.definition.steps.get(at));
+        let Some(pivot) = pivot.filter(|_| self.at.status == Status::Compensating) else { return true };
+        let message = format!("the chain had passed its pivot `{}`: it only goes forward", pivot.name);
+        let Some(status) = self.after(Event::GoOn) else { return false };
+        let fault = Fault::refused("RW4003", message, "let it end, or repair what it waits for and replay it");
+        self.view.send_modify(|view| view.failure = Some(fault.into_wire()));
+        let is_noted = self.note_firmly(self.note_of(status)).await;
+        if is_noted {
+            self.record.called_back = None;
             self.at.status = status;
         }
         is_noted

@@ -38,6 +38,8 @@ pub(crate) enum Event {
     Undo,
     /// Nothing was to be undone after a cancel.
     CallOff,
+    /// What was to be called off turned out to be behind its pivot.
+    GoOn,
     Pause,
     Resume,
     Cancel,
@@ -106,6 +108,12 @@ impl Status {
         matches!(self, Completed | Failed | Compensated | Cancelled | Abandoned)
     }
 
+    /// Whether it is on its way forward, or waits there.
+    pub(crate) fn goes_forward(self) -> bool {
+        use Status::{Parked, Paused, Running, Scheduled, Waiting};
+        matches!(self, Scheduled | Running | Waiting | Paused | Parked)
+    }
+
     /// Whether a driver works on it.
     pub(crate) fn is_driven(self) -> bool {
         matches!(self, Status::Running | Status::Compensating)
@@ -114,7 +122,7 @@ impl Status {
 
 impl Event {
     #[cfg(test)]
-    pub(crate) const ALL: [Event; 16] = [
+    pub(crate) const ALL: [Event; 17] = [
         Event::Begin,
         Event::Await,
         Event::Wake,
@@ -124,6 +132,7 @@ impl Event {
         Event::Fail,
         Event::Undo,
         Event::CallOff,
+        Event::GoOn,
         Event::Pause,
         Event::Resume,
         Event::Cancel,
@@ -148,6 +157,7 @@ impl Event {
             Event::Fail => "fail",
             Event::Undo => "undo",
             Event::CallOff => "call off",
+            Event::GoOn => "go on",
             Event::Pause => "pause",
             Event::Resume => "resume",
             Event::Cancel => "cancel",
@@ -177,6 +187,7 @@ pub(crate) fn transition(from: Status, event: Event, standing: &Standing) -> Res
         (Status::Running | Status::Compensating, Event::Fail) => Ok(Status::Failed),
         (Status::Compensating, Event::Undo) => Ok(Status::Compensated),
         (Status::Compensating, Event::CallOff) => Ok(Status::Cancelled),
+        (Status::Compensating, Event::GoOn) => Ok(Status::Running),
         (Status::Running | Status::Waiting, Event::Pause) => Ok(Status::Paused),
         (Status::Scheduled | Status::Running | Status::Waiting | Status::Paused | Status::Parked, Event::Cancel) => {
             before_pivot(Status::Compensating)
@@ -242,6 +253,7 @@ mod tests {
             ("compensating", "fail", "failed"),
             ("compensating", "undo", "compensated"),
             ("compensating", "call off", "cancelled"),
+            ("compensating", "go on", "running"),
             ("stuck", "replay", "compensating"),
             ("stuck", "skip", "compensating"),
             ("stuck", "abandon", "abandoned"),

@@ -99,6 +99,29 @@ fn a_cancel_with_nothing_done_is_cancelled_and_with_something_done_compensated()
     assert_eq!(next(&shape, &record), Next::Compensated);
 }
 
+/// Whoever asked for it was told that it may come too late; whoever was told `completed` was not.
+#[test]
+fn a_cancel_that_was_only_asked_for_undoes_no_chain_that_was_through() {
+    let shape = line(&[(1, true, false), (1, true, false)]);
+    let mut record = record(&[(task(0, 0), Done)]);
+    record.called_back = Some(CalledBack::Asked);
+    assert_eq!(next(&shape, &record), Next::CallOff(vec![task(1, 0)]));
+    for outcome in [Done, Skipped] {
+        record.effects.insert(task(1, 0), outcome);
+        assert_eq!(next(&shape, &record), Next::Completed);
+    }
+    for outcome in [Failed, Tombstone] {
+        record.effects.insert(task(1, 0), outcome);
+        assert_eq!(next(&shape, &record), Next::Undo(vec![task(0, 0)]));
+    }
+    record.effects.insert(task(1, 0), Done);
+    record.called_back = Some(CalledBack::Cancelled);
+    assert_eq!(next(&shape, &record), Next::Undo(vec![task(1, 0)]), "one that was judged holds");
+    record.effects = BTreeMap::from([(task(0, 0), Tombstone)]);
+    record.called_back = Some(CalledBack::Asked);
+    assert_eq!(next(&shape, &record), Next::Cancelled);
+}
+
 #[test]
 fn side_by_side_steps_run_and_are_undone_together() {
     let shape = diamond();
@@ -186,7 +209,8 @@ fn follow(shape: &Shape, choice: usize, called_back_at: Option<(usize, CalledBac
             }
             end @ (Next::Completed | Next::Failed | Next::Cancelled | Next::Compensated) => {
                 let lets_on = |task: &Task| record.effects.get(task).is_some_and(|outcome| outcome.lets_on());
-                assert_eq!(end == Next::Completed, tasks.iter().all(lets_on) && (record.called_back.is_none() || passed));
+                let holds = !matches!(record.called_back, None | Some(CalledBack::Asked));
+                assert_eq!(end == Next::Completed, tasks.iter().all(lets_on) && (!holds || passed));
                 let is_left = tasks.iter().any(|task| shape.is_undoable(*task, &record) && !record.undone.contains(task));
                 assert!(end == Next::Completed || !is_left, "something is left that can be undone");
                 return end;
