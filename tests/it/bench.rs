@@ -88,6 +88,27 @@ fn a_transaction_of_one_root_is_measured_beside_pgbench() {
 }
 
 #[test]
+fn an_overload_is_measured_beside_the_capacity_and_what_is_refused_is_not_done() {
+    let output = Command::new(exe())
+        .args(["bench", "overload", "--capacity", "300", "--times", "5", "--duration", "2s", "--rounds", "1", "-o", "json"])
+        .output()
+        .expect("the program runs");
+    assert!(output.status.success(), "{output:?}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    let figures = report["figures"].as_array().expect("a list");
+    let value = |name: &str| figures.iter().find(|figure| figure["name"] == name).and_then(|figure| figure["value"].as_f64());
+    for name in ["goodput_ratio", "admitted_p99_us", "amplification", "goodput_per_s", "peak_per_s", "offered_per_s", "refused_per_s"] {
+        assert!(value(name).is_some_and(|value| value > 0.0), "{name} of {report}");
+    }
+    // The capacity is the worker's setting: whatever is offered, no more is done, but for what each lane may take beyond it at once.
+    let goodput = value("goodput_per_s").expect("there");
+    assert!(goodput <= 300.0 * 1.1, "{report}");
+    let checks: Vec<&str> = report["checks"].as_array().expect("a list").iter().filter_map(|check| check.as_str()).collect();
+    assert!(checks[0].starts_with("none of ") && !checks[0].starts_with("none of 0 "), "something was refused: {checks:?}");
+    assert!(checks.contains(&"sum unchanged") && checks.contains(&"verify: OK"), "{checks:?}");
+}
+
+#[test]
 fn what_cannot_be_measured_is_refused_before_anything_starts() {
     for (args, said) in [
         (&["--clients", "0"][..], "between 1 and 1000 clients"),

@@ -58,25 +58,33 @@ impl Roots {
     }
 }
 
+/// What a cluster is to be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Site<'a> {
+    pub peers: u32,
+    /// So many sessions of a baseline fit on each server.
+    pub most_clients: usize,
+    /// More of PostgreSQL's settings.
+    pub server_settings: &'a [(&'a str, &'a str)],
+    /// More lines for every worker's settings.
+    pub worker_settings: &'a str,
+}
+
 impl Ground {
-    /// Starts the cluster and makes the roots; `most_clients` sessions of a baseline fit on each server. `settings` are more
-    /// of PostgreSQL's.
-    pub(super) async fn start(
-        exe: &Path,
-        workload: Workload,
-        peers: u32,
-        most_clients: usize,
-        settings: &[(&str, &str)],
-        live: &mut Live,
-    ) -> anyhow::Result<Ground> {
+    /// Starts the cluster and makes the roots.
+    pub(super) async fn start(exe: &Path, workload: Workload, site: Site<'_>, live: &mut Live) -> anyhow::Result<Ground> {
         live.begin("starting PostgreSQL, workers and a router".to_owned());
         let compiled = compile_source(workload.source(), exe, None).await?;
-        let sessions = (most_clients + OTHER_SESSIONS).to_string();
+        let sessions = (site.most_clients + OTHER_SESSIONS).to_string();
         let always = [("synchronous_commit", "on"), ("max_connections", &sessions), ("max_prepared_transactions", &sessions)];
         let options = EmbeddedOptions {
-            peers,
-            worker_settings: String::new(),
-            server_settings: always.iter().chain(settings).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            peers: site.peers,
+            worker_settings: site.worker_settings.to_owned(),
+            server_settings: always
+                .iter()
+                .chain(site.server_settings)
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
             ..EmbeddedOptions::new(exe)
         };
         let cluster = EmbeddedCluster::start(options, &compiled).await?;
@@ -105,6 +113,15 @@ impl Ground {
     pub(super) async fn books(&self) -> anyhow::Result<Books> {
         // Tables of trees are on the hub too, and empty there.
         Ok(self.gauge.books(self.workload.total_sql).await?)
+    }
+
+    /// Compares the books with those before the load, and has everything counted.
+    pub(super) async fn check(&self, before: &Books) -> anyhow::Result<()> {
+        before.check(&self.books().await?)?;
+        let verified = self.client.verify().await?;
+        let failed: Vec<&str> = verified.checks.iter().filter(|check| !check.is_ok).map(|check| check.name.as_str()).collect();
+        anyhow::ensure!(failed.is_empty(), "`verify` finds something wrong: {}", failed.join(", "));
+        Ok(())
     }
 
     /// Waits until no chain is under way.

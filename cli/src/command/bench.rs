@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 
 use crate::{
-    bench::{self, Baseline, ChainsOptions, Kill, SingleOptions, Workload},
+    bench::{self, Baseline, ChainsOptions, Kill, OverloadOptions, SingleOptions, Workload},
     output::{self, Format},
     signals,
 };
@@ -42,6 +42,31 @@ enum What {
     /// pgbench's TPC-B, an account with its branch and tellers being a root: five statements.
     Tpcb(Single),
     Chains(Chains),
+    Overload(Overload),
+}
+
+/// Ten times what a worker takes on: how much is still done in time, how the rest is refused, and that nothing refused was done.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  rootward bench overload --capacity 1000 --times 10 --duration 10s")]
+struct Overload {
+    /// What the worker takes on a second, limited by its setting `max_units_per_second`, so that the load is not what is measured.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(10..=100_000))]
+    capacity: u32,
+    /// How many times the capacity is offered.
+    #[arg(long, value_name = "NUMBER", default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..=100))]
+    times: u32,
+    /// What each request has until it must be answered, its retries included.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+    deadline: Duration,
+    /// How long each measurement takes, after a warm-up.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    duration: Duration,
+    /// How often each is taken, the peak and the flood in turns; the median counts.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// How many clients with a connection and a retry budget each all requests share.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    connections: u16,
 }
 
 /// One transaction at one root.
@@ -108,6 +133,7 @@ pub(crate) async fn run(bench: Bench, format: Format) -> anyhow::Result<ExitCode
     let work = async {
         match bench.what {
             What::Chains(chains) => bench::run_chains(&exe, &chains.options()).await.map(Ok),
+            What::Overload(overload) => bench::run_overload(&exe, overload.options()).await.map(Ok),
             What::Bank(single) => run_single(&exe, single, Workload::bank()).await,
             What::Shop(single) => run_single(&exe, single, Workload::shop()).await,
             What::Tpcb(single) => run_single(&exe, single, Workload::tpcb()).await,
@@ -143,6 +169,13 @@ async fn run_single(exe: &Path, single: Single, workload: Workload) -> anyhow::R
 impl Chains {
     fn options(self) -> ChainsOptions {
         ChainsOptions { clients: self.clients, duration: self.duration, rounds: self.rounds, peers: self.peers, recovery: self.recovery }
+    }
+}
+
+impl Overload {
+    fn options(self) -> OverloadOptions {
+        let Overload { capacity, times, deadline, duration, rounds, connections } = self;
+        OverloadOptions { capacity, times, deadline, duration, rounds, connections: connections.into() }
     }
 }
 
