@@ -59,7 +59,7 @@ pub(super) struct Ends {
 
 /// Sends the requests that `call` makes at this rate, each with this deadline. A failure that is no refusal ends it.
 pub(super) async fn flood(
-    mut call: impl FnMut() -> Option<Call>,
+    mut call: impl FnMut() -> anyhow::Result<Call>,
     rate: f64,
     deadline: Duration,
     span: Span,
@@ -83,8 +83,7 @@ pub(super) async fn flood(
                 flooded.requests += count as u64;
                 for due in due.drain(..) {
                     flooded.offered += u64::from(measured.contains(&Instant::now()));
-                    let Some(call) = call() else { anyhow::bail!("there is no client") };
-                    tasks.spawn(once(call.with_deadline(deadline), due));
+                    tasks.spawn(once(call()?.with_deadline(deadline), due));
                 }
             }
             Some(ended) = tasks.join_next() => flooded.add(ended??, deadline, &measured),

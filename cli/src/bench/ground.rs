@@ -11,13 +11,18 @@ use std::{
 
 use rand::RngExt as _;
 use rootward_client::{Client, v1::ChainFilter};
-use rootward_cluster::{Books, EmbeddedCluster, EmbeddedOptions, Gauge, Place, compile_source};
+use rootward_cluster::{Books, EmbeddedCluster, EmbeddedOptions, Gauge, Place, compile_source, run_sql};
 use rootward_schema::Schema;
 use tokio::time::Instant;
 
-use super::{live::Live, machine::Machine, workload::Workload};
+use super::{
+    live::Live,
+    machine::Machine,
+    workload::{Setup, Workload},
+};
 use crate::{
     bank::{self, Owners},
+    edge::Wrong,
     load::{self, Tally},
 };
 
@@ -91,12 +96,15 @@ impl Ground {
         live.begin(format!("making {} roots", workload.roots));
         let router = cluster.router_address().to_owned();
         let client = Client::connect([&router]).await?;
-        fill(&router, &workload).await?;
+        match &workload.setup {
+            Some(setup) => set_up(&cluster, &compiled.schema, setup).await?,
+            None => fill(&router, &workload).await?,
+        }
         let owners = Owners::read(&router).await?;
         let ids: Vec<String> = cluster.topology().peer.keys().cloned().collect();
         let of = |id: &String| (1..=workload.roots).filter(|root| owners.of(*root) == Some(id)).collect::<Vec<u64>>();
         let roots = Roots(ids.iter().map(of).collect());
-        anyhow::ensure!(roots.0.iter().all(|roots| !roots.is_empty()), "a peer has no root");
+        anyhow::ensure!(workload.roots == 0 || roots.0.iter().all(|roots| !roots.is_empty()), "a peer has no root");
         let databases: Vec<String> = ids.iter().map(|id| cluster.database(id)).collect();
         let gauge = Ground::gauge(&cluster).await?;
         gauge.vacuum_analyze().await?;
@@ -112,7 +120,7 @@ impl Ground {
     /// The books of the moment; nothing may be under way.
     pub(super) async fn books(&self) -> anyhow::Result<Books> {
         // Tables of trees are on the hub too, and empty there.
-        Ok(self.gauge.books(self.workload.total_sql).await?)
+        Ok(self.gauge.books(self.workload.total_sql.unwrap_or("select 0::bigint")).await?)
     }
 
     /// Compares the books with those before the load, and has everything counted.
@@ -143,6 +151,31 @@ impl Ground {
         let version = server.map(|server| server.version().to_string()).unwrap_or_default();
         Ok(Machine::look(self.cluster.folder(), version)?)
     }
+}
+
+/// Runs the user's SQL past everything that Rootward checks: what fills reference tables on the hub, the rest on the only peer.
+async fn set_up(cluster: &EmbeddedCluster, schema: &Schema, setup: &Setup) -> anyhow::Result<()> {
+    let nodes: Vec<String> = cluster.topology().nodes().map(|(_, node)| node.database.clone()).collect();
+    let [hub, peer] = nodes.as_slice() else { anyhow::bail!("a hub and one peer are wanted for --setup") };
+    let run = async |database: &str, option: &str, sql: &str| {
+        run_sql(database, sql).await.map_err(|error| {
+            let said = error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string);
+            Wrong::new("RW1108", format!("the file of {option} fails: {said}"), "it is run as superuser, all of it in one transaction")
+        })
+    };
+    if let Some(sql) = &setup.reference {
+        run(hub, "--reference", sql).await?;
+        let (hub, peer) = (Gauge::connect(std::slice::from_ref(hub)).await?, Gauge::connect(std::slice::from_ref(peer)).await?);
+        let deadline = Instant::now() + DRAIN_LIMIT;
+        for table in &schema.reference {
+            let count = format!("select count(*) from {}", rootward_schema::quoted(&table.name));
+            while peer.total(&count).await? != hub.total(&count).await? {
+                anyhow::ensure!(Instant::now() < deadline, "`{}` was not copied to the peer within {DRAIN_LIMIT:?}", table.name);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+    Ok(run(peer, "--setup", &setup.trees).await?)
 }
 
 /// Writes the reference data, and then makes the roots as any client would.

@@ -6,6 +6,7 @@ mod callers;
 mod chains;
 mod closed_loop;
 mod figures;
+mod file_script;
 mod flood;
 mod ground;
 mod kill;
@@ -24,8 +25,9 @@ mod workload;
 
 pub(crate) use baseline::Baseline;
 pub(crate) use chains::{ChainsOptions, run as run_chains};
+pub(crate) use file_script::FileScript;
 pub(crate) use kill::Kill;
 pub(crate) use overload::{OverloadOptions, run as run_overload};
 pub(crate) use report::Report;
 pub(crate) use single::{SingleOptions, run as run_single};
-pub(crate) use workload::Workload;
+pub(crate) use workload::{Given, Workload};

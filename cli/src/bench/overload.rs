@@ -127,10 +127,13 @@ impl Bench {
         let rate = f64::from(options.capacity) * f64::from(times);
         self.live.begin(format!("round {round} of {}: {rate} requests a second", options.rounds));
         let before = self.tries().await?;
-        let (shape, roots) = (self.ground.workload.main, self.ground.workload.roots);
-        let callers: Vec<Calls> = self.clients.iter().map(|client| Calls { client: client.clone(), shape, roots }).collect();
-        let mut turns = callers.iter().cycle();
-        let call = || turns.next().map(Calls::call);
+        let (shape, roots) = (&self.ground.workload.main, self.ground.workload.roots);
+        let callers: Vec<Calls> = self.clients.iter().map(|client| Calls { client: client.clone(), shape: shape.clone(), roots }).collect();
+        let mut turn = 0;
+        let call = || {
+            turn += 1;
+            callers[turn % callers.len()].call()
+        };
         let flooded = flood(call, rate, options.deadline, Span::warmed(options.duration), &mut self.live).await?;
         self.drained().await?;
         load.push(&flooded, self.tries().await? - before);

@@ -16,4 +16,5 @@ pub use page::{PageError, metric};
 pub use pgbench::{Pgbench, PgbenchError, PgbenchResult, PgbenchRun};
 pub use pgbouncer::{Pgbouncer, PgbouncerError};
 pub use processor::{ProcessorTime, resident_bytes};
+pub use session::run_sql;
 pub use two_phase::{Place, Transferred, TwoPhaseClient, TwoPhaseError, TwoPhaseTransfer};
