@@ -53,7 +53,23 @@ fn a_transaction_of_one_root_is_measured_beside_pgbench() {
     let folder = tempfile::tempdir().expect("a folder");
     let page = folder.path().join("out.html");
     let output = Command::new(exe())
-        .args(["bench", "bank", "--clients", "2", "--duration", "500ms", "--rounds", "1", "--kill", "p1@200ms", "-o", "json", "--report"])
+        .args([
+            "bench",
+            "bank",
+            "--clients",
+            "2",
+            "--duration",
+            "500ms",
+            "--rounds",
+            "1",
+            "--kill",
+            "p1@200ms",
+            "--memory-for",
+            "1100ms",
+            "-o",
+            "json",
+            "--report",
+        ])
         .arg(&page)
         .output()
         .expect("the program runs");
@@ -72,6 +88,10 @@ fn a_transaction_of_one_root_is_measured_beside_pgbench() {
     {
         assert!(value(name) > 0.0, "{name} of {report}");
     }
+    for name in ["router_rss_mb", "worker_rss_mb", "router_rss_mb_start", "worker_rss_mb_middle", "worker_rss_mb_end", "memory_tps"] {
+        assert!(value(name) > 0.0, "{name} of {report}");
+    }
+    assert!(value("router_rss_mb_per_min").is_finite() && value("worker_rss_mb") >= value("worker_rss_mb_end"), "{report}");
     // Ticks of ten milliseconds may miss what is done in half a second.
     for name in ["router_cpu_us", "worker_cpu_us", "postgres_cpu_us", "client_cpu_us", "statement_postgres_cpu_us"] {
         assert!(value(name) >= 0.0, "{name} of {report}");

@@ -12,6 +12,7 @@ mod ground;
 mod kill;
 mod live;
 mod machine;
+mod memory;
 mod meter;
 mod open_loop;
 mod overload;

@@ -21,6 +21,7 @@ use super::{
     ground::{Ground, Site},
     kill::{Kill, Patient, Pauses},
     live::Live,
+    memory::Memory,
     meter::{Meter, Used},
     open_loop::open_loop,
     rounds::Rounds,
@@ -42,6 +43,8 @@ pub(crate) struct SingleOptions {
     pub peers: u32,
     /// What dies in one more measurement with the greatest number of clients.
     pub kill: Option<Kill>,
+    /// How long memory is looked at under full load, with the greatest number of clients.
+    pub memory_for: Option<Duration>,
     /// Over how many connections to the router all clients are spread.
     pub connections: usize,
 }
@@ -78,6 +81,7 @@ pub(crate) async fn run(exe: &Path, workload: Workload, options: SingleOptions) 
     bench.throughput().await?;
     bench.by_rows().await?;
     bench.flushes().await?;
+    bench.memory().await?;
     bench.kill().await?;
     bench.live.begin("counting".to_owned());
     let mut checks = bench.check(&before, count_before).await?;
@@ -284,6 +288,30 @@ impl Bench {
     async fn reported_flushes(&mut self) -> anyhow::Result<i64> {
         self.live.begin("flushes: waiting until PostgreSQL has reported all".to_owned());
         Ok(self.ground.gauge.wal_flushes_after(Gauge::IDLE_REPORT).await?)
+    }
+
+    /// Full load for a while, and what router and workers hold meanwhile.
+    async fn memory(&mut self) -> anyhow::Result<()> {
+        let Some(length) = self.options.memory_for else { return Ok(()) };
+        let clients = self.options.greatest();
+        self.live.begin(format!("memory: {clients} clients for {}", humantime::format_duration(length)));
+        let (meter, shape, mut memory) = (Meter::of(&self.ground.cluster), self.ground.workload.main.clone(), Memory::default());
+        let caller = |number: usize| Calls {
+            client: self.clients[number % self.clients.len()].clone(),
+            shape: shape.clone(),
+            roots: self.ground.workload.roots,
+        };
+        let span = Span { warm: Duration::ZERO, measured: length };
+        let load = closed_loop((0..clients).map(caller).collect(), span, &mut self.live);
+        let sample = tokio::select! {
+            sample = load => sample?,
+            () = memory.watch(&meter) => return Ok(()),
+        };
+        self.done += sample.done;
+        self.refused += sample.refused;
+        self.figures.add("memory_tps", "tx/s", sample.per_second());
+        memory.add_to(&mut self.figures);
+        Ok(())
     }
 
     /// One more measurement, in whose middle a part of a peer dies. Nothing after it counts: PostgreSQL's counters are gone too.

@@ -133,6 +133,9 @@ struct Single {
     /// In one more measurement, kill a peer's PostgreSQL (PEER@TIME) or worker (PEER/worker@TIME) with -9 and start it again.
     #[arg(long, value_name = "PEER@TIME", value_parser = Kill::parse)]
     kill: Option<Kill>,
+    /// In one more measurement, load it fully for so long, and look at the memory of router and workers each second.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    memory_for: Option<Duration>,
 }
 
 /// Transfers between two peers: chains of two steps beside two-phase commit on the same PostgreSQL servers.
@@ -240,6 +243,7 @@ impl Single {
             duration: self.duration,
             rounds: self.rounds,
             kill: self.kill.map(|kill| possible(kill, self.peers, self.duration)).transpose()?,
+            memory_for: self.memory_for,
             peers: self.peers,
             connections: self.connections.into(),
         })

@@ -2,7 +2,7 @@
 
 use super::{Bench, Side};
 use crate::{
-    bench::{page::Chart, workload::Draws},
+    bench::{memory::Memory, page::Chart, workload::Draws},
     output,
 };
 
@@ -123,6 +123,9 @@ impl Bench {
         }
         if let Some(ratio) = figures.series("latency_ratio_1") {
             text += &format!("\none client: {:.2} times as long as one pipeline (p50)", ratio.median());
+        }
+        if self.options.memory_for.is_some() {
+            text += &Memory::table(figures);
         }
         if let Some(kill) = &self.options.kill {
             text += &format!(
