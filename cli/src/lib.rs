@@ -13,7 +13,7 @@ mod signals;
 
 use std::{process::ExitCode, time::Duration};
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, error::ErrorKind};
 
 use command::{
     Context, bench::Bench, call::Call, chain::Chain, completions::Completions, demo::Demo, dev::Dev, error::Error, explain::Explain, peer,
@@ -94,7 +94,14 @@ pub fn main() -> ExitCode {
     if let Some(code) = internal::run(std::env::args_os().skip(1)) {
         return code;
     }
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            return edge::refuse(&error);
+        }
+        // Help and version.
+        Err(error) => error.exit(),
+    };
     match runtime() {
         Ok(runtime) => runtime.block_on(run(cli)).unwrap_or_else(|error| edge::report(&error)),
         Err(error) => edge::report(&error.into()),

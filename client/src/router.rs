@@ -9,25 +9,18 @@ use std::{
     time::Duration,
 };
 
-use rootward_link::Link;
+use rootward_link::{Link, MAX_MESSAGE_BYTES, Silence, deepest, endpoint};
 use rootward_proto::{
     Fault, FaultResult,
     v1::{RetryClass, rootward_client::RootwardClient},
 };
-use tonic::{
-    ConnectError, Status,
-    codegen::http::Uri,
-    transport::{Channel, Endpoint},
-};
+use tonic::{ConnectError, Status, codegen::http::Uri, transport::Channel};
 
 use crate::stream::ToRouter;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// What may be on its way unread: several messages, so that a stream never stops for want of a window while we keep up.
-const STREAM_WINDOW_BYTES: u32 = 4 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
-/// The largest answer that is taken.
-const MAX_MESSAGE_BYTES: usize = 64 << 20;
+/// A router may be far away.
+const SILENCE: Silence =
+    Silence { connect: Duration::from_secs(2), asked_after: Duration::from_secs(10), given_up_after: Duration::from_secs(5) };
 const DEFAULT_PORT: u16 = 7400;
 const EXAMPLE: &str = "give an address such as http://127.0.0.1:7400";
 
@@ -75,16 +68,8 @@ impl Routers {
 impl Router {
     fn new(text: &str) -> FaultResult<Router> {
         let address = normalized(text)?;
-        let endpoint = Endpoint::from_shared(address.clone()).map_err(|error| wrong(text, &error.to_string()))?;
-        let channel = endpoint
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(5))
-            .keep_alive_while_idle(true)
-            .connect_lazy();
+        let endpoint = endpoint(&address, SILENCE).map_err(|error| wrong(text, &error.to_string()))?;
+        let channel = endpoint.connect_lazy();
         let service =
             RootwardClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
         let stream = ToRouter { address: address.clone(), service: service.clone() }.start();
@@ -95,7 +80,7 @@ impl Router {
     pub(crate) fn fault(&self, status: &Status) -> Fault {
         let sources = std::iter::successors(status.source(), |&error| error.source());
         if sources.into_iter().any(|error| error.is::<ConnectError>()) {
-            return unreachable(&self.address, &deepest(status));
+            return unreachable(&self.address, &cause(status));
         }
         Fault::from_status(status)
     }
@@ -120,10 +105,9 @@ pub(crate) fn silent(address: &str) -> Fault {
     )
 }
 
-/// The innermost cause, which is what the system said.
-pub(crate) fn deepest(status: &Status) -> String {
-    let sources = std::iter::successors(status.source(), |&error| error.source());
-    sources.last().map_or_else(|| status.message().to_owned(), ToString::to_string)
+/// What the system said, if it was the system; else the status's own words.
+pub(crate) fn cause(status: &Status) -> String {
+    status.source().map_or_else(|| status.message().to_owned(), |source| deepest(source).to_string())
 }
 
 /// With scheme and port: `10.0.0.1` is `http://10.0.0.1:7400`.

@@ -10,7 +10,7 @@ use rootward_proto::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Response, Streaming, transport::Channel};
 
-use crate::router::{Router, deepest, silent, unreachable};
+use crate::router::{Router, cause, silent, unreachable};
 
 /// What a router takes in one message; a larger request would break the stream for all.
 const MAX_REQUEST_BYTES: usize = 8 << 20;
@@ -107,7 +107,7 @@ impl Exchange for ToRouter {
 
     async fn open(&self, outgoing: Outgoing<ToRouter>) -> Result<Streaming<v1::ExchangeCallsResponse>, String> {
         let mut service = self.service.clone();
-        service.exchange(outgoing).await.map(Response::into_inner).map_err(|status| deepest(&status))
+        service.exchange(outgoing).await.map(Response::into_inner).map_err(|status| cause(&status))
     }
 
     fn full(&self, limit: usize) -> Fault {

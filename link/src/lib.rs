@@ -4,10 +4,12 @@
 //! and without load nothing waits for company. Answers come in any order and find their asker by a number.
 
 mod ask;
+mod channel;
 mod fit;
 mod flight;
 mod turn;
 
 pub use ask::{Exchange, Link, Outgoing};
+pub use channel::{CONNECTION_WINDOW_BYTES, MAX_MESSAGE_BYTES, STREAM_WINDOW_BYTES, Silence, deepest, endpoint};
 pub use fit::{MAX_COALESCED, fitting};
 pub use turn::Turn;

@@ -5,26 +5,18 @@ use std::{
     time::Duration,
 };
 
-use rootward_link::{Exchange, Outgoing};
+use rootward_link::{Exchange, MAX_MESSAGE_BYTES, Outgoing, Silence, deepest, endpoint};
 use rootward_proto::{
     Fault, FaultResult,
     v1::{self, RetryClass, reply, worker_client::WorkerClient},
 };
-use tonic::{
-    Streaming,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Streaming, transport::Channel};
 
 use crate::metrics::LinkCounters;
 
-/// How long a connection may take to be made.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// The largest message that is taken.
-pub(crate) const MAX_MESSAGE_BYTES: usize = 64 << 20;
-/// What may be on its way unread, for one stream and for a connection: several messages, so that a stream never stops for want of
-/// a window while its reader keeps up.
-pub(crate) const STREAM_WINDOW_BYTES: u32 = 4 << 20;
-pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// A worker is near: one that says nothing is given up soon.
+const SILENCE: Silence =
+    Silence { connect: Duration::from_secs(1), asked_after: Duration::from_secs(5), given_up_after: Duration::from_secs(3) };
 
 /// The stream to the worker at this address.
 pub(crate) struct ToWorker {
@@ -95,27 +87,10 @@ pub(crate) fn unreachable(address: &str, why: &str) -> Fault {
 
 /// A client of the worker at `address`, connected.
 pub(crate) async fn connect(address: &str) -> Result<WorkerClient<Channel>, String> {
-    let endpoint = Endpoint::from_shared(address.to_owned())
-        .map_err(|error| error.to_string())?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .http2_keep_alive_interval(Duration::from_secs(5))
-        .keep_alive_timeout(Duration::from_secs(3))
-        .keep_alive_while_idle(true);
-    let channel = tokio::time::timeout(CONNECT_TIMEOUT, endpoint.connect())
+    let endpoint = endpoint(address, SILENCE).map_err(|error| error.to_string())?;
+    let channel = tokio::time::timeout(SILENCE.connect, endpoint.connect())
         .await
         .map_err(|_| "no connection within a second".to_owned())?
-        .map_err(|error| root_cause(&error))?;
+        .map_err(|error| deepest(&error).to_string())?;
     Ok(WorkerClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES))
-}
-
-/// The innermost source of an error, which says more than tonic's "transport error".
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }

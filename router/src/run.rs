@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use rootward_link::{CONNECTION_WINDOW_BYTES, MAX_MESSAGE_BYTES, STREAM_WINDOW_BYTES};
 use rootward_metrics::Endpoint;
 use rootward_proto::v1::rootward_server::RootwardServer;
 use tokio::{
@@ -13,7 +14,6 @@ use tonic::transport::{Server, server::TcpIncoming};
 
 use crate::{
     Catalog, Config, Routing, follow,
-    link::{CONNECTION_WINDOW_BYTES, MAX_MESSAGE_BYTES, STREAM_WINDOW_BYTES},
     metrics::{Counters, RouterMetrics},
     service::RouterService,
 };

@@ -88,6 +88,14 @@ impl Source {
         Source::assemble(Reader { texts, findings: Vec::new() }, &table_paths, &transaction_paths)
     }
 
+    /// The same with one more file of transactions, wherever it lies.
+    #[must_use]
+    pub fn with_transactions(mut self, path: &str, text: &str) -> Source {
+        self.transactions.extend(transaction_file::parse(path, text, &mut self.findings));
+        self.texts.insert(path.to_owned(), text.to_owned());
+        self
+    }
+
     /// The text of a file that was read.
     pub fn text(&self, file: &str) -> Option<&str> {
         self.texts.get(file).map(String::as_str)

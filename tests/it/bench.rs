@@ -53,7 +53,23 @@ fn a_transaction_of_one_root_is_measured_beside_pgbench() {
     let folder = tempfile::tempdir().expect("a folder");
     let page = folder.path().join("out.html");
     let output = Command::new(exe())
-        .args(["bench", "bank", "--clients", "2", "--duration", "500ms", "--rounds", "1", "--kill", "p1@200ms", "-o", "json", "--report"])
+        .args([
+            "bench",
+            "bank",
+            "--clients",
+            "2",
+            "--duration",
+            "500ms",
+            "--rounds",
+            "1",
+            "--kill",
+            "p1@200ms",
+            "--memory-for",
+            "1100ms",
+            "-o",
+            "json",
+            "--report",
+        ])
         .arg(&page)
         .output()
         .expect("the program runs");
@@ -72,6 +88,10 @@ fn a_transaction_of_one_root_is_measured_beside_pgbench() {
     {
         assert!(value(name) > 0.0, "{name} of {report}");
     }
+    for name in ["router_rss_mb", "worker_rss_mb", "router_rss_mb_start", "worker_rss_mb_middle", "worker_rss_mb_end", "memory_tps"] {
+        assert!(value(name) > 0.0, "{name} of {report}");
+    }
+    assert!(value("router_rss_mb_per_min").is_finite() && value("worker_rss_mb") >= value("worker_rss_mb_end"), "{report}");
     // Ticks of ten milliseconds may miss what is done in half a second.
     for name in ["router_cpu_us", "worker_cpu_us", "postgres_cpu_us", "client_cpu_us", "statement_postgres_cpu_us"] {
         assert!(value(name) >= 0.0, "{name} of {report}");
@@ -88,6 +108,85 @@ fn a_transaction_of_one_root_is_measured_beside_pgbench() {
 }
 
 #[test]
+fn an_overload_is_measured_beside_the_capacity_and_what_is_refused_is_not_done() {
+    let output = Command::new(exe())
+        .args(["bench", "overload", "--capacity", "300", "--times", "5", "--duration", "2s", "--rounds", "1", "-o", "json"])
+        .output()
+        .expect("the program runs");
+    assert!(output.status.success(), "{output:?}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    let figures = report["figures"].as_array().expect("a list");
+    let value = |name: &str| figures.iter().find(|figure| figure["name"] == name).and_then(|figure| figure["value"].as_f64());
+    for name in ["goodput_ratio", "admitted_p99_us", "amplification", "goodput_per_s", "peak_per_s", "offered_per_s", "refused_per_s"] {
+        assert!(value(name).is_some_and(|value| value > 0.0), "{name} of {report}");
+    }
+    // The capacity is the worker's setting: whatever is offered, no more is done, but for what each lane may take beyond it at once.
+    let goodput = value("goodput_per_s").expect("there");
+    assert!(goodput <= 300.0 * 1.1, "{report}");
+    let checks: Vec<&str> = report["checks"].as_array().expect("a list").iter().filter_map(|check| check.as_str()).collect();
+    assert!(checks[0].starts_with("none of ") && !checks[0].starts_with("none of 0 "), "something was refused: {checks:?}");
+    assert!(checks.contains(&"sum unchanged") && checks.contains(&"verify: OK"), "{checks:?}");
+}
+
+/// A script over tables of the user's own, and what fills them.
+const OWN_SCRIPT: &str = "\\set id random_zipfian(1, 20, 1.5)\nbegin;\nupdate account set balance = balance + 1 where account_id = :id;\n\
+                          insert into entry (account_id, entry_id, kind, amount, at) values (:id, gen_random_uuid(), 'deposit', 1, now());\n\
+                          commit;\n";
+const OWN_DATA: &str = "insert into account (account_id, owner, balance) select id, 'Ada', 0 from generate_series(1, 20) id";
+const OWN_REFERENCE: &str = "insert into currency values ('EUR', 'Euro', 2)";
+
+#[test]
+fn a_script_for_pgbench_is_measured_through_rootward_and_as_it_is() {
+    let top = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace is above");
+    let folder = tempfile::tempdir().expect("a folder");
+    let own = folder.path().join("own.sql");
+    let data = folder.path().join("data.sql");
+    std::fs::write(&own, OWN_SCRIPT).expect("written");
+    std::fs::write(&data, OWN_DATA).expect("written");
+    let reference = folder.path().join("reference.sql");
+    std::fs::write(&reference, OWN_REFERENCE).expect("written");
+    let reference = reference.display().to_string();
+    let sample = top.join("docs/samples/tpcb.pgbench.sql");
+    let (bank, own, data) = (top.join("schema/examples/bank"), own.display().to_string(), data.display().to_string());
+    let bank = bank.display().to_string();
+    let of_own = ["-f", &own, "--root", "account=id", "--schema", &bank, "--setup", &data, "--reference", &reference];
+    for (args, manner) in [(&["-f", sample.to_str().expect("UTF-8")][..], "set-wise"), (&of_own, "row by row")] {
+        let output = Command::new(exe())
+            .args(["bench", "pgbench", "--clients", "2", "--duration", "500ms", "--rounds", "1", "-o", "json"])
+            .args(args)
+            .output()
+            .expect("the program runs");
+        assert!(output.status.success(), "{output:?}");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+        let figures = report["figures"].as_array().expect("a list");
+        for name in ["tps_2", "statement_tps_2", "ratio_vs_statement_2", "p99_us_2", "statement_p99_us_2"] {
+            let figure = figures.iter().find(|figure| figure["name"] == name).and_then(|figure| figure["value"].as_f64());
+            assert!(figure.is_some_and(|value| value > 0.0), "{name} of {report}");
+        }
+        assert!(report["settings"]["script"].as_str().is_some_and(|text| text.contains(manner)), "{report}");
+        let checks = report["checks"].to_string();
+        assert!(checks.contains("once each") && checks.contains("verify: OK") && !checks.contains("sum unchanged"), "{checks}");
+    }
+}
+
+#[test]
+fn a_script_that_cannot_be_run_is_told_with_file_line_and_code() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = folder.path().join("bad.sql");
+    for (text, said) in [
+        ("\\set id 1\n\\sleep 1 s\n", "bad.sql:2: `\\sleep` is not understood"),
+        ("\\set id 1\nselect :id;\n", "bad.sql:2: which variable"),
+        ("-- root: account = :id\n\\set id 1\nselect balance from acount where account_id = :id;\n", "bad.sql:3:21"),
+    ] {
+        std::fs::write(&script, text).expect("written");
+        let output = Command::new(exe()).args(["bench", "pgbench", "-f"]).arg(&script).output().expect("the program runs");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{text}: {error}");
+        assert!(error.contains(said) && error.contains("RW1"), "{text}: {error}");
+    }
+}
+
+#[test]
 fn what_cannot_be_measured_is_refused_before_anything_starts() {
     for (args, said) in [
         (&["--clients", "0"][..], "between 1 and 1000 clients"),
@@ -97,12 +196,17 @@ fn what_cannot_be_measured_is_refused_before_anything_starts() {
         (&["--kill", "p1"], "PEER@TIME"),
         (&["--peers", "2"], "--against none"),
         (&["--rate", "0"], "between 1 and 1000000"),
+        (&["--report", "/nowhere/at/all.html"], "can't be written"),
     ] {
         let output = Command::new(exe()).args(["bench", "bank"]).args(args).output().expect("the program runs");
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(2), "{args:?}: {error}");
         assert!(error.contains(said), "{args:?}: {error}");
+        assert!(error.starts_with("error[RW11") && (error.contains("help: ") || error.contains("--help")), "{args:?}: {error}");
     }
+    let output = Command::new(exe()).args(["bench", "bank", "--against", "mysql", "-o", "json"]).output().expect("the program runs");
+    let error: serde_json::Value = serde_json::from_slice(&output.stdout).expect("programs get an object");
+    assert_eq!((output.status.code(), error["error"]["code"].as_str()), (Some(2), Some("RW1109")));
 }
 
 /// Two peers with one account each, filled by SQL: nothing of ours is under test here but the baseline and the books.

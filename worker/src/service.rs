@@ -183,6 +183,10 @@ impl worker_server::Worker for WorkerService {
             status.refused = lanes.iter().map(|lane| lane.counters().refused.load(Ordering::Relaxed)).sum();
             status.batches = lanes.iter().map(|lane| lane.counters().batches.load(Ordering::Relaxed)).sum();
             status.set_wise = lanes.iter().map(|lane| lane.counters().set_wise.load(Ordering::Relaxed)).sum();
+            let both = |one: (u64, u64), other: (u64, u64)| (one.0 + other.0, one.1 + other.1);
+            let waits = lanes.iter().map(|lane| lane.counters().queue_time.totals());
+            (status.waited, status.waited_us) = waits.fold((0, 0), both);
+            status.batch_units = lanes.iter().map(|lane| lane.counters().batch_units.totals().1).sum();
             status.queued = lanes.iter().map(crate::lane::LaneHandle::queued).sum();
             status.open_chains = home.drivers.count() as u64;
             status.schema_version = home.serving.schema.version;

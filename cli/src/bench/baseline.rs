@@ -10,7 +10,7 @@ use super::{
     ground::Ground,
     live::Live,
     script::{Style, script},
-    workload::Shape,
+    workload::{Draws, Shape},
 };
 
 /// What Rootward is compared with.
@@ -25,6 +25,9 @@ pub(crate) enum Baseline {
 }
 
 impl Baseline {
+    /// Those without another program between.
+    pub(crate) const DIRECT: &[Baseline] = &[Baseline::Statement, Baseline::Pipelined];
+
     /// As people write it.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -103,6 +106,7 @@ impl Baselines {
             warm: span.warm,
             measured: span.measured,
             rate: load.1,
+            scale: if let Draws::Script(script) = &shape.draws { Some(script.scale) } else { None },
         };
         let pgbench = Pgbench::start(ground.cluster.launcher(), run).await?;
         let mut second = interval(Duration::from_secs(1));
@@ -115,12 +119,13 @@ impl Baselines {
     }
 
     /// How each is run, for people.
-    pub(super) fn settings(&self) -> Vec<(&'static str, String)> {
+    pub(super) fn settings(&self, is_script: bool) -> Vec<(&'static str, String)> {
         let common = "pgbench on its own over the unix socket, as superuser, whom row security lets through, -j 2, -l; \
                       no outcomes are stored, row counts are not looked at";
         let mut settings = Vec::new();
         for baseline in &self.all {
             let text = match (baseline, &self.bouncer) {
+                (Baseline::Statement, _) if is_script => format!("{common}; -M prepared, the file as it is"),
                 (Baseline::Statement, _) => {
                     format!("{common}; -M prepared, BEGIN, the transaction's statements, COMMIT, each a round trip")
                 }

@@ -63,14 +63,17 @@ impl Caller for Deposits {
 
 impl Calls {
     /// The next call, with an id of its own.
-    pub(super) fn call(&self) -> Call {
-        self.client.call(self.shape.transaction, self.shape.arguments(self.roots, &mut rand::rng()))
+    ///
+    /// # Errors
+    /// If its arguments can't be drawn.
+    pub(super) fn call(&self) -> anyhow::Result<Call> {
+        Ok(self.client.call(self.shape.transaction, self.shape.arguments(self.roots, &mut rand::rng())?))
     }
 }
 
 impl Caller for Calls {
     async fn once(&mut self) -> anyhow::Result<End> {
-        match self.call().send().await {
+        match self.call()?.send().await {
             Ok(_) => Ok(End::Done),
             Err(fault) => refused(fault),
         }

@@ -11,7 +11,7 @@ use super::{
     callers::{Chains, Deposits, TwoPhase},
     closed_loop::{Sample, Span, closed_loop},
     figures::Figures,
-    ground::Ground,
+    ground::{Ground, Site},
     live::Live,
     page::Chart,
     recovery::recovery,
@@ -44,7 +44,8 @@ pub(crate) struct ChainsOptions {
 pub(crate) async fn run(exe: &Path, options: &ChainsOptions) -> anyhow::Result<Report> {
     let most = options.clients.iter().copied().chain(FLUSH_CLIENTS).max().unwrap_or(1);
     let mut live = Live::new();
-    let ground = Ground::start(exe, Workload::bank(), options.peers, most, &[], &mut live).await?;
+    let site = Site { peers: options.peers, most_clients: most, server_settings: &[], worker_settings: "" };
+    let ground = Ground::start(exe, Workload::bank(), site, &mut live).await?;
     let machine = ground.machine()?;
     let before = ground.books().await?;
     let mut bench = Bench { transfer: transfer(&ground)?, ground, live, figures: Figures::default(), not_done: NotDone::default() };
@@ -189,11 +190,7 @@ impl Bench {
 
     /// What must hold after the load.
     async fn check(&mut self, before: &rootward_cluster::Books) -> anyhow::Result<Vec<String>> {
-        let after = self.ground.books().await?;
-        before.check(&after)?;
-        let verified = self.ground.client.verify().await?;
-        let failed: Vec<&str> = verified.checks.iter().filter(|check| !check.is_ok).map(|check| check.name.as_str()).collect();
-        anyhow::ensure!(failed.is_empty(), "`verify` finds something wrong: {}", failed.join(", "));
+        self.ground.check(before).await?;
         Ok(vec!["sum unchanged".to_owned(), "no prepared transaction left".to_owned(), "verify: OK".to_owned()])
     }
 

@@ -23,6 +23,11 @@ impl Series {
         }
     }
 
+    /// How many values there are.
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+
     pub(crate) fn low(&self) -> f64 {
         self.0.iter().copied().reduce(f64::min).unwrap_or_default()
     }

@@ -11,13 +11,18 @@ use std::{
 
 use rand::RngExt as _;
 use rootward_client::{Client, v1::ChainFilter};
-use rootward_cluster::{Books, EmbeddedCluster, EmbeddedOptions, Gauge, Place, compile_source};
+use rootward_cluster::{Books, EmbeddedCluster, EmbeddedOptions, Gauge, Place, compile_source, run_sql};
 use rootward_schema::Schema;
 use tokio::time::Instant;
 
-use super::{live::Live, machine::Machine, workload::Workload};
+use super::{
+    live::Live,
+    machine::Machine,
+    workload::{Setup, Workload},
+};
 use crate::{
     bank::{self, Owners},
+    edge::Wrong,
     load::{self, Tally},
 };
 
@@ -58,37 +63,48 @@ impl Roots {
     }
 }
 
+/// What a cluster is to be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Site<'a> {
+    pub peers: u32,
+    /// So many sessions of a baseline fit on each server.
+    pub most_clients: usize,
+    /// More of PostgreSQL's settings.
+    pub server_settings: &'a [(&'a str, &'a str)],
+    /// More lines for every worker's settings.
+    pub worker_settings: &'a str,
+}
+
 impl Ground {
-    /// Starts the cluster and makes the roots; `most_clients` sessions of a baseline fit on each server. `settings` are more
-    /// of PostgreSQL's.
-    pub(super) async fn start(
-        exe: &Path,
-        workload: Workload,
-        peers: u32,
-        most_clients: usize,
-        settings: &[(&str, &str)],
-        live: &mut Live,
-    ) -> anyhow::Result<Ground> {
+    /// Starts the cluster and makes the roots.
+    pub(super) async fn start(exe: &Path, workload: Workload, site: Site<'_>, live: &mut Live) -> anyhow::Result<Ground> {
         live.begin("starting PostgreSQL, workers and a router".to_owned());
         let compiled = compile_source(workload.source(), exe, None).await?;
-        let sessions = (most_clients + OTHER_SESSIONS).to_string();
+        let sessions = (site.most_clients + OTHER_SESSIONS).to_string();
         let always = [("synchronous_commit", "on"), ("max_connections", &sessions), ("max_prepared_transactions", &sessions)];
         let options = EmbeddedOptions {
-            peers,
-            worker_settings: String::new(),
-            server_settings: always.iter().chain(settings).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            peers: site.peers,
+            worker_settings: site.worker_settings.to_owned(),
+            server_settings: always
+                .iter()
+                .chain(site.server_settings)
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
             ..EmbeddedOptions::new(exe)
         };
         let cluster = EmbeddedCluster::start(options, &compiled).await?;
         live.begin(format!("making {} roots", workload.roots));
         let router = cluster.router_address().to_owned();
         let client = Client::connect([&router]).await?;
-        fill(&router, &workload).await?;
+        match &workload.setup {
+            Some(setup) => set_up(&cluster, &compiled.schema, setup).await?,
+            None => fill(&router, &workload).await?,
+        }
         let owners = Owners::read(&router).await?;
         let ids: Vec<String> = cluster.topology().peer.keys().cloned().collect();
         let of = |id: &String| (1..=workload.roots).filter(|root| owners.of(*root) == Some(id)).collect::<Vec<u64>>();
         let roots = Roots(ids.iter().map(of).collect());
-        anyhow::ensure!(roots.0.iter().all(|roots| !roots.is_empty()), "a peer has no root");
+        anyhow::ensure!(workload.roots == 0 || roots.0.iter().all(|roots| !roots.is_empty()), "a peer has no root");
         let databases: Vec<String> = ids.iter().map(|id| cluster.database(id)).collect();
         let gauge = Ground::gauge(&cluster).await?;
         gauge.vacuum_analyze().await?;
@@ -104,7 +120,16 @@ impl Ground {
     /// The books of the moment; nothing may be under way.
     pub(super) async fn books(&self) -> anyhow::Result<Books> {
         // Tables of trees are on the hub too, and empty there.
-        Ok(self.gauge.books(self.workload.total_sql).await?)
+        Ok(self.gauge.books(self.workload.total_sql.unwrap_or("select 0::bigint")).await?)
+    }
+
+    /// Compares the books with those before the load, and has everything counted.
+    pub(super) async fn check(&self, before: &Books) -> anyhow::Result<()> {
+        before.check(&self.books().await?)?;
+        let verified = self.client.verify().await?;
+        let failed: Vec<&str> = verified.checks.iter().filter(|check| !check.is_ok).map(|check| check.name.as_str()).collect();
+        anyhow::ensure!(failed.is_empty(), "`verify` finds something wrong: {}", failed.join(", "));
+        Ok(())
     }
 
     /// Waits until no chain is under way.
@@ -126,6 +151,31 @@ impl Ground {
         let version = server.map(|server| server.version().to_string()).unwrap_or_default();
         Ok(Machine::look(self.cluster.folder(), version)?)
     }
+}
+
+/// Runs the user's SQL past everything that Rootward checks: what fills reference tables on the hub, the rest on the only peer.
+async fn set_up(cluster: &EmbeddedCluster, schema: &Schema, setup: &Setup) -> anyhow::Result<()> {
+    let nodes: Vec<String> = cluster.topology().nodes().map(|(_, node)| node.database.clone()).collect();
+    let [hub, peer] = nodes.as_slice() else { anyhow::bail!("a hub and one peer are wanted for --setup") };
+    let run = async |database: &str, option: &str, sql: &str| {
+        run_sql(database, sql).await.map_err(|error| {
+            let said = error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string);
+            Wrong::new("RW1108", format!("the file of {option} fails: {said}"), "it is run as superuser, all of it in one transaction")
+        })
+    };
+    if let Some(sql) = &setup.reference {
+        run(hub, "--reference", sql).await?;
+        let (hub, peer) = (Gauge::connect(std::slice::from_ref(hub)).await?, Gauge::connect(std::slice::from_ref(peer)).await?);
+        let deadline = Instant::now() + DRAIN_LIMIT;
+        for table in &schema.reference {
+            let count = format!("select count(*) from {}", rootward_schema::quoted(&table.name));
+            while peer.total(&count).await? != hub.total(&count).await? {
+                anyhow::ensure!(Instant::now() < deadline, "`{}` was not copied to the peer within {DRAIN_LIMIT:?}", table.name);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+    Ok(run(peer, "--setup", &setup.trees).await?)
 }
 
 /// Writes the reference data, and then makes the roots as any client would.

@@ -111,7 +111,7 @@ impl Pauses {
 
 impl Caller for Patient {
     async fn once(&mut self) -> anyhow::Result<End> {
-        let call = self.calls.call();
+        let call = self.calls.call()?;
         let began = Instant::now();
         loop {
             match call.clone().send().await {

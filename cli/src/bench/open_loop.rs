@@ -46,7 +46,6 @@ pub(super) async fn open_loop<C: Caller>(callers: Vec<C>, rate: f64, span: Span,
     let schedule = schedule(rate, span.warm + span.measured, &mut rand::rng());
     let (tell, moments) = mpsc::unbounded_channel();
     let start = Instant::now();
-    // A thread of its own: the runtime's timers know milliseconds only.
     let pacer = tokio::task::spawn_blocking(move || pace(start, &schedule, &tell));
     let moments = Arc::new(Mutex::new(moments));
     let begin = start + span.warm;
@@ -76,7 +75,8 @@ pub(super) async fn open_loop<C: Caller>(callers: Vec<C>, rate: f64, span: Span,
     result.map(|()| all)
 }
 
-fn pace(start: Instant, schedule: &[Duration], tell: &mpsc::UnboundedSender<Instant>) {
+/// Tells each moment when it has come. A thread of its own: the runtime's timers know milliseconds only.
+pub(super) fn pace(start: Instant, schedule: &[Duration], tell: &mpsc::UnboundedSender<Instant>) {
     for moment in schedule {
         let due = start + *moment;
         std::thread::sleep(due.saturating_duration_since(Instant::now()));

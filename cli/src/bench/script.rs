@@ -2,7 +2,7 @@
 
 use rootward_schema::Transaction;
 
-use super::workload::{Draw, Shape};
+use super::workload::{Draw, Draws, Shape};
 
 /// How pgbench sends a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,13 +13,17 @@ pub(super) enum Style {
     Pipeline,
 }
 
-/// The script.
+/// The script; the file itself if it is one.
 ///
 /// A pipeline without BEGIN and COMMIT is one transaction too, committed by its Sync; leaving them out saves two messages.
 /// What only a lane does is not here: row counts are not compared with what is expected.
 pub(super) fn script(transaction: &Transaction, shape: &Shape, roots: u64, style: Style) -> String {
+    let draws = match &shape.draws {
+        Draws::Script(script) => return script.text.clone(),
+        Draws::Each(draws) => *draws,
+    };
     let mut text = String::new();
-    for (name, draw) in shape.draws {
+    for (name, draw) in draws {
         match draw {
             Draw::Root => text += &format!("\\set {name} random(1, {roots})\n"),
             Draw::Between(low, high) => text += &format!("\\set {name} random({low}, {high})\n"),
@@ -27,7 +31,7 @@ pub(super) fn script(transaction: &Transaction, shape: &Shape, roots: u64, style
         }
     }
     let statements = transaction.statements.iter().map(|statement| {
-        let names: Vec<String> = statement.parameters.iter().map(|parameter| argument(shape, &parameter.name)).collect();
+        let names: Vec<String> = statement.parameters.iter().map(|parameter| argument(draws, &parameter.name)).collect();
         filled(statement.sql.trim().trim_end_matches(';'), &names) + ";\n"
     });
     let statements: String = statements.collect();
@@ -39,8 +43,8 @@ pub(super) fn script(transaction: &Transaction, shape: &Shape, roots: u64, style
 }
 
 /// What stands for a parameter: a variable of pgbench's, a literal, or what a lane would give.
-fn argument(shape: &Shape, name: &str) -> String {
-    match shape.draws.iter().find(|(drawn, _)| *drawn == name) {
+fn argument(draws: &[(&str, Draw)], name: &str) -> String {
+    match draws.iter().find(|(drawn, _)| *drawn == name) {
         Some((_, Draw::Fixed(text))) if text.parse::<f64>().is_ok() => (*text).to_owned(),
         Some((_, Draw::Fixed(text))) => format!("'{}'", text.replace('\'', "''")),
         Some((name, _)) => format!(":{name}"),
@@ -100,7 +104,7 @@ mod tests {
 
     const SHAPE: Shape = Shape {
         transaction: "deposit",
-        draws: &[("id", Draw::Root), ("amount", Draw::Fixed("1")), ("kind", Draw::Fixed("it's")), ("d", Draw::Between(-5, 5))],
+        draws: Draws::Each(&[("id", Draw::Root), ("amount", Draw::Fixed("1")), ("kind", Draw::Fixed("it's")), ("d", Draw::Between(-5, 5))]),
     };
 
     #[test]

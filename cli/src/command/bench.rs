@@ -6,17 +6,19 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
 use clap::{Args, Subcommand};
 
 use crate::{
-    bench::{self, Baseline, ChainsOptions, Kill, SingleOptions, Workload},
+    bench::{self, Baseline, ChainsOptions, FileScript, Given, Kill, OverloadOptions, SingleOptions, Workload},
+    edge::Wrong,
     output::{self, Format},
     signals,
 };
 
-use super::exit;
+use super::fail;
 
+/// What the command line asks for can't be measured.
+const CODE: &str = "RW1109";
 const EXAMPLES: &str = "Examples:
   rootward bench bank
   rootward bench bank --clients 1,128 --against statement,pipelined,pgbouncer --duration 10s
@@ -41,7 +43,63 @@ enum What {
     Shop(Single),
     /// pgbench's TPC-B, an account with its branch and tellers being a root: five statements.
     Tpcb(Single),
+    Pgbench(Pgbench),
     Chains(Chains),
+    Overload(Overload),
+}
+
+/// A script of yours for pgbench: through Rootward as one declared transaction, beside pgbench itself with the same file.
+///
+/// The script holds a comment `-- root: ENTITY = :VARIABLE`, `\set` lines, and the statements of one transaction between BEGIN and
+/// END. It runs on the tables of `bench tpcb` (account, branch, teller, history; accounts 1 to 10,000 times --scale, tellers 1 to 10, branch 1),
+/// or on those of --schema.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  rootward bench pgbench -f docs/samples/tpcb.pgbench.sql --clients 32")]
+struct Pgbench {
+    /// The script.
+    #[arg(short, long, value_name = "FILE")]
+    file: PathBuf,
+    /// The root entity, and the script's variable that holds its key; not needed if a comment of the script says it.
+    #[arg(long, value_name = "ENTITY=VARIABLE")]
+    root: Option<String>,
+    /// What `:scale` is in the script.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    scale: u32,
+    /// The folder of schema files with the tables, if they are not those of `bench tpcb`.
+    #[arg(long, value_name = "DIR", requires = "setup")]
+    schema: Option<PathBuf>,
+    /// SQL that fills the trees of --schema, run as superuser in the peer's database.
+    #[arg(long, value_name = "FILE", requires = "schema")]
+    setup: Option<PathBuf>,
+    /// SQL that fills the reference tables of --schema, run as superuser on the hub before --setup.
+    #[arg(long, value_name = "FILE", requires = "setup")]
+    reference: Option<PathBuf>,
+    #[command(flatten)]
+    single: Single,
+}
+
+/// Ten times what a worker takes on: how much is still done in time, how the rest is refused, and that nothing refused was done.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  rootward bench overload --capacity 1000 --times 10 --duration 10s")]
+struct Overload {
+    /// What the worker takes on a second, limited by its setting `max_units_per_second`, so that the load is not what is measured.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(10..=100_000))]
+    capacity: u32,
+    /// How many times the capacity is offered.
+    #[arg(long, value_name = "NUMBER", default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..=100))]
+    times: u32,
+    /// What each request has until it must be answered, its retries included.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+    deadline: Duration,
+    /// How long each measurement takes, after a warm-up.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    duration: Duration,
+    /// How often each is taken, the peak and the flood in turns; the median counts.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// How many clients with a connection and a retry budget each all requests share.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    connections: u16,
 }
 
 /// One transaction at one root.
@@ -56,9 +114,10 @@ struct Single {
     #[arg(long, value_name = "NUMBER", value_parser = rate)]
     rate: Option<f64>,
     /// What to compare with: statement (pgbench, a statement a round trip), pipelined (pgbench, a transaction a round trip),
-    /// pgbouncer (statement through it). `none` for none.
-    #[arg(long, value_name = "BASELINES", value_delimiter = ',', default_values_t = ["statement".to_owned(), "pipelined".to_owned()])]
-    against: Vec<String>,
+    /// pgbouncer (statement through it). `none` for none. Without it statement and pipelined; for a script of yours, which is run as
+    /// it is, statement.
+    #[arg(long, value_name = "BASELINES", value_delimiter = ',')]
+    against: Option<Vec<String>>,
     /// How long each measurement takes, after a second of warm-up.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     duration: Duration,
@@ -74,6 +133,9 @@ struct Single {
     /// In one more measurement, kill a peer's PostgreSQL (PEER@TIME) or worker (PEER/worker@TIME) with -9 and start it again.
     #[arg(long, value_name = "PEER@TIME", value_parser = Kill::parse)]
     kill: Option<Kill>,
+    /// In one more measurement, load it fully for so long, and look at the memory of router and workers each second.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    memory_for: Option<Duration>,
 }
 
 /// Transfers between two peers: chains of two steps beside two-phase commit on the same PostgreSQL servers.
@@ -99,45 +161,63 @@ struct Chains {
 
 /// Succeeds only if every check after the load held.
 pub(crate) async fn run(bench: Bench, format: Format) -> anyhow::Result<ExitCode> {
+    match run_whole(bench, format).await {
+        Err(error) => match error.downcast_ref::<Wrong>() {
+            Some(wrong) => Ok(fail(&wrong.fault(), format)),
+            None => Err(error),
+        },
+        code => code,
+    }
+}
+
+async fn run_whole(bench: Bench, format: Format) -> anyhow::Result<ExitCode> {
     let exe = std::env::current_exe()?;
     // Hours may be measured: a report that can't be written is known before.
     if let Some(path) = &bench.report {
-        std::fs::File::create(path).with_context(|| format!("the report can't be written to {}", path.display()))?;
+        write_report(path, "")?;
     }
     let stop = signals::shutdown();
-    let work = async {
-        match bench.what {
-            What::Chains(chains) => bench::run_chains(&exe, &chains.options()).await.map(Ok),
-            What::Bank(single) => run_single(&exe, single, Workload::bank()).await,
-            What::Shop(single) => run_single(&exe, single, Workload::shop()).await,
-            What::Tpcb(single) => run_single(&exe, single, Workload::tpcb()).await,
-        }
-    };
     let report = tokio::select! {
-        report = work => report?,
+        report = measure(&exe, bench.what) => report?,
         () = stop.cancelled() => return Ok(ExitCode::from(130)),
     };
-    match report {
-        Ok(report) => {
-            if let Some(path) = &bench.report {
-                std::fs::write(path, report.to_html()).with_context(|| format!("the report can't be written to {}", path.display()))?;
+    if let Some(path) = &bench.report {
+        write_report(path, &report.to_html())?;
+    }
+    output::print(&if format.is_json() { report.to_json().to_string() } else { report.to_text() });
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn measure(exe: &Path, what: What) -> anyhow::Result<bench::Report> {
+    match what {
+        What::Chains(chains) => bench::run_chains(exe, &chains.options()).await,
+        What::Overload(overload) => bench::run_overload(exe, overload.options()).await,
+        What::Bank(single) => bench::run_single(exe, Workload::bank(), single.options(Baseline::DIRECT)?).await,
+        What::Shop(single) => bench::run_single(exe, Workload::shop(), single.options(Baseline::DIRECT)?).await,
+        What::Tpcb(single) => bench::run_single(exe, Workload::tpcb(), single.options(Baseline::DIRECT)?).await,
+        What::Pgbench(pgbench) => {
+            let script = FileScript::read(&pgbench.file, pgbench.root.as_deref(), pgbench.scale)?;
+            let reference = pgbench.reference.as_deref();
+            let given = pgbench.schema.as_deref().zip(pgbench.setup.as_deref());
+            let workload = Workload::pgbench(script, given.map(|(schema, setup)| Given { schema, setup, reference }))?;
+            let options = pgbench.single.options(&[Baseline::Statement])?;
+            if given.is_some() && options.peers > 1 {
+                return Err(Wrong::new(CODE, "--setup fills one database, and --peers names several", "give --peers 1").into());
             }
-            output::print(&if format.is_json() { report.to_json().to_string() } else { report.to_text() });
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(wrong) => {
-            output::print_error(&format!("error: {wrong}"));
-            Ok(ExitCode::from(exit::USAGE))
+            if options.against.contains(&Baseline::Pipelined) {
+                let help = "leave `pipelined` out, or write \\startpipeline and \\endpipeline into the script";
+                return Err(Wrong::new(CODE, "--against pipelined: a script of yours is run as it is", help).into());
+            }
+            bench::run_single(exe, workload, options).await
         }
     }
 }
 
-/// The inner error is about the command line.
-async fn run_single(exe: &Path, single: Single, workload: Workload) -> anyhow::Result<Result<bench::Report, String>> {
-    match single.options() {
-        Ok(options) => bench::run_single(exe, workload, options).await.map(Ok),
-        Err(wrong) => Ok(Err(wrong)),
-    }
+fn write_report(path: &Path, text: &str) -> Result<(), Wrong> {
+    std::fs::write(path, text).map_err(|error| {
+        let message = format!("--report: {} can't be written: {error}", path.display());
+        Wrong::new(CODE, message, "name a file in a folder that is there and that you may write to")
+    })
 }
 
 impl Chains {
@@ -146,15 +226,24 @@ impl Chains {
     }
 }
 
+impl Overload {
+    fn options(self) -> OverloadOptions {
+        let Overload { capacity, times, deadline, duration, rounds, connections } = self;
+        OverloadOptions { capacity, times, deadline, duration, rounds, connections: connections.into() }
+    }
+}
+
 impl Single {
-    fn options(self) -> Result<SingleOptions, String> {
+    /// With these baselines if none are named.
+    fn options(self, usual: &[Baseline]) -> Result<SingleOptions, Wrong> {
         Ok(SingleOptions {
-            against: baselines(&self.against, self.peers)?,
+            against: baselines(self.against.as_deref(), usual, self.peers)?,
             clients: distinct(self.clients),
             rate: self.rate,
             duration: self.duration,
             rounds: self.rounds,
             kill: self.kill.map(|kill| possible(kill, self.peers, self.duration)).transpose()?,
+            memory_for: self.memory_for,
             peers: self.peers,
             connections: self.connections.into(),
         })
@@ -162,18 +251,18 @@ impl Single {
 }
 
 /// Which baselines are meant.
-fn baselines(words: &[String], peers: u32) -> Result<Vec<Baseline>, String> {
-    if words.iter().map(String::as_str).eq(["none"]) {
+fn baselines(words: Option<&[String]>, usual: &[Baseline], peers: u32) -> Result<Vec<Baseline>, Wrong> {
+    if words.is_some_and(|words| words.iter().map(String::as_str).eq(["none"])) {
         return Ok(Vec::new());
     }
     if peers != 1 {
-        return Err(format!(
-            "with --peers {peers} the roots lie in {peers} databases, and pgbench knows one: give --peers 1, or --against none"
-        ));
+        let message = format!("--peers {peers}: the roots lie in {peers} databases, and pgbench knows one");
+        return Err(Wrong::new(CODE, message, "give --peers 1, or --against none"));
     }
+    let Some(words) = words else { return Ok(usual.to_vec()) };
     let mut all = Vec::new();
     for word in words {
-        let baseline = Baseline::parse(word).map_err(|help| format!("there is no baseline `{word}`\n  help: {help}"))?;
+        let baseline = Baseline::parse(word).map_err(|help| Wrong::new(CODE, format!("--against: there is no baseline `{word}`"), help))?;
         if !all.contains(&baseline) {
             all.push(baseline);
         }
@@ -182,16 +271,15 @@ fn baselines(words: &[String], peers: u32) -> Result<Vec<Baseline>, String> {
 }
 
 /// What is to die must be there, and the load must go on after it.
-fn possible(kill: Kill, peers: u32, duration: Duration) -> Result<Kill, String> {
+fn possible(kill: Kill, peers: u32, duration: Duration) -> Result<Kill, Wrong> {
     if !(1..=peers).any(|number| kill.peer == format!("p{number}")) {
-        return Err(format!("there is no peer `{}`\n  help: with --peers {peers} the last one is p{peers}", kill.peer));
+        let help = format!("with --peers {peers} the last one is p{peers}");
+        return Err(Wrong::new(CODE, format!("--kill: there is no peer `{}`", kill.peer), help));
     }
     if kill.after >= duration {
-        return Err(format!(
-            "a measurement takes {}, and {} is later\n  help: give --kill an earlier moment, or a longer --duration",
-            humantime::format_duration(duration),
-            humantime::format_duration(kill.after)
-        ));
+        let (duration, after) = (humantime::format_duration(duration), humantime::format_duration(kill.after));
+        let message = format!("--kill: a measurement takes {duration}, and {after} is later");
+        return Err(Wrong::new(CODE, message, "give --kill an earlier moment, or a longer --duration"));
     }
     Ok(kill)
 }
@@ -234,23 +322,32 @@ fn duration(text: &str) -> Result<Duration, String> {
 mod tests {
     use super::*;
 
+    /// The whole of what is told.
+    fn told<T: std::fmt::Debug>(result: Result<T, Wrong>) -> String {
+        format!("{:?}", result.expect_err("refused"))
+    }
+
     #[test]
     fn baselines_are_named_or_refused() {
-        let named = |words: &[&str], peers| baselines(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>(), peers);
+        let named = |words: &[&str], peers| {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            baselines(Some(words.as_slice()), Baseline::DIRECT, peers)
+        };
         assert_eq!(named(&["pipelined", "statement", "pipelined"], 1), Ok(vec![Baseline::Pipelined, Baseline::Statement]));
         assert_eq!(named(&["none"], 3), Ok(vec![]));
-        assert!(named(&["mysql"], 1).expect_err("unknown").contains("`mysql`"));
-        assert!(named(&["2pc"], 1).expect_err("for chains").contains("bench chains"));
-        assert!(named(&["statement"], 2).expect_err("two databases").contains("--peers 1"));
+        assert_eq!(baselines(None, &[Baseline::Statement], 1), Ok(vec![Baseline::Statement]));
+        assert!(told(named(&["mysql"], 1)).contains("`mysql`"));
+        assert!(told(named(&["2pc"], 1)).contains("bench chains"));
+        assert!(told(named(&["statement"], 2)).contains("--peers 1"));
     }
 
     #[test]
     fn only_what_is_there_can_die_while_the_load_runs() {
         let kill = |text: &str| possible(Kill::parse(text).expect("well formed"), 2, Duration::from_secs(5));
         assert!(kill("p2@4s").is_ok() && kill("p1/worker@0s").is_ok());
-        assert!(kill("p3@1s").expect_err("no such peer").contains("`p3`"));
-        assert!(kill("hub@1s").expect_err("no peer").contains("the last one is p2"));
-        assert!(kill("p1@5s").expect_err("too late").contains("longer --duration"));
+        assert!(told(kill("p3@1s")).contains("`p3`"));
+        assert!(told(kill("hub@1s")).contains("the last one is p2"));
+        assert!(told(kill("p1@5s")).contains("longer --duration"));
     }
 
     #[test]

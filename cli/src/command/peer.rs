@@ -62,8 +62,23 @@ fn list(context: &Context, response: &v1::ListPeersResponse) -> ExitCode {
             json!({"map_version": response.map_version}),
         );
     } else {
-        let headings =
-            ["PEER", "STATE", "PARTITIONS", "TERM", "COMMITTED", "REFUSED", "QUEUED", "CHAINS", "REFERENCE", "SCHEMA", "MEMORY", "WORKER"];
+        let headings = [
+            "PEER",
+            "STATE",
+            "PARTITIONS",
+            "TERM",
+            "COMMITTED",
+            "REFUSED",
+            "SET-WISE",
+            "QUEUED",
+            "QUEUE TIME",
+            "BATCH",
+            "CHAINS",
+            "REFERENCE",
+            "SCHEMA",
+            "MEMORY",
+            "WORKER",
+        ];
         let rows: Vec<Vec<String>> = response.peers.iter().map(peer_row).collect();
         output::print(&format!("{}\nmap version {}", output::table(&headings, &rows), response.map_version));
     }
@@ -79,7 +94,7 @@ fn peer_row(peer: &v1::Peer) -> Vec<String> {
     let id = if peer.is_hub { format!("{} (catalog)", peer.id) } else { peer.id.clone() };
     let Some(status) = &peer.status else {
         let mut row = vec![id, "no answer".to_owned(), peer.partitions.to_string()];
-        row.extend(std::iter::repeat_n("-".to_owned(), 8));
+        row.extend(std::iter::repeat_n("-".to_owned(), 11));
         row.push(peer.worker_address.clone());
         return row;
     };
@@ -90,7 +105,10 @@ fn peer_row(peer: &v1::Peer) -> Vec<String> {
         status.term.to_string(),
         status.committed.to_string(),
         status.refused.to_string(),
+        status.set_wise.to_string(),
         status.queued.to_string(),
+        queue_us(status).map_or_else(|| "-".to_owned(), |mean| output::duration(mean as u64)),
+        batch_size(status).map_or_else(|| "-".to_owned(), |mean| format!("{mean:.1}")),
         status.open_chains.to_string(),
         status.reference_version.to_string(),
         status.schema_version.to_string(),
@@ -99,11 +117,22 @@ fn peer_row(peer: &v1::Peer) -> Vec<String> {
     ]
 }
 
+/// How long a unit waited for its batch, the mean since the worker began, in whole microseconds; none if there was none.
+fn queue_us(status: &v1::PeerStatus) -> Option<f64> {
+    (status.waited > 0).then(|| (status.waited_us as f64 / status.waited as f64).round())
+}
+
+/// How many units a batch had, the mean since the worker began, to a tenth.
+fn batch_size(status: &v1::PeerStatus) -> Option<f64> {
+    (status.batches > 0).then(|| (status.batch_units as f64 / status.batches as f64 * 10.0).round() / 10.0)
+}
+
 fn peer_json(peer: &v1::Peer) -> serde_json::Value {
     let status = peer.status.as_ref().map(|status| {
         json!({
             "state": status.state, "term": status.term, "lanes": status.lanes, "committed": status.committed, "refused": status.refused,
-            "batches": status.batches, "queued": status.queued, "open_chains": status.open_chains,
+            "batches": status.batches, "set_wise": status.set_wise, "queued": status.queued,
+            "queue_us": queue_us(status), "batch_units": batch_size(status), "open_chains": status.open_chains,
             "reference_version": status.reference_version, "schema_version": status.schema_version, "map_version": status.map_version,
             "postgres_version": status.postgres_version, "resident_bytes": status.resident_bytes,
         })
@@ -225,7 +254,17 @@ mod tests {
     }
 
     fn peers() -> v1::ListPeersResponse {
-        let status = v1::PeerStatus { state: "serving".into(), open_chains: 2, resident_bytes: 21_000_000, ..v1::PeerStatus::default() };
+        let status = v1::PeerStatus {
+            state: "serving".into(),
+            open_chains: 2,
+            resident_bytes: 21_000_000,
+            batches: 3,
+            batch_units: 7,
+            set_wise: 5,
+            waited: 7,
+            waited_us: 10_000,
+            ..v1::PeerStatus::default()
+        };
         let peer = |id: &str, status| v1::Peer { id: id.into(), partitions: 512, status, ..v1::Peer::default() };
         v1::ListPeersResponse { peers: vec![peer("p1", Some(status)), peer("p2", None)], map_version: 7 }
     }
@@ -234,7 +273,8 @@ mod tests {
     fn a_peer_that_does_not_answer_has_a_row_as_wide_as_the_others() {
         let rows: Vec<Vec<String>> = peers().peers.iter().map(peer_row).collect();
         assert_eq!(rows[0].len(), rows[1].len());
-        assert_eq!((rows[0][10].as_str(), rows[1][1].as_str()), ("21 MB", "no answer"));
+        assert_eq!((rows[0][13].as_str(), rows[1][1].as_str()), ("21 MB", "no answer"));
+        assert_eq!((rows[0][6].as_str(), rows[0][8].as_str(), rows[0][9].as_str()), ("5", "1.4 ms", "2.3"));
     }
 
     #[test]
@@ -243,9 +283,9 @@ mod tests {
         let chains = v1::ListChainsResponse { running: 4, matched: 1, ..v1::ListChainsResponse::default() };
         let wanted = concat!(
             r#"{"chains":{"missing_peers":[],"running":4,"waiting":1},"map_version":7,"peers":[{"capacity":0,"id":"p1","is_hub":false,"#,
-            r#""partitions":512,"region":"","state":"","status":{"batches":0,"committed":0,"lanes":0,"map_version":0,"open_chains":2,"#,
-            r#""postgres_version":"","queued":0,"reference_version":0,"refused":0,"resident_bytes":21000000,"schema_version":0,"#,
-            r#""state":"serving","term":0},"worker_address":""},{"capacity":0,"id":"p2","is_hub":false,"partitions":512,"region":"","#,
+            r#""partitions":512,"region":"","state":"","status":{"batch_units":2.3,"batches":3,"committed":0,"lanes":0,"map_version":0,"open_chains":2,"#,
+            r#""postgres_version":"","queue_us":1429.0,"queued":0,"reference_version":0,"refused":0,"resident_bytes":21000000,"schema_version":0,"#,
+            r#""set_wise":5,"state":"serving","term":0},"worker_address":""},{"capacity":0,"id":"p2","is_hub":false,"partitions":512,"region":"","#,
             r#""state":"","status":null,"worker_address":""}],"schema":{"name":"bank","version":3}}"#
         );
         assert_eq!(status_json(&peers(), &schema, &chains).to_string(), wanted);

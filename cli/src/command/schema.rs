@@ -9,6 +9,7 @@ use std::{
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use rootward_cluster::{ApplyError, CompileError, Compiled, DeployError, compile_folder, deploy, parse_topology};
+use rootward_schema::{Finding, Source};
 
 use crate::{
     output::{self, Format},
@@ -113,9 +114,13 @@ async fn check(folder: &Folder, format: Format) -> anyhow::Result<ExitCode> {
 /// Prints what is wrong with a schema; the code of wrong files is 2.
 pub(crate) fn refuse(error: CompileError) -> anyhow::Result<ExitCode> {
     let CompileError::Findings(source, findings) = error else { return Err(error.into()) };
-    let is_coloured = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    output::print_error(schema_command::report(&findings, &source, is_coloured).trim_end());
+    print_findings(&source, &findings);
     Ok(ExitCode::from(2))
+}
+
+pub(crate) fn print_findings(source: &Source, findings: &[Finding]) {
+    let is_coloured = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    output::print_error(schema_command::report(findings, source, is_coloured).trim_end());
 }
 
 async fn apply(compiled: &Compiled, cluster: &Path) -> anyhow::Result<ExitCode> {

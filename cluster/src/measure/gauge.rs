@@ -82,6 +82,16 @@ impl Gauge {
         self.sum(sql).await
     }
 
+    /// A column of type `text`, from all nodes.
+    ///
+    /// # Errors
+    /// PostgreSQL's.
+    pub async fn texts(&self, sql: &str) -> Result<Vec<String>, Error> {
+        let one = async |session: &Session| session.client.query(sql, &[]).await;
+        let rows = try_join_all(self.sessions.iter().map(one)).await?;
+        Ok(rows.iter().flatten().map(|row| row.get(0)).collect())
+    }
+
     /// Runs statements on every node.
     ///
     /// # Errors

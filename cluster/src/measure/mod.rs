@@ -3,6 +3,7 @@
 
 mod books;
 mod gauge;
+mod page;
 mod pgbench;
 mod pgbouncer;
 mod processor;
@@ -11,7 +12,9 @@ mod two_phase;
 
 pub use books::{Books, BooksError};
 pub use gauge::Gauge;
+pub use page::{PageError, metric};
 pub use pgbench::{Pgbench, PgbenchError, PgbenchResult, PgbenchRun};
 pub use pgbouncer::{Pgbouncer, PgbouncerError};
 pub use processor::{ProcessorTime, resident_bytes};
+pub use session::run_sql;
 pub use two_phase::{Place, Transferred, TwoPhaseClient, TwoPhaseError, TwoPhaseTransfer};

@@ -38,6 +38,8 @@ pub struct PgbenchRun {
     pub measured: Duration,
     /// Transactions a second whose moments pgbench fixes in advance; as fast as it goes if none.
     pub rate: Option<f64>,
+    /// What a script finds in `:scale`, if it asks.
+    pub scale: Option<u32>,
 }
 
 /// What a run gave.
@@ -161,6 +163,9 @@ impl PgbenchRun {
         if let Some(rate) = self.rate {
             args.push(format!("--rate={rate}"));
         }
+        if let Some(scale) = self.scale {
+            args.push(format!("--scale={scale}"));
+        }
         args.push(self.database.clone());
         args
     }
@@ -191,11 +196,13 @@ mod tests {
             warm: Duration::from_secs(1),
             measured: Duration::from_millis(2_500),
             rate: Some(500.0),
+            scale: Some(3),
         };
         let told = run.args(Path::new("/script"), Path::new("/log")).join(" ");
-        let wanted = "-n -M prepared -P 1 -l -c 8 -j 2 -T 4 -f /script --log-prefix=/log --sampling-rate=0.1 --rate=500 host='/s'";
+        let wanted =
+            "-n -M prepared -P 1 -l -c 8 -j 2 -T 4 -f /script --log-prefix=/log --sampling-rate=0.1 --rate=500 --scale=3 host='/s'";
         assert_eq!(told, wanted);
-        let short = PgbenchRun { clients: 1, warm: Duration::ZERO, measured: Duration::from_millis(300), rate: None, ..run };
+        let short = PgbenchRun { clients: 1, warm: Duration::ZERO, measured: Duration::from_millis(300), rate: None, scale: None, ..run };
         let told = short.args(Path::new("/script"), Path::new("/log")).join(" ");
         assert_eq!(told, "-n -M prepared -P 1 -l -c 1 -j 1 -T 1 -f /script --log-prefix=/log host='/s'");
     }

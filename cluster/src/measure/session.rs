@@ -21,3 +21,11 @@ impl Session {
         Ok(Session { client, _driver: driver })
     }
 }
+
+/// Runs statements in a session of their own.
+///
+/// # Errors
+/// PostgreSQL's.
+pub async fn run_sql(database: &str, sql: &str) -> Result<(), Error> {
+    Session::open(database, "rootward setup").await?.client.batch_execute(sql).await
+}

@@ -44,6 +44,21 @@ pub(super) const RUNNING: &[Code] = &[
         "Its settings could be read, but not used: the address of `listen` is taken or not this machine's, the file of certificates can't be read, or `report_file` can't be written. The message names what it was. Nothing was changed; set it right and start the process again.",
     ),
     code(
+        "RW1108",
+        "a script or its data can't be run by `bench pgbench`",
+        "Nothing was measured. A script is a comment `-- root: ENTITY = :VARIABLE`, lines `\\set NAME EXPRESSION`, and the statements of one transaction between BEGIN and END, over tables of the schema; `docs/samples/tpcb.pgbench.sql` is one. What the benchmark does not understand is refused with file and line, because both sides must do the same.",
+    ),
+    code(
+        "RW1109",
+        "a benchmark can't be run as it was asked for",
+        "Nothing was started. The message names the option and the value that don't fit, the help line what to write; `rootward bench WORKLOAD --help` lists all options with their ranges.",
+    ),
+    code(
+        "RW1110",
+        "the command line is wrong",
+        "Nothing was started. The message names the word or value that is not understood, and the nearest right one where there is one; `--help` behind the command lists its options with their ranges.",
+    ),
+    code(
         "RW2001",
         "there is no such transaction",
         "Clients call transactions by the names that the schema's files declare with `-- name:`. Nothing was executed. The help line proposes the nearest name; `rootward schema show DIR` lists all of them. If the name is new, `rootward schema apply` has not brought it to the cluster yet.",

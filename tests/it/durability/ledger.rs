@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
     sync::{
         Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -23,6 +23,8 @@ pub struct Ledger {
     file: Mutex<File>,
     /// How requests ended that were not done, each once.
     pub faults: Mutex<BTreeSet<String>>,
+    /// How many there were, but for those that found no room in a queue.
+    pub failures: AtomicUsize,
     is_over: AtomicBool,
 }
 
@@ -30,7 +32,7 @@ impl Ledger {
     pub fn new() -> Ledger {
         let folder = tempfile::Builder::new().prefix("rw-ledger-").tempdir().expect("a folder");
         let file = Mutex::new(File::create(folder.path().join("ledger")).expect("a file"));
-        Ledger { folder, file, faults: Mutex::default(), is_over: AtomicBool::new(false) }
+        Ledger { folder, file, faults: Mutex::default(), failures: AtomicUsize::new(0), is_over: AtomicBool::new(false) }
     }
 
     /// Deposits and openings of accounts by sixteen clients until [`Ledger::stop`]. The owner's name has so many letters.
@@ -61,6 +63,7 @@ impl Ledger {
                 // Nothing that happens to a server is a refusal of what was asked.
                 assert_ne!(fault.retry_class(), RetryClass::Refused, "{fault}");
                 assert!(!fault.code().is_empty(), "without a name: {fault}");
+                self.failures.fetch_add(usize::from(fault.code() != "RW3001"), Ordering::Relaxed);
                 self.faults.lock().expect("not poisoned").insert(format!("{} {:?}", fault.code(), fault.retry_class()));
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }

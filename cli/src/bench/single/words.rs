@@ -1,7 +1,10 @@
 //! What a run says of itself: settings, table, curves.
 
 use super::{Bench, Side};
-use crate::{bench::page::Chart, output};
+use crate::{
+    bench::{memory::Memory, page::Chart, workload::Draws},
+    output,
+};
 
 /// What is printed of each server.
 const PRINTED: &[&str] = &[
@@ -24,6 +27,7 @@ impl Bench {
         }
         let options = &self.options;
         let workload = &self.ground.workload;
+        let script = if let Draws::Script(script) = &workload.main.draws { Some(script) } else { None };
         let load = match options.rate {
             None => "closed loop".to_owned(),
             Some(rate) => format!("{rate} transactions a second at random moments fixed in advance, latency from the moment on"),
@@ -32,21 +36,22 @@ impl Bench {
             (
                 "cluster",
                 format!(
-                    "a hub and {} {}, each with a PostgreSQL server and a worker of its own, one router, {} roots, analyzed, all on this machine",
+                    "a hub and {} {}, each with a PostgreSQL server and a worker of its own, one router, {}, analyzed, all on this machine",
                     options.peers,
                     if options.peers == 1 { "peer" } else { "peers" },
-                    workload.roots
+                    if workload.roots > 0 { format!("{} roots", workload.roots) } else { "roots of --setup".to_owned() }
                 ),
             ),
             ("servers", servers.join(", ")),
             (
                 "load",
                 format!(
-                    "{load}, all sides in turns, {} rounds of {} each after {} of warm-up, medians; transaction `{}` at a random root",
+                    "{load}, all sides in turns, {} rounds of {} each after {} of warm-up, medians; transaction `{}`{}",
                     options.rounds,
                     humantime::format_duration(options.duration),
                     humantime::format_duration(options.span().warm),
-                    workload.main.transaction
+                    workload.main.transaction,
+                    if script.is_some() { "" } else { " at a random root" }
                 ),
             ),
             (
@@ -54,7 +59,13 @@ impl Bench {
                 format!("the Rust client, {} connections to the router for all clients; outcomes and row security on", options.connections),
             ),
         ];
-        settings.extend(self.baselines.settings());
+        if let Some(script) = script {
+            let transaction = self.ground.schema.transactions.get(workload.main.transaction);
+            let is_set_wise = transaction.is_some_and(|transaction| transaction.set_wise.is_some());
+            let manner = if is_set_wise { "set-wise" } else { "row by row: lanes can't prove that many at once do the same" };
+            settings.push(("script", format!("{}, scale {}; lanes run it {manner}", script.file, script.scale)));
+        }
+        settings.extend(self.baselines.settings(script.is_some()));
         Ok(settings)
     }
 
@@ -101,7 +112,7 @@ impl Bench {
             };
         }
         let rows_name = format!("ratio_vs_statement_rows_{greatest}");
-        if let (Some(ratio), Some(shape)) = (figures.series(&rows_name), self.ground.workload.by_rows) {
+        if let (Some(ratio), Some(shape)) = (figures.series(&rows_name), &self.ground.workload.by_rows) {
             text += &format!(
                 "\nrow by row (`{}`, which calls a function of the schema), {greatest} clients: {:.0} tx/s beside {:.0}: {:.2} times statement",
                 shape.transaction,
@@ -112,6 +123,9 @@ impl Bench {
         }
         if let Some(ratio) = figures.series("latency_ratio_1") {
             text += &format!("\none client: {:.2} times as long as one pipeline (p50)", ratio.median());
+        }
+        if self.options.memory_for.is_some() {
+            text += &Memory::table(figures);
         }
         if let Some(kill) = &self.options.kill {
             text += &format!(
