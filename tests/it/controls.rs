@@ -10,12 +10,13 @@ use uuid::Uuid;
 
 use crate::shared::exe;
 
-/// Outcomes are counted, not written.
-const RECORD_WRITES_NOTHING: &str = "create or replace function rootward.record(
-  secret bytea, partitions integer[], entities text[], root_keys text[], request_ids uuid[], steps integer[], elements integer[],
-  directions text[], kinds text[], transactions text[], fingerprints bytea[], replies bytea[], in_chains boolean[],
-  issued_ats timestamptz[]) returns void
-  language plpgsql as $$ begin end $$";
+/// No outcome is written, whoever writes it.
+const OUTCOMES_ARE_DROPPED: &str = "create or replace function public.drop_outcome() returns trigger
+  language plpgsql as $$ begin return null; end $$;
+create or replace trigger drop_outcome before insert on rootward.outcome for each row execute function public.drop_outcome()";
+
+/// They are again.
+const OUTCOMES_ARE_KEPT: &str = "drop trigger drop_outcome on rootward.outcome";
 
 /// Neither term nor ownership is looked at.
 const BEGIN_CHECKS_NOTHING: &str =
@@ -55,8 +56,9 @@ async fn without_outcomes_no_chain_is_exactly_once() {
     a_step_that_was_called_off_has_no_effect(&bank, accounts[0]).await.expect("no effect");
     check_effects(&bank.reader()).await.expect("effects have outcomes");
 
-    sabotage(&bank, "rootward.record", RECORD_WRITES_NOTHING).await;
-    bank.reader().run("p2", RECORD_WRITES_NOTHING).await.expect("switched off");
+    for peer in ["p1", "p2"] {
+        bank.reader().run(peer, OUTCOMES_ARE_DROPPED).await.expect("switched off");
+    }
     assert_eq!(red(a_step_sent_twice_has_one_effect(&bank, accounts[0]).await), "answer");
     assert_eq!(red(a_step_that_was_called_off_has_no_effect(&bank, accounts[0]).await), "late");
     assert_eq!(red(check_effects(&bank.reader()).await), "effects");
@@ -117,11 +119,11 @@ async fn the_suite_turns_red_when_a_guard_is_switched_off() {
     bank.wait_until_serving("p1", term).await.expect("a new term");
     check_effects(&bank.reader()).await.expect("effects have outcomes");
 
-    sabotage(&bank, "rootward.record", RECORD_WRITES_NOTHING).await;
+    bank.reader().run("p1", OUTCOMES_ARE_DROPPED).await.expect("switched off");
     assert_eq!(red(one_id_has_one_effect(&bank, first).await), "doubled");
     client.settle("deposit", &[("account_id", &first.to_string()), ("amount", "1")], Uuid::now_v7()).await.expect("done");
     assert_eq!(red(check_effects(&bank.reader()).await), "effects");
-    restore(&bank).await;
+    bank.reader().run("p1", OUTCOMES_ARE_KEPT).await.expect("switched on");
 
     sabotage(&bank, "rootward.begin_batch", BEGIN_CHECKS_NOTHING).await;
     assert_eq!(red(a_worker_without_the_partition_writes_nothing(&bank, first).await), "written");
