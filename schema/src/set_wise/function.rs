@@ -60,7 +60,7 @@ pub(super) fn body(
 ) -> Option<String> {
     let answering = steps.iter().rposition(|step| step.declared.returns_rows).unwrap_or(steps.len().checked_sub(1)?);
     let mut text = String::from(
-        "#variable_conflict use_column\ndeclare\n  rw_records boolean := rw_partition is not null;\n  rw_answered integer[];\n  rw_hit integer[];\n  rw_keys ",
+        "#variable_conflict use_column\ndeclare\n  rw_records boolean := rw_partition is not null;\n  rw_answered integer[];\n  rw_aligned boolean;\n  rw_hit integer[];\n  rw_keys ",
     );
     let _ = write!(text, "{}[];\n  rw_root {}[];\n", parameters[root].r#type.name(), parameters[root].r#type.name());
     for (at, column) in columns.iter().enumerate() {
@@ -239,10 +239,11 @@ fn stored(columns: &[Column], entity: &str) -> String {
     let (names, selected) = (names.join(", "), selected.join(", "));
     format!(
         "  if rw_records and rw_units is not null then\n    \
+         rw_aligned := rw_answered = rw_units;\n    \
          if 0{sizes} > {MAX_ANSWER_BYTES} then raise exception 'the answers are large' using errcode = 'RW005'; end if;\n    \
          insert into rootward.outcome ({names}, entity, kind, reply, answer)\n      \
          select {selected}, '{}', 'done', rw_reply,\n        \
-         case when rw_answered = rw_units then {aligned} when array_position(rw_answered, rw_units[rw_o.rw_n]) is not null then {found} end\n      \
+         case when rw_aligned then {aligned} when array_position(rw_answered, rw_units[rw_o.rw_n]) is not null then {found} end\n      \
          from unnest({}) with ordinality as rw_o ({names}, rw_n);\n  end if;\n",
         entity.replace('\'', "''"),
         arrays.join(", "),

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{
     context::LaneContext,
+    folded::FoldedAnswers,
     outcome::{NewOutcome, StoredKind, encode_reply},
     own, refusal,
     unit::{Answer, Unit},
@@ -55,10 +56,24 @@ pub(super) struct Manner {
     pub folds: bool,
 }
 
-/// Runs all units and returns the answer to each, in order.
-///
-/// The number says how many of them were done set-wise.
-pub(super) async fn run_batch(context: &LaneContext, connection: &mut Connection, units: &[Unit]) -> (Vec<Answer>, BatchEnd, usize) {
+/// What a batch gave.
+pub(super) struct Ran {
+    pub answers: Answers,
+    pub end: BatchEnd,
+    /// How many units were done set-wise.
+    pub set_wise: usize,
+}
+
+/// The answers to all units of a batch.
+pub(super) enum Answers {
+    /// In the order of the units.
+    Read(Vec<Answer>),
+    /// Every unit took effect. The answers can be read from these while the next batch runs.
+    Unread(FoldedAnswers),
+}
+
+/// Runs all units.
+pub(super) async fn run_batch(context: &LaneContext, connection: &mut Connection, units: &[Unit]) -> Ran {
     let mut answers: Vec<Option<Answer>> = units.iter().map(|_| None).collect();
     let mut open: Vec<usize> = (0..units.len()).collect();
     let mut has_prepared_again = false;
@@ -72,7 +87,7 @@ pub(super) async fn run_batch(context: &LaneContext, connection: &mut Connection
         let refused = open.iter().enumerate().filter_map(|(place, at)| Some((place, excluded.get(at)?.clone()))).collect();
         let mut batch = Batch { context, connection, units: &chosen, refused };
         let attempt = match batch.groups_to_fold(manner) {
-            Some(groups) => batch.folded(&groups).await,
+            Some(groups) => batch.folded(groups).await,
             None => batch.together(manner).await,
         };
         let attempt = match attempt {
@@ -90,6 +105,9 @@ pub(super) async fn run_batch(context: &LaneContext, connection: &mut Connection
                 set_wise += in_groups;
                 fill(&mut answers, &open, given);
                 break BatchEnd::Answered;
+            }
+            Ok(Attempt::AllFolded(unread)) => {
+                return Ran { answers: Answers::Unread(unread), end: BatchEnd::Answered, set_wise: units.len() };
             }
             Ok(Attempt::Folded { done, refused }) => {
                 set_wise = done.len();
@@ -139,7 +157,7 @@ pub(super) async fn run_batch(context: &LaneContext, connection: &mut Connection
         }
     };
     let answers = answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(Fault::internal("a unit was left without an answer"))));
-    (answers.collect(), end, set_wise)
+    Ran { answers: Answers::Read(answers.collect()), end, set_wise }
 }
 
 fn fill(answers: &mut [Option<Answer>], open: &[usize], given: Vec<Answer>) {
@@ -209,7 +227,7 @@ pub(super) fn before_commit(cause: ConnectionLost) -> Failure {
     Failure::Lost { was_commit_sent: false, cause }
 }
 
-/// How a run ended; nothing was done but by `Committed` and `Folded`.
+/// How a run ended; nothing was done but by `Committed`, `AllFolded` and `Folded`.
 pub(super) enum Attempt {
     /// The answers, and how many of them come from a call for many units.
     Committed(Vec<Answer>, usize),
@@ -221,6 +239,8 @@ pub(super) enum Attempt {
     Refused(usize, Fault),
     /// A call for many units failed, perhaps for one of them.
     RowByRow,
+    /// All effects stand.
+    AllFolded(FoldedAnswers),
     /// The effects of these stand; the others left none, and their refusals are not recorded yet.
     Folded { done: Vec<(usize, Answer)>, refused: Vec<(usize, Fault)> },
     /// It doesn't work in one trip.

@@ -14,7 +14,7 @@ use super::{
     },
     outcome::NewOutcome,
     set_wise::{self, Given, Group},
-    unit::Unit,
+    unit::{Answer, Unit},
 };
 use crate::{
     fail_point,
@@ -77,9 +77,9 @@ impl Batch<'_> {
     }
 
     /// Runs everything in one trip. From the moment that it is sent, nothing is cancelled.
-    pub(super) async fn folded(&mut self, groups: &[Group]) -> Result<Attempt, Failure> {
+    pub(super) async fn folded(&mut self, groups: Vec<Group>) -> Result<Attempt, Failure> {
         let mut calls: Vec<Call> = vec![self.standing()];
-        for group in groups {
+        for group in &groups {
             let Some(set_wise) = &group.declared.set_wise else { return Ok(Attempt::Unfolded) };
             let outcomes: Vec<NewOutcome<'_>> = group.places.iter().filter_map(|place| request_of(self.units[*place])).collect();
             calls.push(self.context.for_all(&group.declared, set_wise, &group.effects(self.units), Some(&outcomes)));
@@ -111,33 +111,52 @@ impl Batch<'_> {
                 }
             };
         }
-        match ran.results.split_last() {
-            Some((last, results)) if last.tag == "COMMIT" => Ok(self.read_folded(groups, results.get(PLAIN + 1..).unwrap_or_default())),
-            last => Err(Failure::NotCommitted(format!("COMMIT was answered with {}", last.map_or("nothing", |(result, _)| &result.tag)))),
+        let mut results = ran.results;
+        match results.pop() {
+            Some(last) if last.tag == "COMMIT" => {}
+            last => return Err(Failure::NotCommitted(format!("COMMIT was answered with {}", last.map_or(String::new(), |last| last.tag)))),
         }
+        results.drain(..results.len().min(PLAIN + 1));
+        let folded = FoldedAnswers { groups, results };
+        Ok(if folded.is_any_refused() { self.split_folded(&folded) } else { Attempt::AllFolded(folded) })
     }
 
-    /// What the results mean; the effects stand.
-    fn read_folded(&self, groups: &[Group], results: &[StatementResult]) -> Attempt {
+    /// Tells the units whose effects stand from those that missed an expectation.
+    fn split_folded(&self, folded: &FoldedAnswers) -> Attempt {
+        self.context.folding.pause();
         let (mut done, mut refused) = (Vec::new(), Vec::new());
-        for (at, group) in groups.iter().enumerate() {
-            match results.get(at).map(|result| group.answers(self.units, result)) {
-                Some(Given::Answers(given)) => {
-                    for (place, answer) in given {
-                        match answer {
-                            Ok(answer) => done.push((place, Ok(answer))),
-                            Err(fault) => refused.push((place, fault)),
-                        }
-                    }
-                }
-                // The function promises that these don't come together with a commit.
-                _ => done.extend(group.places.iter().map(|place| (*place, Err(unreadable(self.units[*place]))))),
+        for (place, answer) in folded.read(self.units) {
+            match answer {
+                Err(fault) if fault.retry_class() != RetryClass::OutcomeUnknown => refused.push((place, fault)),
+                answer => done.push((place, answer)),
             }
         }
-        if !refused.is_empty() {
-            self.context.folding.pause();
-        }
         Attempt::Folded { done, refused }
+    }
+}
+
+/// What the calls of a folded batch returned.
+pub(super) struct FoldedAnswers {
+    groups: Vec<Group>,
+    results: Vec<StatementResult>,
+}
+
+impl FoldedAnswers {
+    fn is_any_refused(&self) -> bool {
+        self.results.iter().flat_map(|result| &result.rows).any(|row| row.get(1).is_some_and(Option::is_some))
+    }
+
+    /// Each unit's answer with its place.
+    pub(super) fn read(&self, units: &[&Unit]) -> Vec<(usize, Answer)> {
+        let mut answers = Vec::with_capacity(units.len());
+        for (at, group) in self.groups.iter().enumerate() {
+            match self.results.get(at).map(|result| group.answers(units, result)) {
+                Some(Given::Answers(given)) => answers.extend(given),
+                // The function promises that these don't come together with a commit.
+                _ => answers.extend(group.places.iter().map(|place| (*place, Err(unreadable(units[*place]))))),
+            }
+        }
+        answers
     }
 }
 

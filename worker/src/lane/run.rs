@@ -8,12 +8,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     admission::{Admission, Recent},
-    batch::{BatchEnd, run_batch},
+    batch::{Answers, BatchEnd, Ran, run_batch},
     context::LaneContext,
     counters::Counters,
+    outcome::OutcomeKey,
     pace::Pace,
     queue::{Bounds, LaneHandle, Next, Queues, queue, stopped},
-    unit::Unit,
+    unit::{Answer, Unit},
 };
 use crate::pg::Connection;
 
@@ -31,7 +32,8 @@ pub(crate) fn start_lane(
     stop: CancellationToken,
 ) -> LaneHandle {
     let (handle, queues) = queue(context.number(), bounds, context.how.max_batch, context.counters.clone());
-    tasks.spawn(run_lane(Lane { context, connection, pace, recent: Recent::default() }, queues, stop));
+    let lane = Lane { context, connection, pace, recent: Recent::default(), tasks: tasks.clone() };
+    tasks.spawn(run_lane(lane, queues, stop));
     handle
 }
 
@@ -41,6 +43,7 @@ struct Lane {
     /// The worker's limit, if it has one.
     pace: Option<Arc<Pace>>,
     recent: Recent,
+    tasks: TaskTracker,
 }
 
 async fn run_lane(mut lane: Lane, mut queues: Queues, stop: CancellationToken) {
@@ -123,7 +126,7 @@ impl Lane {
         let (units, counters) = (batch.len(), self.context.counters.clone());
         let flushed = counters.flush_time.totals().1;
         admission.begin(units, Instant::now());
-        let (answers, end, set_wise) = run_batch(&self.context, &mut self.connection, &batch).await;
+        let Ran { answers, end, set_wise } = run_batch(&self.context, &mut self.connection, &batch).await;
         let flush = match counters.flush_time.totals().1 - flushed {
             // Under a limit batches are small however much waits, and their flushes are no smaller.
             _ if self.pace.is_some() => Duration::ZERO,
@@ -135,12 +138,16 @@ impl Lane {
         Counters::add(&counters.batches, 1);
         counters.batch_units.add(units as u64);
         counters.ran(set_wise, units - set_wise);
-        for (unit, answer) in batch.into_iter().zip(answers) {
-            match &answer {
-                Ok(_) => Counters::add(&counters.committed, 1),
-                Err(fault) => counters.refused(fault.code()),
+        match answers {
+            Answers::Read(answers) => answer(&counters, batch, answers),
+            // They are durable. PostgreSQL needn't wait for the next batch until they are written.
+            Answers::Unread(unread) => {
+                self.tasks.spawn(async move {
+                    let mut answers = unread.read(&batch.iter().collect::<Vec<_>>());
+                    answers.sort_unstable_by_key(|(place, _)| *place);
+                    answer(&counters, batch, answers.into_iter().map(|(_, answer)| answer));
+                });
             }
-            unit.answer.send(answer);
         }
         match end {
             BatchEnd::Answered => {}
@@ -156,6 +163,16 @@ impl Lane {
     }
 }
 
+fn answer(counters: &Counters, batch: Vec<Unit>, answers: impl IntoIterator<Item = Answer>) {
+    for (unit, answer) in batch.into_iter().zip(answers) {
+        match &answer {
+            Ok(_) => Counters::add(&counters.committed, 1),
+            Err(fault) => counters.refused(fault.code()),
+        }
+        unit.answer.send(answer);
+    }
+}
+
 async fn sleep_until(moment: Option<Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment).await,
@@ -165,35 +182,36 @@ async fn sleep_until(moment: Option<Instant>) {
 
 /// Takes out of the batch what must not share it: a second request with the same id, and ad-hoc SQL beside anything else.
 fn keep_apart(batch: &mut Vec<Unit>) -> Vec<Unit> {
-    let mut seen = HashSet::new();
-    let mut kept: Vec<Unit> = Vec::with_capacity(batch.len());
-    let mut later = Vec::new();
-    for unit in batch.drain(..) {
-        let is_repeated = unit.outcome.as_ref().is_some_and(|outcome| !seen.insert((unit.claim.partition, outcome.key.clone())));
-        let must_wait =
-            !later.is_empty() || is_repeated || (unit.is_alone && !kept.is_empty()) || kept.first().is_some_and(|first| first.is_alone);
-        // Everything behind the first one that waits waits too, so that the order stays.
-        if must_wait { later.push(unit) } else { kept.push(unit) }
+    let mut seen: HashSet<(i32, &OutcomeKey)> = HashSet::with_capacity(batch.len());
+    let mut first = None;
+    for (at, unit) in batch.iter().enumerate() {
+        let is_repeated = unit.outcome.as_ref().is_some_and(|outcome| !seen.insert((unit.claim.partition, &outcome.key)));
+        if is_repeated || (at > 0 && (unit.is_alone || batch[0].is_alone)) {
+            first = Some(at);
+            break;
+        }
     }
-    *batch = kept;
-    later
+    // Everything behind the first one that waits waits too, so that the order stays.
+    first.map_or_else(Vec::new, |at| batch.split_off(at))
 }
 
 fn drop_expired(context: &LaneContext, batch: &mut Vec<Unit>) {
     let now = Instant::now();
+    let is_live = |unit: &Unit| context.staleness(unit).is_none() && unit.deadline > now;
+    if batch.iter().all(is_live) {
+        return;
+    }
     for unit in std::mem::take(batch) {
-        match context.staleness(&unit) {
-            Some(fault) => refuse(context, unit, fault),
-            None => batch.push(unit),
+        if let Some(fault) = context.staleness(&unit) {
+            refuse(context, unit, fault);
+        } else if unit.deadline <= now {
+            let message = format!("`{}` waited in the queue until its deadline", unit.label);
+            let fault = Fault::overloaded("RW3103", message, "nothing was executed; the peer is busy: allow more time or send less");
+            refuse(context, unit, fault);
+        } else {
+            batch.push(unit);
         }
     }
-    let (live, expired): (Vec<Unit>, Vec<Unit>) = batch.drain(..).partition(|unit| unit.deadline > now);
-    for unit in expired {
-        let message = format!("`{}` waited in the queue until its deadline", unit.label);
-        let fault = Fault::overloaded("RW3103", message, "nothing was executed; the peer is busy: allow more time or send less");
-        refuse(context, unit, fault);
-    }
-    *batch = live;
 }
 
 fn refuse(context: &LaneContext, unit: Unit, fault: Fault) {

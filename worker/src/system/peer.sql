@@ -213,7 +213,8 @@ create or replace function rootward.root_key(entity text) returns text language 
 return case when split_part(current_setting('backtrace_functions'), ' ', 1) = 'r_' || entity
             then convert_from(decode(split_part(current_setting('backtrace_functions'), ' ', 2), 'hex'), 'UTF8') end;
 
--- Who holds the secret speaks for the worker that took the peer over last: a new worker makes a new secret.
+-- Who holds the secret speaks for the worker that took the peer over last: a new worker makes a new secret, and replaces this by
+-- a function that compares with its hash.
 create or replace function rootward.check_secret(secret bytea) returns void language plpgsql stable as $$
 begin
   if not exists (select from rootward.peer_state where secret_hash = sha256(secret)) then
@@ -247,10 +248,7 @@ end $$;
 create or replace function rootward.enter(secret bytea, context text) returns void
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 begin
-  -- As check_secret does, without a call: this runs for every transaction.
-  if not exists (select from rootward.peer_state where secret_hash = sha256(secret)) then
-    raise exception 'the secret of this session is not the one in force' using errcode = 'RW001';
-  end if;
+  perform rootward.check_secret(secret);
   perform set_config('backtrace_functions', context, true);
 end $$;
 
