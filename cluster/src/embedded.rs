@@ -43,6 +43,8 @@ pub struct EmbeddedOptions {
     pub peers: u32,
     /// Where the router listens; a free port if none.
     pub listen: Option<SocketAddr>,
+    /// How many lanes each worker has; by the number of cores if none.
+    pub lanes: Option<u32>,
     /// Whether all databases lie in one PostgreSQL server, which starts faster and can't be killed one by one.
     pub is_one_server: bool,
     /// More lines for every worker's settings.
@@ -61,6 +63,7 @@ impl EmbeddedOptions {
             data: None,
             peers: 3,
             listen: None,
+            lanes: None,
             is_one_server: false,
             worker_settings: "allow_ad_hoc_sql = true\n".to_owned(),
             router_settings: String::new(),
@@ -322,7 +325,8 @@ impl EmbeddedCluster {
         // About one lane for each core that this peer's PostgreSQL may use: half of them, since the worker, the router and their
         // clients are on this machine too. With more lanes than that, batches are smaller and wait for each other.
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let lanes = (cores / 2 / usize::try_from(self.options.peers).unwrap_or(1).max(1)).clamp(1, 16);
+        let share = (cores / 2 / usize::try_from(self.options.peers).unwrap_or(1).max(1)).clamp(1, 16);
+        let lanes = self.options.lanes.map_or(share, |lanes| usize::try_from(lanes).unwrap_or(share));
         let settings = format!(
             "peer = {id:?}\nlisten = {listen:?}\nmetrics_listen = \"127.0.0.1:0\"\nlanes = {lanes}\ndatabase = {:?}\nlane_database = {:?}\nhub_database = {:?}\nreport_file = {:?}\n{}",
             server.conninfo("rootward_system", id),

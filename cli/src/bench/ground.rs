@@ -67,6 +67,8 @@ impl Roots {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Site<'a> {
     pub peers: u32,
+    /// Of each worker; by the number of cores if none.
+    pub lanes: Option<u32>,
     /// So many sessions of a baseline fit on each server.
     pub most_clients: usize,
     /// More of PostgreSQL's settings.
@@ -84,6 +86,7 @@ impl Ground {
         let always = [("synchronous_commit", "on"), ("max_connections", &sessions), ("max_prepared_transactions", &sessions)];
         let options = EmbeddedOptions {
             peers: site.peers,
+            lanes: site.lanes,
             worker_settings: site.worker_settings.to_owned(),
             server_settings: always
                 .iter()

@@ -41,6 +41,8 @@ pub(crate) struct SingleOptions {
     pub duration: Duration,
     pub rounds: u32,
     pub peers: u32,
+    /// How many lanes each worker has; by the number of cores if none.
+    pub lanes: Option<u32>,
     /// What dies in one more measurement with the greatest number of clients.
     pub kill: Option<Kill>,
     /// How long memory is looked at under full load, with the greatest number of clients.
@@ -67,7 +69,13 @@ impl SingleOptions {
 /// If something can't be started, a request fails, or a check does not hold: then there are no figures.
 pub(crate) async fn run(exe: &Path, workload: Workload, options: SingleOptions) -> anyhow::Result<Report> {
     let mut live = Live::new();
-    let site = Site { peers: options.peers, most_clients: options.greatest(), server_settings: SERVER_SETTINGS, worker_settings: "" };
+    let site = Site {
+        peers: options.peers,
+        lanes: options.lanes,
+        most_clients: options.greatest(),
+        server_settings: SERVER_SETTINGS,
+        worker_settings: "",
+    };
     let ground = Ground::start(exe, workload, site, &mut live).await?;
     let machine = ground.machine()?;
     let before = ground.books().await?;

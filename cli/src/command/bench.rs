@@ -127,6 +127,9 @@ struct Single {
     /// How many peers beside the hub; only with one do Rootward and a baseline use the same PostgreSQL.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
     peers: u32,
+    /// How many lanes each worker has; half as many as there are cores for a peer if not given.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+    lanes: Option<u32>,
     /// How many connections to the router all clients share.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1_000))]
     connections: u16,
@@ -245,6 +248,7 @@ impl Single {
             kill: self.kill.map(|kill| possible(kill, self.peers, self.duration)).transpose()?,
             memory_for: self.memory_for,
             peers: self.peers,
+            lanes: self.lanes,
             connections: self.connections.into(),
         })
     }

@@ -96,7 +96,28 @@ pub(crate) fn may_change_settings(source: &Source, facts: &Facts, statements: &[
     let in_tables: usize = source.table_files.iter().map(|file| named(&file.text).len()).sum();
     in_tables > facts.functions.len()
         || source.table_files.iter().any(|file| has_do(&file.text))
-        || statements.iter().any(|statement| !named(statement).is_empty())
+        || statements.iter().flat_map(|statement| named(statement)).any(|name| reaches_volatile(facts, name))
+}
+
+/// Whether a function is volatile, or names one that is, or one that does so. PostgreSQL lets the others run nothing but
+/// queries, so SET is none of theirs. What dynamic SQL calls isn't known, nor what a body does that the server keeps to itself.
+fn reaches_volatile(facts: &Facts, function: String) -> bool {
+    let mut seen = BTreeSet::new();
+    let mut open = vec![function];
+    while let Some(name) = open.pop() {
+        if !seen.insert(name.clone()) {
+            continue;
+        }
+        for overload in facts.functions.iter().filter(|known| known.name == name) {
+            let tokens = sql::code(&overload.body);
+            let is_dynamic = tokens.iter().any(|token| token.is_word(&overload.body, "execute"));
+            if overload.volatility == 'v' || overload.body.is_empty() || is_dynamic {
+                return true;
+            }
+            open.extend(tokens.iter().filter_map(|token| token.identifier(&overload.body)));
+        }
+    }
+    false
 }
 
 /// The tables that a function names, and those that the functions name that it calls.

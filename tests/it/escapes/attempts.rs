@@ -105,7 +105,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     ad_hoc("enter beside a read", "select a.* from account a, rootward.enter(sha256('x'), 'r_account 32')", Gate("RW001")),
     ad_hoc(
         "record",
-        "select rootward.record('\\x00', '{1}', '{account}', '{1}', '{00000000-0000-0000-0000-000000000000}', '{0}', '{0}', '{do}', '{done}', '{x}', '{x}', '{x}', '{f}', '{now}')",
+        "select rootward.record('\\x00', '{1}', '{account}', '{1}', '{00000000-0000-0000-0000-000000000000}', '{0}', '{0}', '{do}', '{x}', '{x}', '{f}', '{now}', '{done}', '{x}')",
         Gate("RW001"),
     ),
     ad_hoc(
@@ -115,7 +115,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     ),
     ad_hoc(
         "open chain",
-        "select rootward.open_chains('\\x00', '{1}', '{account}', '{32}', '{00000000-0000-0000-0000-000000000000}', '{transfer}', '{1}', '{}', '{}', '{}', '{}', '{now}', '{}', '{parked}', '{now}', '{now}', '{}')",
+        "select rootward.open_chains('\\x00', '{1}', '{account}', '{32}', '{00000000-0000-0000-0000-000000000000}', '{transfer}', '{1}', '{}', '{}', '{}', '{}', '{now}', '{}', '{parked}', '{now}', '{now}', '{}', false)",
         Gate("RW001"),
     ),
     ad_hoc(

@@ -293,7 +293,10 @@ pub(crate) struct NewChain<'a> {
 /// The chain's row, in the same commit as its first step, or before it if the start is scheduled.
 pub(crate) fn open_row(chain: NewChain<'_>) -> OwnRow {
     OwnRow {
-        sql: "select * from rootward.open_chains($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
+        sql: "select * from rootward.open_chains($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, false)",
+        sql_if_recorded: Some(
+            "select * from rootward.open_chains($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, true)",
+        ),
         key: chain.id,
         values: vec![
             Some(chain.partition.to_string()),
@@ -355,6 +358,7 @@ pub(crate) fn note_row(partition: i32, root: (&str, &str), id: Uuid, note: &Note
     };
     OwnRow {
         sql: "select * from rootward.note_chains($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)",
+        sql_if_recorded: None,
         key: id,
         values: vec![
             Some(partition.to_string()),

@@ -273,7 +273,7 @@ impl Batch<'_> {
         let effective =
             self.units.iter().enumerate().filter(|(place, _)| has_own && answers[*place].is_ok()).map(|(place, unit)| (place, *unit));
         let own = own::calls(effective);
-        let mut calls: Vec<Call> = own.iter().map(|call| self.context.own(&call.rows)).collect();
+        let mut calls: Vec<Call> = own.iter().map(|call| self.context.own(call.sql(false), &call.rows)).collect();
         let outcomes: Vec<NewOutcome<'_>> = self.units.iter().zip(answers).filter_map(|(unit, answer)| new_outcome(unit, answer)).collect();
         if !outcomes.is_empty() {
             calls.push(self.context.record(&outcomes));

@@ -176,13 +176,12 @@ impl LaneContext {
     }
 
     /// The call of a function of ours for these rows.
-    pub(super) fn own(&self, rows: &[&OwnRow]) -> Call {
-        let Some(first) = rows.first() else { return Call::plain("select 1 where false") };
+    pub(super) fn own(&self, sql: &'static str, rows: &[&OwnRow]) -> Call {
         let mut parameters = vec![self.secret.clone()];
-        for at in 0..first.values.len() {
+        for at in 0..rows.first().map_or(0, |first| first.values.len()) {
             parameters.push(Parameter::Text(array(rows.iter().map(|row| row.values.get(at).and_then(Option::as_deref)))));
         }
-        Call::prepared(first.sql, parameters)
+        Call::prepared(sql, parameters)
     }
 
     /// What ends this unit.

@@ -1,20 +1,25 @@
 //! The run in one trip: the functions that run the transactions store their outcomes too, and COMMIT goes along with them.
 //!
-//! Only for batches in which everything runs set-wise and is stored alike. Whoever misses an expectation before anything was written for
+//! Only for batches in which everything runs set-wise and is stored alike, chains' starts and their progress included. Whoever misses an expectation before anything was written for
 //! it is told so and has no outcome yet: its refusal is recorded by a batch of its own, before it is answered. Whatever would have to
 //! be taken back is an error, which COMMIT meets as a ROLLBACK; the batch runs in two trips then, and that run judges.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use rootward_proto::{Fault, v1::RetryClass};
+use rootward_schema::Text;
 
 use super::{
     batch::{
         Attempt, BEGIN, Batch, Failure, Manner, UNIQUE_VIOLATION, UNKNOWN_STATEMENT, before_commit, check_standing, plain, request_of,
     },
     outcome::NewOutcome,
+    own,
     set_wise::{self, Given, Group},
-    unit::{Answer, Unit},
+    unit::{After, Answer, Done, Unit},
 };
 use crate::{
     fail_point,
@@ -52,8 +57,21 @@ impl Folding {
 }
 
 fn may_be_folded(unit: &Unit) -> bool {
-    let is_plain = unit.outcome.as_ref().is_some_and(|outcome| !outcome.is_tombstone && !outcome.is_look_up && outcome.mark.is_none());
-    is_plain && unit.after.is_none() && unit.effect.as_ref().is_some_and(|effect| effect.declared.set_wise.is_some())
+    let Some(outcome) = &unit.outcome else {
+        // Progress of a chain, which nothing can refuse.
+        return unit.effect.is_none() && matches!(unit.after, Some(After::Row(_)));
+    };
+    let is_plain = !outcome.is_tombstone && !outcome.is_look_up && outcome.mark.is_none();
+    let has_known_end = match &unit.after {
+        None => true,
+        Some(After::Row(row)) => row.sql_if_recorded.is_some(),
+        Some(After::Call(_)) => false,
+    };
+    is_plain && has_known_end && is_set_wise(unit)
+}
+
+fn is_set_wise(unit: &Unit) -> bool {
+    unit.effect.as_ref().is_some_and(|effect| effect.declared.set_wise.is_some())
 }
 
 impl Batch<'_> {
@@ -72,8 +90,8 @@ impl Batch<'_> {
         if ["after_effect", "after_outcome"].iter().any(|point| fail_point::is_armed(point, &label)) {
             return None;
         }
-        let (groups, rows) = set_wise::split(self.units, |_| true, 1);
-        rows.is_empty().then_some(groups)
+        let (groups, rows) = set_wise::split(self.units, |place| is_set_wise(self.units[*place]), 1);
+        (rows.is_empty() && !groups.is_empty()).then_some(groups)
     }
 
     /// Runs everything in one trip. From the moment that it is sent, nothing is cancelled.
@@ -84,6 +102,8 @@ impl Batch<'_> {
             let outcomes: Vec<NewOutcome<'_>> = group.places.iter().filter_map(|place| request_of(self.units[*place])).collect();
             calls.push(self.context.for_all(&group.declared, set_wise, &group.effects(self.units), Some(&outcomes)));
         }
+        let own = own::calls(self.units.iter().copied().enumerate());
+        calls.extend(own.iter().map(|call| self.context.own(call.sql(true), &call.rows)));
         let label = self.label();
         let mut pipeline = Pipeline::default();
         plain(&mut pipeline, BEGIN)?;
@@ -117,15 +137,18 @@ impl Batch<'_> {
             last => return Err(Failure::NotCommitted(format!("COMMIT was answered with {}", last.map_or(String::new(), |last| last.tag)))),
         }
         results.drain(..results.len().min(PLAIN + 1));
-        let folded = FoldedAnswers { groups, results };
-        Ok(if folded.is_any_refused() { self.split_folded(&folded) } else { Attempt::AllFolded(folded) })
+        let of_own = results.split_off(results.len().min(groups.len()));
+        let values = own.iter().zip(&of_own).flat_map(|(call, result)| call.values(result)).collect();
+        let others = (0..self.units.len()).filter(|place| self.units[*place].effect.is_none()).collect();
+        let folded = FoldedAnswers { groups, results, others, values };
+        Ok(if folded.is_any_refused() { self.split_folded(folded) } else { Attempt::AllFolded(folded) })
     }
 
     /// Tells the units whose effects stand from those that missed an expectation.
-    fn split_folded(&self, folded: &FoldedAnswers) -> Attempt {
+    fn split_folded(&self, folded: FoldedAnswers) -> Attempt {
         self.context.folding.pause();
         let (mut done, mut refused) = (Vec::new(), Vec::new());
-        for (place, answer) in folded.read(self.units) {
+        for (place, answer) in folded.answers(self.units) {
             match answer {
                 Err(fault) if fault.retry_class() != RetryClass::OutcomeUnknown => refused.push((place, fault)),
                 answer => done.push((place, answer)),
@@ -139,6 +162,10 @@ impl Batch<'_> {
 pub(super) struct FoldedAnswers {
     groups: Vec<Group>,
     results: Vec<StatementResult>,
+    /// The places of the units that are in no group.
+    others: Vec<usize>,
+    /// What our own rows gave.
+    values: HashMap<usize, Text>,
 }
 
 impl FoldedAnswers {
@@ -146,14 +173,19 @@ impl FoldedAnswers {
         self.results.iter().flat_map(|result| &result.rows).any(|row| row.get(1).is_some_and(Option::is_some))
     }
 
-    /// Each unit's answer with its place.
-    pub(super) fn read(&self, units: &[&Unit]) -> Vec<(usize, Answer)> {
-        let mut answers = Vec::with_capacity(units.len());
+    /// Each unit's answer with its place, in no order.
+    pub(super) fn answers(mut self, units: &[&Unit]) -> Vec<(usize, Answer)> {
+        let mut answers: Vec<(usize, Answer)> = self.others.iter().map(|place| (*place, Ok(Done::default()))).collect();
         for (at, group) in self.groups.iter().enumerate() {
             match self.results.get(at).map(|result| group.answers(units, result)) {
                 Some(Given::Answers(given)) => answers.extend(given),
                 // The function promises that these don't come together with a commit.
                 _ => answers.extend(group.places.iter().map(|place| (*place, Err(unreadable(units[*place]))))),
+            }
+        }
+        for (place, answer) in &mut answers {
+            if let Ok(done) = answer {
+                done.after = self.values.remove(place).flatten();
             }
         }
         answers

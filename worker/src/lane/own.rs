@@ -39,6 +39,11 @@ impl OwnCall<'_> {
         self.rows.first().is_some_and(|first| first.sql == row.sql)
     }
 
+    /// The statement, behind the outcomes of the rows' units or before them.
+    pub(super) fn sql(&self, is_recorded: bool) -> &'static str {
+        self.rows.first().map_or("select 1 where false", |first| first.sql_if_recorded.filter(|_| is_recorded).unwrap_or(first.sql))
+    }
+
     /// The value of each unit's row.
     pub(super) fn values(&self, result: &StatementResult) -> Vec<(usize, Text)> {
         let value = |row: &Vec<Text>| {
@@ -62,7 +67,7 @@ mod tests {
             claim: Claim { partition: 0, epoch: 0, version: 0 },
             context: None,
             effect: None,
-            after: Some(After::Row(OwnRow { sql, key, values: Vec::new() })),
+            after: Some(After::Row(OwnRow { sql, sql_if_recorded: None, key, values: Vec::new() })),
             outcome: None,
             is_alone: false,
             freshness: Freshness::Own,

@@ -143,7 +143,7 @@ impl Lane {
             // They are durable. PostgreSQL needn't wait for the next batch until they are written.
             Answers::Unread(unread) => {
                 self.tasks.spawn(async move {
-                    let mut answers = unread.read(&batch.iter().collect::<Vec<_>>());
+                    let mut answers = unread.answers(&batch.iter().collect::<Vec<_>>());
                     answers.sort_unstable_by_key(|(place, _)| *place);
                     answer(&counters, batch, answers.into_iter().map(|(_, answer)| answer));
                 });

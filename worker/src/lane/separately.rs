@@ -51,7 +51,7 @@ impl Batch<'_> {
         let mut calls: Vec<Call> = self.context.calls_of(unit);
         let effects = calls.len();
         if let Some(After::Row(row)) = &unit.after {
-            calls.push(self.context.own(&[row]));
+            calls.push(self.context.own(row.sql, &[row]));
         }
         // Somebody's SQL before it may have deallocated our statements. If they are gone once more, it does so itself.
         for is_last in [false, true] {

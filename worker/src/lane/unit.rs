@@ -160,6 +160,8 @@ pub(crate) enum After {
 #[derive(Debug, Clone)]
 pub(crate) struct OwnRow {
     pub sql: &'static str,
+    /// The same where the unit's outcome was stored before it, in the same commit: it does nothing for a unit without.
+    pub sql_if_recorded: Option<&'static str>,
     /// Two rows with the same key don't go into one call.
     pub key: Uuid,
     pub values: Vec<Text>,

@@ -280,24 +280,37 @@ begin
       issued_ats, kinds, replies);
 end $$;
 
--- Rows of chains, each in the same commit as its first step, or before it if the start is scheduled. Returns one row for
--- each, with its place (from 0).
+-- Rows of chains, each in the same commit as its first step, or before it if the start is scheduled. If the first steps' outcomes
+-- were stored before this, in the same commit, only those chains get a row whose first step has one. Returns one row for each chain,
+-- with its place (from 0).
 create or replace function rootward.open_chains(
   secret bytea, partitions integer[], entities text[], root_keys text[], ids uuid[], definitions text[], versions integer[], plans json[],
   inputs json[], labels jsonb[], fingerprints bytea[], issued_ats timestamptz[], deadlines timestamptz[], statuses text[],
-  next_attempt_ats timestamptz[], expires_ats timestamptz[], ended_ats timestamptz[]) returns table (place integer, value text)
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+  next_attempt_ats timestamptz[], expires_ats timestamptz[], ended_ats timestamptz[], are_recorded boolean)
+returns table (place integer, value text)
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set enable_hashjoin = off set enable_mergejoin = off as $$
 #variable_conflict use_column
-declare written bigint;
+declare written bigint; places integer[];
 begin
   perform rootward.check_secret(secret);
+  if are_recorded then
+    select coalesce(array_agg(u.place::integer), '{}') into places
+      from unnest(partitions, entities, root_keys, ids) with ordinality as u (partition, entity, root_key, id, place)
+      cross join lateral (select from rootward.outcome o where o.request_id = u.id and o.partition = u.partition and o.entity = u.entity
+        and o.root_key = u.root_key and o.step = 0 and o.element = 0 and o.direction = 'do' and o.kind = 'done' offset 0) o;
+  end if;
   insert into rootward.chain (partition, entity, root_key, id, definition, version, plan, input, labels, fingerprint, issued_at, deadline,
       status, next_attempt_at, expires_at, ended_at)
-    select * from unnest(partitions, entities, root_keys, ids, definitions, versions, plans, inputs, open_chains.labels, fingerprints,
-      issued_ats, deadlines, statuses, next_attempt_ats, expires_ats, ended_ats)
+    select n.partition, n.entity, n.root_key, n.id, n.definition, n.version, n.plan, n.input, n.labels, n.fingerprint, n.issued_at, n.deadline,
+      n.status, n.next_attempt_at, n.expires_at, n.ended_at
+    from unnest(partitions, entities, root_keys, ids, definitions, versions, plans, inputs, open_chains.labels, fingerprints,
+      issued_ats, deadlines, statuses, next_attempt_ats, expires_ats, ended_ats) with ordinality
+      as n (partition, entity, root_key, id, definition, version, plan, input, labels, fingerprint, issued_at, deadline, status,
+        next_attempt_at, expires_at, ended_at, place)
+    where not are_recorded or n.place = any (places)
     on conflict do nothing;
   get diagnostics written = row_count;
-  if written <> cardinality(partitions) then
+  if written <> cardinality(case when are_recorded then places else partitions end) then
     raise exception 'chain % is there already', array_to_string(ids, ', ') using errcode = 'RW004';
   end if;
   return query select (generate_series - 1)::integer, null::text from generate_series(1, cardinality(partitions));
