@@ -62,7 +62,7 @@ fn copy(chain: &str, from: u64, count: u64) -> String {
              labels, fingerprint, issued_at, deadline, called_back, step, error, result, waits, attempts, recoveries, next_attempt_at, expires_at
            from rootward.chain c, ids where c.id = '{chain}';
          insert into rootward.outcome select partition, entity, root_key, ids.id, step, element, direction, kind, transaction, fingerprint,
-             reply, in_chain, issued_at from rootward.outcome o, ids where o.request_id = '{chain}';
+             reply, answer, in_chain, issued_at from rootward.outcome o, ids where o.request_id = '{chain}';
          insert into entry select {from}, ids.id, 'transfer', -0.01, now() from ids;
          update account set balance = balance - 0.01 * (select count(*) from ids) where account_id = {from};
          update rootward.chain set status = 'running', attempts = 0, next_attempt_at = now(), labels = '{{\"bench\": \"recovery\"}}'

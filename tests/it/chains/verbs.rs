@@ -344,7 +344,8 @@ async fn a_lazy_note_that_comes_after_a_firm_one_changes_nothing() {
           array[null::text], array[null::text], array[null::text]) as n where c.id = $1";
     for (known, wanted) in [(revision - 1, "parked"), (revision, "completed"), (revision + 1, "parked")] {
         let transaction = home.transaction().await.expect("begun");
-        let guard = "create or replace function rootward.check_secret(secret bytea) returns void language plpgsql stable as $$ begin end $$";
+        let guard =
+            "create or replace function rootward.check_secret(secret bytea) returns void language plpgsql stable as $$ begin end $$";
         transaction.execute(guard, &[]).await.expect("any secret will do");
         transaction.query(note, &[&id, &known]).await.expect("noted");
         let status: String = transaction.query_one("select status from rootward.chain where id = $1", &[&id]).await.expect("read").get(0);

@@ -20,6 +20,9 @@ use crate::pg::Connection;
 
 /// How long progress waits for company before it gets a batch of its own.
 const LAZY_DELAY: Duration = Duration::from_millis(200);
+/// It rides in a batch of others when there is so much of it, or when it has waited for half of that: one by one it would make every
+/// batch longer, and whoever waits for it.
+const LAZY_COMPANY: usize = 16;
 
 /// Starts a lane on an open connection. When the connection is lost or another worker takes over, the lane cancels `stop`,
 /// which ends every lane of the peer: nothing in memory may outlive what PostgreSQL may have lost.
@@ -76,17 +79,23 @@ async fn run_lane(mut lane: Lane, mut queues: Queues, stop: CancellationToken) {
             }
         }
         lazies.extend(std::iter::from_fn(|| queues.next_lazy()));
-        let is_due = lazy_since.is_some_and(|since| since.elapsed() >= LAZY_DELAY) || lazies.len() >= lane.context.how.max_batch;
-        if batch.is_empty() && !is_due {
+        if !lazies.is_empty() {
+            lazy_since.get_or_insert_with(Instant::now);
+        }
+        let waited = lazy_since.map_or(Duration::ZERO, |since| since.elapsed());
+        if batch.is_empty() && waited < LAZY_DELAY && lazies.len() < lane.context.how.max_batch {
             continue;
         }
+        let rides = batch.is_empty() || waited >= LAZY_DELAY / 2 || lazies.len() >= LAZY_COMPANY;
         let began = *since.get_or_insert_with(Instant::now);
         queues.fill(&mut batch, most);
-        lane.spend(batch.len());
-        batch.append(&mut lazies);
-        lazy_since = None;
+        if rides {
+            batch.append(&mut lazies);
+            lazy_since = None;
+        }
         left_over = keep_apart(&mut batch);
         drop_expired(&lane.context, &mut batch);
+        lane.spend(&batch);
         if batch.is_empty() {
             continue;
         }
@@ -115,9 +124,10 @@ impl Lane {
         }
     }
 
-    fn spend(&self, units: usize) {
+    /// Takes what these need off the limit. Nothing that expired in the queue, and no bookkeeping of our own.
+    fn spend(&self, batch: &[Unit]) {
         if let Some(pace) = &self.pace {
-            pace.spend(units);
+            pace.spend(batch.iter().filter(|unit| unit.outcome.is_some()).count());
         }
     }
 

@@ -25,7 +25,7 @@ fn copies(template: Uuid, account: i64, count: i64, replayed: i64) -> String {
              deadline, called_back, step, error, result, waits, attempts, recoveries, next_attempt_at, expires_at
            from rootward.chain c, ids where c.id = '{template}';
          insert into rootward.outcome select partition, entity, root_key, ids.id, step, element, direction, kind, transaction, fingerprint,
-             reply, in_chain, issued_at from rootward.outcome o, ids where o.request_id = '{template}';
+             reply, answer, in_chain, issued_at from rootward.outcome o, ids where o.request_id = '{template}';
          insert into entry select {account}, ids.id, 'transfer', -0.01, now() from ids;
          update account set balance = balance - 0.01 * {count} where account_id = {account};
          drop table ids"
