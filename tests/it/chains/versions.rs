@@ -23,19 +23,37 @@ async fn apply(bank: &Cluster, client: &Client, compiled: &Compiled) {
     in_force.await.expect("in force");
 }
 
+/// A bank with transfers of 10 between two accounts that wait for the second one to be unfrozen.
+struct Parked<const N: usize> {
+    bank: Cluster,
+    client: Client,
+    from: i64,
+    to: i64,
+    ids: [Uuid; N],
+}
+
+impl<const N: usize> Parked<N> {
+    async fn start() -> Parked<N> {
+        let bank = Cluster::bank(exe(), Shape { peers: 2, ..Shape::shared() }).await.expect("a bank starts");
+        let client = bank.client().expect("a client");
+        let from = bank.open_accounts(&client, "p1", 1, 100).await.expect("opened")[0];
+        let to = bank.open_accounts(&client, "p2", 1, 0).await.expect("opened")[0];
+        client.settle("freeze", &[("account_id", &to.to_string())], Uuid::now_v7()).await.expect("frozen");
+        let ids = [(); N].map(|()| Uuid::now_v7());
+        let (from_key, to_key) = (from.to_string(), to.to_string());
+        let input = [("from", from_key.as_str()), ("to", to_key.as_str()), ("amount", "10")];
+        for id in ids {
+            assert_eq!(client.run_chain("transfer", &input, id).await.expect("it stops").status, "parked");
+        }
+        Parked { bank, client, from, to, ids }
+    }
+}
+
 #[tokio::test]
 async fn a_definition_that_is_removed_in_flight_parks_its_chains_until_it_comes_back() {
-    let bank = Cluster::bank(exe(), Shape { peers: 2, ..Shape::shared() }).await.expect("a bank starts");
-    let client = bank.client().expect("a client");
-    let from = bank.open_accounts(&client, "p1", 1, 100).await.expect("opened")[0];
-    let to = bank.open_accounts(&client, "p2", 1, 0).await.expect("opened")[0];
+    let Parked { bank, client, from, to, ids: [replayed, undone] } = Parked::start().await;
     let (from_key, to_key) = (from.to_string(), to.to_string());
     let input = [("from", from_key.as_str()), ("to", to_key.as_str()), ("amount", "10")];
-    client.settle("freeze", &[("account_id", &to_key)], Uuid::now_v7()).await.expect("frozen");
-    let (replayed, undone) = (Uuid::now_v7(), Uuid::now_v7());
-    for id in [replayed, undone] {
-        assert_eq!(client.run_chain("transfer", &input, id).await.expect("it stops").status, "parked");
-    }
     client.settle("unfreeze", &[("account_id", &to_key)], Uuid::now_v7()).await.expect("unfrozen");
 
     // Neither the chain nor its second step's transaction is there any more.
@@ -94,17 +112,8 @@ async fn bank_without(version: u32, gone: &[&str]) -> Compiled {
 
 #[tokio::test]
 async fn a_chain_needs_of_its_transactions_only_those_that_it_has_not_run_yet() {
-    let bank = Cluster::bank(exe(), Shape { peers: 2, ..Shape::shared() }).await.expect("a bank starts");
-    let client = bank.client().expect("a client");
-    let from = bank.open_accounts(&client, "p1", 1, 100).await.expect("opened")[0];
-    let to = bank.open_accounts(&client, "p2", 1, 0).await.expect("opened")[0];
+    let Parked { bank, client, from, to, ids: [forward, back, skipped, ended] } = Parked::start().await;
     let (from_key, to_key) = (from.to_string(), to.to_string());
-    let input = [("from", from_key.as_str()), ("to", to_key.as_str()), ("amount", "10")];
-    client.settle("freeze", &[("account_id", &to_key)], Uuid::now_v7()).await.expect("frozen");
-    let [forward, back, skipped, ended] = [(); 4].map(|()| Uuid::now_v7());
-    for id in [forward, back, skipped, ended] {
-        assert_eq!(client.run_chain("transfer", &input, id).await.expect("it stops").status, "parked");
-    }
     client.compensate(ended).await.expect("it goes back");
     client.wait_for(ended, &["compensated"]).await.expect("it ends");
 

@@ -1,8 +1,9 @@
 //! The run in one trip: the functions that run the transactions store their outcomes too, and COMMIT goes along with them.
 //!
-//! Only for batches in which everything runs set-wise and is stored alike, chains' starts and their progress included. Whoever misses an expectation before anything was written for
-//! it is told so and has no outcome yet: its refusal is recorded by a batch of its own, before it is answered. Whatever would have to
-//! be taken back is an error, which COMMIT meets as a ROLLBACK; the batch runs in two trips then, and that run judges.
+//! Only for batches in which everything runs set-wise and is stored alike, chains' starts and their progress included. Whoever
+//! misses an expectation before anything was written for it is told so and has no outcome yet: its refusal is recorded by a batch of its
+//! own, before it is answered. Whatever would have to be taken back is an error, which COMMIT meets as a ROLLBACK; the batch runs in
+//! two trips then, and that run judges.
 
 use std::{
     collections::HashMap,
