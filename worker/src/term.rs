@@ -232,7 +232,7 @@ async fn open_lanes(
     Ok(lanes.collect())
 }
 
-/// Session defaults of a lane. RESET ALL at the start of each batch comes back to them.
+/// Session defaults of a lane. RESET ALL comes back to them.
 fn lane_options(statement_timeout_ms: u64) -> String {
     [
         format!("-c statement_timeout={statement_timeout_ms}"),

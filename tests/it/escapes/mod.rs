@@ -219,7 +219,7 @@ async fn no_sql_reaches_outside_its_root() {
     check_logs(&vault.cluster).expect("nothing in the logs");
 }
 
-/// What a session remembers beyond a statement. RESET ALL at the start of each batch ends it, but one batch carries many.
+/// What a session remembers beyond a statement. RESET ALL at the start of the next batch ends it, but one batch carries many.
 const STATEFUL: &[&str] = &[
     "set search_path = pg_catalog",
     "set local search_path = nowhere",

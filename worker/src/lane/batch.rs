@@ -22,7 +22,7 @@ use crate::{
     pg::{Call, Connection, ConnectionLost, Pipeline, ServerError},
 };
 
-/// Says everything that a session's defaults would decide else: RESET ALL, which follows, comes too late for them.
+/// Says everything that a session's defaults would decide else: RESET ALL, which may follow, comes too late for them.
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE NOT DEFERRABLE";
 
 /// PostgreSQL's word for a prepared statement that is not there.
@@ -78,10 +78,12 @@ pub(super) async fn run_batch(context: &LaneContext, connection: &mut Connection
     let mut open: Vec<usize> = (0..units.len()).collect();
     let mut has_prepared_again = false;
     let mut set_wise = 0;
+    let changes_settings = units.iter().any(|unit| unit.effect.as_ref().is_some_and(|effect| effect.declared.may_change_settings));
     let asks = |unit: &Unit| unit.outcome.as_ref().is_some_and(|outcome| outcome.is_look_up);
     let mut manner =
         Manner { looks: units.iter().any(asks), set_wise: context.how.set_wise, folds: context.how.set_wise && context.folding.is_next() };
     let mut excluded: HashMap<usize, Fault> = HashMap::new();
+    connection.may_be_changed |= changes_settings;
     let end = loop {
         let chosen: Vec<&Unit> = open.iter().map(|at| &units[*at]).collect();
         let refused = open.iter().enumerate().filter_map(|(place, at)| Some((place, excluded.get(at)?.clone()))).collect();
@@ -102,11 +104,14 @@ pub(super) async fn run_batch(context: &LaneContext, connection: &mut Connection
         };
         match attempt {
             Ok(Attempt::Committed(given, in_groups)) => {
+                // What RESET ALL did stands with COMMIT only.
+                batch.connection.may_be_changed &= changes_settings;
                 set_wise += in_groups;
                 fill(&mut answers, &open, given);
                 break BatchEnd::Answered;
             }
             Ok(Attempt::AllFolded(unread)) => {
+                batch.connection.may_be_changed = false;
                 return Ran { answers: Answers::Unread(unread), end: BatchEnd::Answered, set_wise: units.len() };
             }
             Ok(Attempt::Folded { done, refused }) => {
@@ -309,6 +314,16 @@ impl Batch<'_> {
             }
             last => Err(Failure::NotCommitted(format!("COMMIT was answered with {}", last.map_or("nothing", |result| &result.tag)))),
         }
+    }
+
+    /// Adds BEGIN, and RESET ALL if settings may have been changed; how many results that gives. Neither is prepared: a function of the
+    /// users' could EXECUTE it by its name.
+    pub(super) fn begin(&self, pipeline: &mut Pipeline) -> Result<usize, Failure> {
+        plain(pipeline, BEGIN)?;
+        if self.connection.may_be_changed {
+            plain(pipeline, "RESET ALL")?;
+        }
+        Ok(1 + usize::from(self.connection.may_be_changed))
     }
 
     /// What a fail point compares with: the transaction that it names if that is in the batch, whatever else is.

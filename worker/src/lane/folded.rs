@@ -14,9 +14,7 @@ use rootward_proto::{Fault, v1::RetryClass};
 use rootward_schema::Text;
 
 use super::{
-    batch::{
-        Attempt, BEGIN, Batch, Failure, Manner, UNIQUE_VIOLATION, UNKNOWN_STATEMENT, before_commit, check_standing, plain, request_of,
-    },
+    batch::{Attempt, Batch, Failure, Manner, UNIQUE_VIOLATION, UNKNOWN_STATEMENT, before_commit, check_standing, plain, request_of},
     outcome::NewOutcome,
     own,
     set_wise::{self, Given, Group},
@@ -32,9 +30,6 @@ const SAMPLE: u32 = 32;
 /// So many batches run in two trips after one in which a unit was refused: a refusal costs a folded batch a second commit.
 const PAUSE: u32 = 16;
 
-/// Results of BEGIN and RESET ALL, which come before those of the calls.
-const PLAIN: usize = 2;
-
 /// What a lane remembers to choose between one trip and two.
 #[derive(Debug, Default)]
 pub(crate) struct Folding {
@@ -49,7 +44,7 @@ impl Folding {
         if is_paused {
             self.paused.fetch_sub(1, Ordering::Relaxed);
         }
-        !is_paused && self.batches.fetch_add(1, Ordering::Relaxed) % SAMPLE != 0
+        !is_paused && !self.batches.fetch_add(1, Ordering::Relaxed).is_multiple_of(SAMPLE)
     }
 
     fn pause(&self) {
@@ -107,8 +102,7 @@ impl Batch<'_> {
         calls.extend(own.iter().map(|call| self.context.own(call.sql(true), &call.rows)));
         let label = self.label();
         let mut pipeline = Pipeline::default();
-        plain(&mut pipeline, BEGIN)?;
-        plain(&mut pipeline, "RESET ALL")?;
+        let opened = self.begin(&mut pipeline)?;
         fail_point::hit("before_begin", &label).await;
         if self.connection.add(&mut pipeline, &calls).await.map_err(before_commit)?.is_some() {
             return Ok(Attempt::Unfolded);
@@ -137,7 +131,7 @@ impl Batch<'_> {
             Some(last) if last.tag == "COMMIT" => {}
             last => return Err(Failure::NotCommitted(format!("COMMIT was answered with {}", last.map_or(String::new(), |last| last.tag)))),
         }
-        results.drain(..results.len().min(PLAIN + 1));
+        results.drain(..results.len().min(opened + 1));
         let of_own = results.split_off(results.len().min(groups.len()));
         let values = own.iter().zip(&of_own).flat_map(|(call, result)| call.values(result)).collect();
         let others = (0..self.units.len()).filter(|place| self.units[*place].effect.is_none()).collect();

@@ -15,9 +15,6 @@ use crate::{
     pg::{Call, Pipeline, ServerError, StatementResult},
 };
 
-/// Results of BEGIN and RESET ALL, which come before those of the calls.
-const PLAIN: usize = 2;
-
 /// Fewer units than this run row by row: beside others a call for many costs more than one alone.
 const FEWEST: usize = 2;
 
@@ -54,15 +51,14 @@ impl Batch<'_> {
         }
         let layout = Layout { groups, first_group, rows: ranges, positions: Positions::new(&calls) };
         let mut pipeline = Pipeline::default();
-        // Preparing may need a trip of its own, which must not stand between BEGIN and the rest.
-        plain(&mut pipeline, BEGIN)?;
-        plain(&mut pipeline, "RESET ALL")?;
+        // Preparing may need a trip of its own, which goes before all of this.
+        let opened = self.begin(&mut pipeline)?;
         fail_point::hit("before_begin", &self.label()).await;
         if let Some(error) = self.connection.add(&mut pipeline, &calls).await.map_err(before_commit)? {
             return self.refused_at_preparation(&error, !layout.groups.is_empty()).await;
         }
         let ran = self.connection.run(pipeline).await.map_err(before_commit)?;
-        let results = ran.results.get(PLAIN..).unwrap_or_default();
+        let results = ran.results.get(opened..).unwrap_or_default();
         if manner.looks {
             let found = self.stored(results.get(1));
             if !found.is_empty() {

@@ -19,6 +19,8 @@ pub(crate) struct Connection {
     writer: WriteHalf<Box<dyn Stream>>,
     inbox: BytesMut,
     prepared: HashMap<Arc<str>, Arc<Prepared>>,
+    /// Whether SQL that may have changed settings of the session ran since they were last reset for good.
+    pub(crate) may_be_changed: bool,
 }
 
 /// A statement that the server keeps for this connection.
@@ -36,7 +38,7 @@ pub(crate) struct ConnectionLost(#[from] io::Error);
 impl Connection {
     pub(super) fn new(stream: Box<dyn Stream>, inbox: BytesMut) -> Connection {
         let (reader, writer) = tokio::io::split(stream);
-        Connection { reader, writer, inbox, prepared: HashMap::new() }
+        Connection { reader, writer, inbox, prepared: HashMap::new(), may_be_changed: false }
     }
 
     /// Adds `calls` to `pipeline`; the ones that are new to this connection are prepared first, in a trip of their own.
