@@ -433,6 +433,7 @@ async fn start_chain(
         ended_at_ms: status.is_ended().then_some(now),
     };
     let opening = Opening { row: chain::open_row(row), is_scheduled };
+    let starting = home.drivers.starting(identity.id);
     let ran = run(home, limits, schema, &request, Some(opening)).await;
     // Its scheduled start was asked for before: the same request once more, after the start was due. Its first step may have
     // been refused or called off by now.
@@ -456,6 +457,7 @@ async fn start_chain(
             first,
         }),
     };
+    drop(starting);
     let chain = match view {
         Some(mut view) => {
             if open.wait == i32::from(v1::ChainWait::Done) {

@@ -68,6 +68,10 @@ pub(crate) struct Identity {
 #[derive(Default)]
 pub(crate) struct Drivers {
     running: Mutex<HashMap<Uuid, Running>>,
+    /// Chains whose start is on its way through a lane: their rows may be there already, and their drivers are not yet.
+    starting: Mutex<HashMap<Uuid, usize>>,
+    /// One of them has its driver, or was refused.
+    started: Notify,
     /// The scan left chains behind for want of room.
     has_backlog: AtomicBool,
     /// There is room again.
@@ -93,10 +97,41 @@ pub(crate) struct Started {
     pub first: v1::CallResponse,
 }
 
+/// A chain's start on its way; see [`Drivers::starting`].
+pub(crate) struct Starting<'d> {
+    drivers: &'d Drivers,
+    id: Uuid,
+}
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        let mut starting = self.drivers.starting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = starting.get_mut(&self.id) {
+            *count -= 1;
+            if *count == 0 {
+                starting.remove(&self.id);
+            }
+        }
+        drop(starting);
+        self.drivers.started.notify_waiters();
+    }
+}
+
 impl Drivers {
     fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Running>> {
         // Nothing panics while it is held; a poisoned map would still be whole.
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says that a chain's start goes into a lane. As long as the guard lives, whoever wants to stop the chain's driver waits for there
+    /// to be one: else it would begin behind the back of a command that found none, and drive the chain on.
+    pub(crate) fn starting(&self, id: Uuid) -> Starting<'_> {
+        *self.starting.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_default() += 1;
+        Starting { drivers: self, id }
+    }
+
+    fn is_starting(&self, id: Uuid) -> bool {
+        self.starting.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&id)
     }
 
     pub(crate) fn view(&self, id: Uuid) -> Option<watch::Receiver<v1::Chain>> {
@@ -115,6 +150,15 @@ impl Drivers {
 
     /// Ends a chain's driver and waits until it has gone. What it has sent may still take effect.
     pub(super) async fn stop(&self, id: Uuid) {
+        loop {
+            let started = self.started.notified();
+            tokio::pin!(started);
+            started.as_mut().enable();
+            if !self.is_starting(id) {
+                break;
+            }
+            started.await;
+        }
         let running = self.lock().get(&id).cloned();
         if let Some(mut running) = running {
             let has_ended = has_ended(&running.view.borrow());
