@@ -112,9 +112,12 @@ impl Files {
     }
 }
 
-/// A TCP port on 127.0.0.1 that nobody has at this moment.
+/// A TCP port on 127.0.0.1 that nobody has at this moment. Below those that systems give to outgoing connections, one of which
+/// would take the port of a server that is down for a moment; any other if none of these is free.
 pub(super) fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    const TRIES: usize = 64;
+    let listener = (0..TRIES).find_map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, rand::random_range(15_000..32_000))).ok());
+    Ok(listener.map_or_else(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)), Ok)?.local_addr()?.port())
 }
 
 /// The last lines of a log.
