@@ -121,6 +121,8 @@ impl Launcher {
             None => Stdio::null(),
         };
         let mut command = Command::new(&*self.exe);
+        // Our allocator would ask for huge pages, which hold three times the memory that is used.
+        command.env("MIMALLOC_ALLOW_THP", "0");
         command.args(exec.to_args()).envs(spawn.env.iter().map(|(name, value)| (name, value)));
         command.stdin(input).stdout(log.try_clone()?).stderr(log).process_group(0);
         if let Some(directory) = &spawn.directory {
