@@ -68,7 +68,7 @@ pub enum Shutdown {
     Immediate,
 }
 
-/// A running server. Dropping it kills it.
+/// A running server. Dropping it ends it at once, as [`Shutdown::Immediate`] does.
 #[derive(Debug)]
 pub struct Server {
     // First, so that it is gone before its files are.

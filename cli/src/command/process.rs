@@ -31,6 +31,7 @@ impl Process {
 /// Serves until SIGTERM or Ctrl-C, then drains.
 pub(crate) async fn router(process: Process) -> ExitCode {
     log();
+    hold_small_pages();
     let text = match process.read() {
         Ok(text) => text,
         Err(code) => return code,
@@ -50,6 +51,7 @@ pub(crate) async fn router(process: Process) -> ExitCode {
 /// Serves until SIGTERM or Ctrl-C, then drains.
 pub(crate) async fn worker(process: Process) -> ExitCode {
     log();
+    hold_small_pages();
     let text = match process.read() {
         Ok(text) => text,
         Err(code) => return code,
@@ -90,6 +92,14 @@ fn chain_of(error: &dyn Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// With huge pages, which the allocator asks for, a process holds three times the memory that it uses.
+fn hold_small_pages() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
+        tracing::debug!(%error, "huge pages stay on");
+    }
 }
 
 /// Logs to stderr; `ROOTWARD_LOG` says what, such as `rootward_worker=debug`.

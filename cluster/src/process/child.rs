@@ -8,15 +8,20 @@ use nix::sys::signal::Signal;
 use tokio::sync::watch;
 
 use super::identity::{Identity, kill_tree, send};
-use super::{Folder, ProcessError};
+use super::{DeathSignal, Folder, ProcessError};
 
 /// How long a dropped child may take to vanish after SIGKILL.
 const DROP_LIMIT: Duration = Duration::from_secs(5);
 
-/// A running child. Dropping it kills it and its descendants and waits until it is gone.
+/// How long a dropped child may take to end by its death signal.
+const DROP_GRACE: Duration = Duration::from_secs(2);
+
+/// A running child. Dropping it sends its death signal, kills it and its descendants if that doesn't end it soon, and waits until it is gone.
 #[derive(Debug)]
 pub struct Child {
     pid: u32,
+    /// A PostgreSQL that is killed outright leaves a segment of shared memory behind, of which a system has a few thousand.
+    death_signal: DeathSignal,
     shared: Arc<Shared>,
     ended: watch::Receiver<Option<ExitStatus>>,
     // Held until the child is gone, so that its folder isn't removed under it.
@@ -32,7 +37,7 @@ struct Shared {
 }
 
 impl Child {
-    pub(super) fn watch(mut process: std::process::Child, folder: Arc<Folder>) -> Child {
+    pub(super) fn watch(mut process: std::process::Child, death_signal: DeathSignal, folder: Arc<Folder>) -> Child {
         let pid = process.id();
         if let Some(identity) = Identity::of(pid) {
             folder.record(&identity);
@@ -47,7 +52,7 @@ impl Child {
         };
         // Without a thread nobody would collect the child; the process has run out of everything then.
         std::thread::Builder::new().name(format!("child-{pid}")).spawn(watch).expect("a thread to watch a child");
-        Child { pid, shared, ended, _folder: folder }
+        Child { pid, death_signal, shared, ended, _folder: folder }
     }
 
     /// The process id.
@@ -116,10 +121,15 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // A failure leaves the child to the death signal and the reaper.
+        // A failure leaves the child to the kernel's death signal and the reaper.
+        if !matches!(self.death_signal, DeathSignal::Kill) {
+            let _ = self.signal(self.death_signal.signal());
+            if self.shared.is_gone_within(DROP_GRACE) {
+                return;
+            }
+        }
         let _ = self.kill_group();
-        let is_collected = self.shared.lock();
-        let _ = self.shared.changed.wait_timeout_while(is_collected, DROP_LIMIT, |is_collected| !*is_collected);
+        self.shared.is_gone_within(DROP_LIMIT);
     }
 }
 
@@ -127,6 +137,13 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, bool> {
         // A flag is never half written.
         self.is_collected.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_gone_within(&self, limit: Duration) -> bool {
+        match self.changed.wait_timeout_while(self.lock(), limit, |is_collected| !*is_collected) {
+            Ok((is_collected, _)) => *is_collected,
+            Err(poisoned) => *poisoned.into_inner().0,
+        }
     }
 
     /// Waits for the end and collects the child under the lock, so that nobody signals a number that is free again.

@@ -77,8 +77,7 @@ impl DeathSignal {
         [DeathSignal::Quit, DeathSignal::Term, DeathSignal::Kill].into_iter().find(|signal| signal.name() == name)
     }
 
-    #[cfg(target_os = "linux")]
-    fn signal(self) -> nix::sys::signal::Signal {
+    pub(super) fn signal(self) -> nix::sys::signal::Signal {
         match self {
             DeathSignal::Quit => nix::sys::signal::Signal::SIGQUIT,
             DeathSignal::Term => nix::sys::signal::Signal::SIGTERM,
