@@ -108,11 +108,12 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// A few threads are enough for what only forwards; each costs memory. TOKIO_WORKER_THREADS says otherwise.
+/// A thread for every second core: PostgreSQL needs the others, and a message that wakes one thread less is there sooner. A few are enough
+/// for what only forwards; each costs memory. TOKIO_WORKER_THREADS says otherwise.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
-        builder.worker_threads(std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, MOST_THREADS)));
+        builder.worker_threads(std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).clamp(1, MOST_THREADS)));
     }
     builder.enable_all().build()
 }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::{
     chain::{self, ChainHome, Identity, NewChain, Plan, Started, Status},
     clock::{self, timestamp},
-    collect,
+    collect, fail_point,
     lane::{
         After, Answerer, Asked, Declared, Done, Effect, Fingerprint, Finished, Freshness, LaneHandle, OutcomeKey, Outgoing, OwnRow, Share,
         Ticket, Unit, UnitOutcome, expired_request, expired_step, lane_died,
@@ -443,6 +443,7 @@ async fn start_chain(
         return Ok(reply::Result::Chain(Box::new(v1::StartChainResponse { chain, from_stored_outcome: true })));
     }
     let (done, lane) = ran?;
+    fail_point::hit("before_driver", &definition.name).await;
     let is_repeated = done.response.from_stored_outcome;
     let first = answer(home, &request, done, lane);
     let view = match (is_repeated, status) {

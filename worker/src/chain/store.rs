@@ -6,11 +6,14 @@ use std::collections::BTreeMap;
 
 use deadpool_postgres::Pool;
 use rootward_schema::Text;
-use tokio_postgres::{Row, types::ToSql};
+use tokio_postgres::{
+    Row,
+    types::{ToSql, Type as PgType},
+};
 use uuid::Uuid;
 
 use super::state::{CalledBack, Status};
-use crate::{clock::timestamp, lane::OwnRow};
+use crate::lane::{OwnRow, OwnValue};
 
 /// A chain's row at its home.
 #[derive(Debug, Clone)]
@@ -290,6 +293,50 @@ pub(crate) struct NewChain<'a> {
     pub ended_at_ms: Option<i64>,
 }
 
+/// The types of what `open_chains` is given for each chain.
+static OPEN_TYPES: [PgType; 16] = [
+    PgType::INT4,
+    PgType::TEXT,
+    PgType::TEXT,
+    PgType::UUID,
+    PgType::TEXT,
+    PgType::INT4,
+    PgType::JSON,
+    PgType::JSON,
+    PgType::JSONB,
+    PgType::BYTEA,
+    PgType::TIMESTAMPTZ,
+    PgType::TIMESTAMPTZ,
+    PgType::TEXT,
+    PgType::TIMESTAMPTZ,
+    PgType::TIMESTAMPTZ,
+    PgType::TIMESTAMPTZ,
+];
+
+/// The types of what `note_chains` is given for each chain.
+static NOTE_TYPES: [PgType; 20] = [
+    PgType::INT4,
+    PgType::TEXT,
+    PgType::TEXT,
+    PgType::UUID,
+    PgType::INT4,
+    PgType::BOOL,
+    PgType::TEXT,
+    PgType::TEXT,
+    PgType::TEXT,
+    PgType::JSONB,
+    PgType::JSON,
+    PgType::JSONB,
+    PgType::INT4,
+    PgType::INT4,
+    PgType::TIMESTAMPTZ,
+    PgType::TIMESTAMPTZ,
+    PgType::TIMESTAMPTZ,
+    PgType::TEXT,
+    PgType::TEXT,
+    PgType::TEXT,
+];
+
 /// The chain's row, in the same commit as its first step, or before it if the start is scheduled.
 pub(crate) fn open_row(chain: NewChain<'_>) -> OwnRow {
     OwnRow {
@@ -298,23 +345,24 @@ pub(crate) fn open_row(chain: NewChain<'_>) -> OwnRow {
             "select * from rootward.open_chains($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, true)",
         ),
         key: chain.id,
+        types: &OPEN_TYPES,
         values: vec![
-            Some(chain.partition.to_string()),
-            Some(chain.entity.to_owned()),
-            Some(chain.root_key.to_owned()),
-            Some(chain.id.to_string()),
-            Some(chain.definition.to_owned()),
-            Some(chain.version.to_string()),
-            Some(chain.plan),
-            Some(chain.input),
-            Some(chain.labels),
-            Some(format!("\\x{}", hex::encode(chain.fingerprint))),
-            Some(timestamp(chain.issued_at_ms)),
-            chain.deadline_ms.map(timestamp),
-            Some(chain.status.name().to_owned()),
-            Some(timestamp(chain.next_attempt_at_ms)),
-            Some(timestamp(chain.expires_at_ms)),
-            chain.ended_at_ms.map(timestamp),
+            OwnValue::Integer(chain.partition),
+            OwnValue::text(chain.entity),
+            OwnValue::text(chain.root_key),
+            OwnValue::Uuid(chain.id),
+            OwnValue::text(chain.definition),
+            OwnValue::number(chain.version),
+            OwnValue::Text(chain.plan),
+            OwnValue::Text(chain.input),
+            OwnValue::Text(chain.labels),
+            OwnValue::Bytes(chain.fingerprint.to_vec()),
+            OwnValue::Moment(chain.issued_at_ms),
+            chain.deadline_ms.map_or(OwnValue::Null, OwnValue::Moment),
+            OwnValue::text(chain.status.name()),
+            OwnValue::Moment(chain.next_attempt_at_ms),
+            OwnValue::Moment(chain.expires_at_ms),
+            chain.ended_at_ms.map_or(OwnValue::Null, OwnValue::Moment),
         ],
     }
 }
@@ -360,27 +408,28 @@ pub(crate) fn note_row(partition: i32, root: (&str, &str), id: Uuid, note: &Note
         sql: "select * from rootward.note_chains($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)",
         sql_if_recorded: None,
         key: id,
+        types: &NOTE_TYPES,
         values: vec![
-            Some(partition.to_string()),
-            Some(root.0.to_owned()),
-            Some(root.1.to_owned()),
-            Some(id.to_string()),
-            Some(note.revision.to_string()),
-            Some(is_firm.to_string()),
-            Some(note.status.name().to_owned()),
-            note.called_back.map(|cause| cause.name().to_owned()),
-            note.step.clone(),
-            note.error.clone(),
-            note.result.clone(),
-            note.waits.as_ref().and_then(|waits| serde_json::to_string(waits).ok()),
-            Some(note.attempts.to_string()),
-            Some(note.recoveries.to_string()),
-            Some(note.next_attempt_at_ms.map_or_else(|| "infinity".to_owned(), timestamp)),
-            Some(timestamp(note.expires_at_ms)),
-            note.ended_at_ms.map(timestamp),
-            event,
-            reason,
-            by,
+            OwnValue::Integer(partition),
+            OwnValue::text(root.0),
+            OwnValue::text(root.1),
+            OwnValue::Uuid(id),
+            OwnValue::Integer(note.revision),
+            OwnValue::Boolean(is_firm),
+            OwnValue::text(note.status.name()),
+            note.called_back.map_or(OwnValue::Null, |cause| OwnValue::text(cause.name())),
+            note.step.clone().into(),
+            note.error.clone().into(),
+            note.result.clone().into(),
+            note.waits.as_ref().and_then(|waits| serde_json::to_string(waits).ok()).into(),
+            OwnValue::number(note.attempts),
+            OwnValue::number(note.recoveries),
+            note.next_attempt_at_ms.map_or(OwnValue::Never, OwnValue::Moment),
+            OwnValue::Moment(note.expires_at_ms),
+            note.ended_at_ms.map_or(OwnValue::Null, OwnValue::Moment),
+            event.into(),
+            reason.into(),
+            by.into(),
         ],
     }
 }

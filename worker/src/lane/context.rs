@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use postgres_protocol::types::{bool_to_sql, bytea_to_sql, int4_to_sql, int8_to_sql, text_to_sql, timestamp_to_sql, uuid_to_sql};
+use bytes::{BufMut as _, BytesMut};
+use postgres_protocol::{
+    IsNull,
+    types::{bool_to_sql, bytea_to_sql, int4_to_sql, int8_to_sql, text_to_sql, timestamp_to_sql, uuid_to_sql},
+};
 use rootward_proto::{Fault, v1};
 use rootward_schema::{DeferrableConstraint, quoted};
 use tokio_postgres::types::Type as PgType;
@@ -14,11 +18,11 @@ use super::{
     freshness::Floors,
     outcome::{NewOutcome, OutcomeKey, response_of},
     refusal,
-    unit::{After, Answer, Claim, Done, OwnRow, Unit},
+    unit::{After, Answer, Claim, Done, OwnRow, OwnValue, Unit},
 };
 use crate::{
     execute::REFERENCE_PARTITION,
-    pg::{Call, Parameter, StatementResult, array, binary_array, values_array},
+    pg::{Call, Parameter, StatementResult, binary_array, binary_array_with_nulls, values_array},
 };
 
 /// The columns of outcomes' keys, in the order in which our functions take them.
@@ -57,6 +61,26 @@ fn since_2000(ms: i64) -> i64 {
     const FIRST: i64 = -211_813_488_000_000_000;
     const LAST: i64 = 9_223_371_331_199_999_999;
     ms.saturating_sub(BEGIN_MS).saturating_mul(1_000).clamp(FIRST, LAST)
+}
+
+/// Writes a value of a row of ours in its type's binary form.
+fn write_own(value: Option<&OwnValue>, r#type: &PgType, buffer: &mut BytesMut) -> IsNull {
+    match value {
+        None | Some(OwnValue::Null) => return IsNull::Yes,
+        Some(OwnValue::Integer(number)) => int4_to_sql(*number, buffer),
+        Some(OwnValue::Boolean(flag)) => bool_to_sql(*flag, buffer),
+        Some(OwnValue::Text(text)) => {
+            if *r#type == PgType::JSONB {
+                buffer.put_u8(1); // the version of this form
+            }
+            text_to_sql(text, buffer);
+        }
+        Some(OwnValue::Bytes(bytes)) => bytea_to_sql(bytes, buffer),
+        Some(OwnValue::Uuid(id)) => uuid_to_sql(id.into_bytes(), buffer),
+        Some(OwnValue::Moment(ms)) => timestamp_to_sql(since_2000(*ms), buffer),
+        Some(OwnValue::Never) => timestamp_to_sql(i64::MAX, buffer),
+    }
+    IsNull::No
 }
 
 /// What a lane knows besides its connection.
@@ -178,8 +202,8 @@ impl LaneContext {
     /// The call of a function of ours for these rows.
     pub(super) fn own(&self, sql: &'static str, rows: &[&OwnRow]) -> Call {
         let mut parameters = vec![self.secret.clone()];
-        for at in 0..rows.first().map_or(0, |first| first.values.len()) {
-            parameters.push(Parameter::Text(array(rows.iter().map(|row| row.values.get(at).and_then(Option::as_deref)))));
+        for (at, r#type) in rows.first().map_or(&[][..], |first| first.types).iter().enumerate() {
+            parameters.push(binary_array_with_nulls(r#type, rows.iter(), |row, buffer| write_own(row.values.get(at), r#type, buffer)));
         }
         Call::prepared(sql, parameters)
     }

@@ -33,4 +33,4 @@ pub(crate) use outcome::{Fingerprint, OutcomeKey};
 pub(crate) use pace::Pace;
 pub(crate) use queue::{Bounds, LaneHandle, Share};
 pub(crate) use run::start_lane;
-pub(crate) use unit::{After, Answerer, Asked, Claim, Done, Finished, Outgoing, OwnRow, Ticket, Unit, UnitOutcome, lane_died};
+pub(crate) use unit::{After, Answerer, Asked, Claim, Done, Finished, Outgoing, OwnRow, OwnValue, Ticket, Unit, UnitOutcome, lane_died};

@@ -67,7 +67,7 @@ mod tests {
             claim: Claim { partition: 0, epoch: 0, version: 0 },
             context: None,
             effect: None,
-            after: Some(After::Row(OwnRow { sql, sql_if_recorded: None, key, values: Vec::new() })),
+            after: Some(After::Row(OwnRow { sql, sql_if_recorded: None, key, types: &[], values: Vec::new() })),
             outcome: None,
             is_alone: false,
             freshness: Freshness::Own,

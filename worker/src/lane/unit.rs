@@ -11,6 +11,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, mpsc, oneshot},
     time::Instant,
 };
+use tokio_postgres::types::Type as PgType;
 use uuid::Uuid;
 
 use super::{
@@ -164,7 +165,41 @@ pub(crate) struct OwnRow {
     pub sql_if_recorded: Option<&'static str>,
     /// Two rows with the same key don't go into one call.
     pub key: Uuid,
-    pub values: Vec<Text>,
+    /// PostgreSQL's type of each value.
+    pub types: &'static [PgType],
+    pub values: Vec<OwnValue>,
+}
+
+/// A value of such a row.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum OwnValue {
+    Null,
+    Integer(i32),
+    Boolean(bool),
+    /// Text, or JSON as text.
+    Text(String),
+    Bytes(Vec<u8>),
+    Uuid(Uuid),
+    /// Milliseconds since 1970.
+    Moment(i64),
+    /// The moment after all others.
+    Never,
+}
+
+impl OwnValue {
+    pub(crate) fn number(number: u32) -> OwnValue {
+        OwnValue::Integer(i32::try_from(number).unwrap_or(i32::MAX))
+    }
+
+    pub(crate) fn text(text: &str) -> OwnValue {
+        OwnValue::Text(text.to_owned())
+    }
+}
+
+impl From<Text> for OwnValue {
+    fn from(text: Text) -> OwnValue {
+        text.map_or(OwnValue::Null, OwnValue::Text)
+    }
 }
 
 /// The durable answer of a unit.

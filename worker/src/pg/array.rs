@@ -16,12 +16,20 @@ pub(crate) fn binary_array<T>(
     values: impl ExactSizeIterator<Item = T>,
     mut write: impl FnMut(T, &mut BytesMut),
 ) -> Parameter {
-    binary(element.oid(), values, |value, buffer| {
+    binary_array_with_nulls(element, values, |value, buffer| {
         write(value, buffer);
-        Ok(IsNull::No)
+        IsNull::No
     })
+}
+
+/// The same where values may be NULL.
+pub(crate) fn binary_array_with_nulls<T>(
+    element: &PgType,
+    values: impl ExactSizeIterator<Item = T>,
+    mut write: impl FnMut(T, &mut BytesMut) -> IsNull,
+) -> Parameter {
     // No batch comes near the two things that can go wrong, 2 GB and 2^31 elements; NULL is refused by every function of ours.
-    .unwrap_or(Parameter::Null)
+    binary(element.oid(), values, |value, buffer| Ok(write(value, buffer))).unwrap_or(Parameter::Null)
 }
 
 fn binary<T>(

@@ -1,6 +1,7 @@
 //! Ended chains and outcomes that are old enough to be collected, from a range of the tables' pages.
 
-use super::{Pool, StoreResult, Uuid, timestamp};
+use super::{Pool, StoreResult, Uuid};
+use crate::clock::timestamp;
 
 /// How many pages a table has.
 pub(crate) async fn pages(pool: &Pool, table: &'static str) -> StoreResult<i64> {
