@@ -17,7 +17,8 @@ use crate::{
     exchange, explain, link,
     message::{call_message, chain_message, query_message},
     metrics::Counters,
-    verify,
+    snapshot::Snapshots,
+    verify::{self, Feed, judge_feeds},
 };
 
 /// The longest that a peer may take to answer a question that all peers are asked.
@@ -28,6 +29,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(365 * 86_400);
 const STATUS_LIMIT: Duration = Duration::from_secs(1);
 /// How long `verify` may count on one peer.
 const VERIFY_LIMIT: Duration = Duration::from_secs(300);
+/// How long it waits for chains that are under way, at most.
+const VERIFY_WAIT: Duration = Duration::from_secs(10);
 
 /// The answers of the peers, and the peers that gave none.
 pub(crate) type Asked<T> = (Vec<(CatalogPeer, T)>, Vec<(CatalogPeer, Fault)>);
@@ -37,6 +40,7 @@ pub(crate) type Asked<T> = (Vec<(CatalogPeer, T)>, Vec<(CatalogPeer, Fault)>);
 pub(crate) struct RouterService {
     pub routing: Routing,
     pub counters: Arc<Counters>,
+    pub snapshots: Arc<Snapshots>,
     pub default_deadline: Duration,
     /// Room for requests of all clients.
     pub in_flight: Arc<Semaphore>,
@@ -150,6 +154,33 @@ impl RouterService {
         Ok(v1::ListPeersResponse { peers: peers.collect(), map_version: catalog.version })
     }
 
+    /// What every peer counts at one snapshot, judged.
+    async fn count_all(&self, only_chains: bool, deadline: Instant) -> FaultResult<v1::VerifyResponse> {
+        let wait = deadline.saturating_duration_since(Instant::now()).mul_f64(0.5).min(VERIFY_WAIT);
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
+        let lifetime_ms = u64::try_from(VERIFY_LIMIT.as_millis()).unwrap_or(u64::MAX);
+        // Peers that are missing are told like those that can't be counted.
+        let taken = v1::TakeSnapshotRequest { partial: true, wait_ms, lifetime_ms };
+        let snapshot_id = self.snapshots.take(&self.routing, &taken, deadline).await?.snapshot_id;
+        let ask =
+            |client: WorkerClient<Channel>| Feed::open(client, v1::VerifyPeerRequest { only_chains, snapshot_id: snapshot_id.clone() });
+        let judged = async {
+            let (mut feeds, missing) = self.ask_all(VERIFY_LIMIT, ask).await?;
+            let counted = feeds.iter_mut().map(|(peer, feed)| (peer.clone(), std::mem::take(&mut feed.counted))).collect::<Vec<_>>();
+            let chains = tokio::time::timeout(VERIFY_LIMIT, judge_feeds(&mut feeds)).await.unwrap_or_else(|_| {
+                Err(Fault::retry("RW5002", format!("chains were not compared within {VERIFY_LIMIT:?}"), "see `rootward peer list`"))
+            })?;
+            Ok(if only_chains {
+                verify::judge_chains(&counted, &missing, chains)
+            } else {
+                verify::judge(&*self.routing.catalog()?, &counted, &missing, chains)
+            })
+        };
+        let judged = judged.await;
+        self.release(&v1::ReleaseSnapshotRequest { snapshot_id: snapshot_id.clone() }).await?;
+        judged
+    }
+
     async fn explain(&self, request: &v1::ExplainRequest) -> FaultResult<v1::ExplainResponse> {
         let catalog = self.routing.catalog()?;
         let found = if !request.sql.is_empty() {
@@ -208,6 +239,7 @@ impl rootward_server::Rootward for RouterService {
     type ExchangeStream = BoxStream<v1::ExchangeCallsResponse>;
     type WatchChainStream = BoxStream<v1::WatchChainResponse>;
     type ChangeChainsStream = BoxStream<v1::ChangeChainsResponse>;
+    type QuerySnapshotStream = BoxStream<v1::QuerySnapshotResponse>;
 
     async fn exchange(&self, request: Request<Streaming<v1::ExchangeCallsRequest>>) -> Result<Response<Self::ExchangeStream>, Status> {
         self.counters.streams.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -307,19 +339,34 @@ impl rootward_server::Rootward for RouterService {
     }
 
     async fn verify(&self, request: Request<v1::VerifyRequest>) -> Result<Response<v1::VerifyResponse>, Status> {
-        let only_chains = request.get_ref().only_chains;
-        let verify = async {
-            let ask = |mut client: WorkerClient<Channel>| async move {
-                Ok(client.verify_peer(v1::VerifyPeerRequest { only_chains }).await?.into_inner())
-            };
-            let (counted, missing) = self.ask_all(VERIFY_LIMIT, ask).await?;
-            Ok(if only_chains {
-                verify::judge_chains(&counted, &missing)
-            } else {
-                verify::judge(&*self.routing.catalog()?, &counted, &missing)
-            })
+        let deadline = self.deadline(&request);
+        self.count_all(request.get_ref().only_chains, deadline).await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn take_snapshot(&self, request: Request<v1::TakeSnapshotRequest>) -> Result<Response<v1::TakeSnapshotResponse>, Status> {
+        let deadline = self.deadline(&request);
+        let take = async {
+            let _permit = self.admit()?;
+            self.snapshots.take(&self.routing, request.get_ref(), deadline).await
         };
-        verify.await.map(Response::new).map_err(Fault::into_status)
+        take.await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn query_snapshot(&self, request: Request<v1::QuerySnapshotRequest>) -> Result<Response<Self::QuerySnapshotStream>, Status> {
+        let deadline = self.deadline(&request);
+        let query = async {
+            let _permit = self.admit()?;
+            self.query_rows(request.get_ref(), deadline).await
+        };
+        query.await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn release_snapshot(
+        &self,
+        request: Request<v1::ReleaseSnapshotRequest>,
+    ) -> Result<Response<v1::ReleaseSnapshotResponse>, Status> {
+        self.release(request.get_ref()).await.map_err(Fault::into_status)?;
+        Ok(Response::new(v1::ReleaseSnapshotResponse {}))
     }
 }
 
