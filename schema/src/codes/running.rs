@@ -99,6 +99,36 @@ pub(super) const RUNNING: &[Code] = &[
         "`rootward explain` has PostgreSQL prepare the statement without running it, and PostgreSQL refused it: it is not one SELECT, INSERT, UPDATE, DELETE, MERGE or VALUES, or it names what is not there. Its own message says which.",
     ),
     code(
+        "RW2020",
+        "a statement over all peers can't be judged",
+        "Nothing was run. Before a query goes to all peers, Rootward has to see how their results become one. It reads one SELECT, in PostgreSQL's plainer grammar, of a thousand words and signs at most. Write the statement in plainer words, or run it on each peer by itself with `--per-peer`, where PostgreSQL alone judges it.",
+    ),
+    code(
+        "RW2021",
+        "rows of different roots would have to meet",
+        "Nothing was run. Every root lies on one peer, so a join of a tree's tables can be answered peer by peer only if it joins on the root key, and a subquery over a tree only if it compares the root key with that of the row outside. Different trees don't meet in one query: ask for each by a query of its own, on the same snapshot, or read the rows of each peer with `--per-peer`.",
+    ),
+    code(
+        "RW2022",
+        "the results of the peers can't be put together",
+        "Nothing was run. Rows that are about one root each are put one behind the other, ordered rows are merged, and count, sum, min and max are put together if they stand plainly and alone in the select list. DISTINCT, GROUP BY, HAVING, windows, OFFSET, set operations, WITH over trees and other aggregates would need rows of several peers at once. Read the rows, or the totals of each peer with `--per-peer`, and do the rest yourself.",
+    ),
+    code(
+        "RW2023",
+        "rows can't be ordered as PostgreSQL would",
+        "Rows of several peers are merged by comparing values of the result, so ORDER BY must name columns of the result, of a type with a plain order: numbers, booleans, dates and moments, UUIDs, bytes, and texts that are compared byte by byte. The order of other texts is a collation's, which differs from machine to machine: write `order by name collate \"C\"`. The same holds for min and max.",
+    ),
+    code(
+        "RW2024",
+        "a statement over all peers reads what is not known",
+        "Nothing was run. It names a table that is not the schema's, or a function or view of the schema, which may read any table unseen: one peer's part could then be taken for the whole. Write out what it does over the schema's tables, or run it on each peer by itself with `--per-peer`.",
+    ),
+    code(
+        "RW2025",
+        "values of the peers can't be added up exactly",
+        "A sum of `real` or `double precision` depends on the order in which it is made, and one of another type than numbers is not known; or a sum does not fit its type, as PostgreSQL itself would say. Cast what is summed to numeric, or read the totals of each peer with `--per-peer`.",
+    ),
+    code(
         "RW3001",
         "something is full",
         "A queue of the client, of the router or of a lane, or a limit on requests under way (`max_in_flight`, `max_in_flight_per_stream`), is reached; or the request would have to wait in its lane longer than the worker's `max_queue_ms` or its own deadline allow; or an eighth of the lane's room is taken by requests for the same root. Nothing was executed: work beyond what can be done is refused at once, so that the rest stays fast. Send it again after the pause that the refusal names (`retry_after_ms`), and less at once; a client that repeats at once makes it worse. The Rust client waits by itself, and adds a tenth of retries at most. `rootward peer list` shows which peer's queue is long. If it lasts, the peer's PostgreSQL is too slow for the load.",
