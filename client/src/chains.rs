@@ -7,7 +7,7 @@ use crate::{client::Client, retry::Policy};
 
 /// Answers that come one after the other.
 #[derive(Debug)]
-pub struct Answers<T>(Streaming<T>);
+pub struct Answers<T>(pub(crate) Streaming<T>);
 
 impl<T> Answers<T> {
     /// The next answer; none at the end.

@@ -17,6 +17,8 @@
 //! Calls and starts of chains share one stream to the router: those that wait go out together. Everything else is a request of its
 //! own on the same connection.
 //!
+//! [`Client::take_snapshot`] takes one consistent cut over all peers, and [`Snapshot::query`] reads it with any SQL that only reads.
+//!
 //! A request keeps its id and its time of issue over every try, so that it takes effect once however often it is sent.
 //! A [`Fault`] says with its retry class what is known: refused, not executed, or unknown.
 
@@ -27,6 +29,7 @@ mod request;
 mod retry;
 mod router;
 mod send;
+mod snapshots;
 mod stream;
 
 pub use arguments::Arguments;
@@ -34,3 +37,4 @@ pub use chains::Answers;
 pub use client::Client;
 pub use request::{Call, StartChain};
 pub use rootward_proto::{Fault, FaultResult, v1};
+pub use snapshots::{Rows, Snapshot, SnapshotOptions};

@@ -25,18 +25,25 @@ pub(crate) struct Policy {
     /// Whether it may be sent again when nobody knows if it was done: it has an id that makes that harmless, or it
     /// changes nothing.
     pub repeats_unknown: bool,
+    /// Codes that would pass, but that the caller wants to hear of at once.
+    pub gives_up_on: &'static [&'static str],
 }
 
 impl Policy {
     /// For what has an id or changes nothing.
-    pub(crate) const REPEATABLE: Policy = Policy { try_limit: Duration::from_secs(5), repeats_unknown: true };
+    pub(crate) const REPEATABLE: Policy = Policy { try_limit: Duration::from_secs(5), repeats_unknown: true, gives_up_on: &[] };
     /// For commands that would be refused the second time, because the first one was done.
-    pub(crate) const ONCE: Policy = Policy { try_limit: Duration::MAX, repeats_unknown: false };
+    pub(crate) const ONCE: Policy = Policy { try_limit: Duration::MAX, repeats_unknown: false, gives_up_on: &[] };
+
+    /// For snapshots: the router has waited already as long as it may, and a peer that is missing is told at once.
+    pub(crate) const SNAPSHOT: Policy =
+        Policy { try_limit: Duration::MAX, repeats_unknown: true, gives_up_on: &["RW5020", "RW5021", "RW5022", "RW5023"] };
 
     /// Whether a request that failed like this may be sent again; under overload it takes that from the budget, unless an earlier
     /// try's outcome is unknown: only another try settles it.
     pub(crate) fn allows(self, fault: &Fault, is_unknown: bool, budget: &Budget) -> bool {
         match fault.retry_class() {
+            _ if self.gives_up_on.contains(&fault.code()) => false,
             RetryClass::Retry if fault.is_overload() && !is_unknown => budget.spend(),
             RetryClass::Retry | RetryClass::Reroute => true,
             RetryClass::OutcomeUnknown => self.repeats_unknown,

@@ -13,7 +13,7 @@ use std::{
 };
 
 use rootward_client::{
-    Arguments, Client, Fault, FaultResult,
+    Arguments, Client, Fault, FaultResult, SnapshotOptions,
     v1::{
         self, RetryClass, call_envelope, call_reply,
         rootward_server::{Rootward, RootwardServer},
@@ -104,6 +104,7 @@ macro_rules! service {
             type ExchangeStream = Pin<Box<dyn Stream<Item = Result<v1::ExchangeCallsResponse, Status>> + Send>>;
             type WatchChainStream = tokio_stream::Once<Result<v1::WatchChainResponse, Status>>;
             type ChangeChainsStream = tokio_stream::Once<Result<v1::ChangeChainsResponse, Status>>;
+            type QuerySnapshotStream = tokio_stream::Once<Result<v1::QuerySnapshotResponse, Status>>;
 
             async fn exchange(&self, request: Request<Streaming<v1::ExchangeCallsRequest>>) -> Result<Response<Self::ExchangeStream>, Status> {
                 let script = self.clone();
@@ -131,6 +132,10 @@ macro_rules! service {
                 self.answer(request).map(|answer| Response::new(tokio_stream::once(Ok(answer))))
             }
 
+            async fn query_snapshot(&self, request: Request<v1::QuerySnapshotRequest>) -> Result<Response<Self::QuerySnapshotStream>, Status> {
+                Ok(Response::new(tokio_stream::once(self.answer(request))))
+            }
+
             $(async fn $name(&self, request: Request<v1::$request>) -> Result<Response<v1::$response>, Status> {
                 self.$answer(request).map(Response::new)
             })*
@@ -150,6 +155,8 @@ service! {
     list_partitions(ListPartitionsRequest) -> ListPartitionsResponse by answer;
     get_schema(GetSchemaRequest) -> GetSchemaResponse by answer;
     verify(VerifyRequest) -> VerifyResponse by answer;
+    take_snapshot(TakeSnapshotRequest) -> TakeSnapshotResponse by answer;
+    release_snapshot(ReleaseSnapshotRequest) -> ReleaseSnapshotResponse by answer;
 }
 
 fn unknown() -> Fault {
@@ -301,4 +308,17 @@ async fn a_chain_is_waited_for_until_it_ends_and_accepted_ones_are_not() {
     let client = Client::new([script.serve().await]).expect("an address");
     let response = client.start_chain("transfer", Arguments::new()).accepted().send().await.expect("accepted");
     assert_eq!((response.chain.expect("a chain").status.as_str(), script.heard().len()), ("running", 1));
+}
+
+#[tokio::test]
+async fn a_snapshot_without_a_peer_is_refused_at_once_and_one_whose_answer_is_lost_is_taken_again() {
+    let missing = Fault::retry("RW5020", "peer p2 is away", "");
+    let script = Script::failing([missing, Fault::retry("RW5002", "never asked for", "")]);
+    let client = Client::new([script.serve().await]).expect("an address");
+    let fault = client.take_snapshot(SnapshotOptions::default()).await.expect_err("a peer is missing");
+    assert_eq!((fault.code(), script.heard().len()), ("RW5020", 1));
+    let script = Script::failing([unknown()]);
+    let client = Client::new([script.serve().await]).expect("an address");
+    client.take_snapshot(SnapshotOptions::default()).await.expect("taken");
+    assert_eq!(script.heard().len(), 2);
 }

@@ -208,6 +208,7 @@ impl rootward_server::Rootward for RouterService {
     type ExchangeStream = BoxStream<v1::ExchangeCallsResponse>;
     type WatchChainStream = BoxStream<v1::WatchChainResponse>;
     type ChangeChainsStream = BoxStream<v1::ChangeChainsResponse>;
+    type QuerySnapshotStream = BoxStream<v1::QuerySnapshotResponse>;
 
     async fn exchange(&self, request: Request<Streaming<v1::ExchangeCallsRequest>>) -> Result<Response<Self::ExchangeStream>, Status> {
         self.counters.streams.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -310,7 +311,7 @@ impl rootward_server::Rootward for RouterService {
         let only_chains = request.get_ref().only_chains;
         let verify = async {
             let ask = |mut client: WorkerClient<Channel>| async move {
-                Ok(client.verify_peer(v1::VerifyPeerRequest { only_chains }).await?.into_inner())
+                Ok(client.verify_peer(v1::VerifyPeerRequest { only_chains, snapshot_id: String::new() }).await?.into_inner())
             };
             let (counted, missing) = self.ask_all(VERIFY_LIMIT, ask).await?;
             Ok(if only_chains {
@@ -320,6 +321,18 @@ impl rootward_server::Rootward for RouterService {
             })
         };
         verify.await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn take_snapshot(&self, _: Request<v1::TakeSnapshotRequest>) -> Result<Response<v1::TakeSnapshotResponse>, Status> {
+        Err(Status::unimplemented("snapshots"))
+    }
+
+    async fn query_snapshot(&self, _: Request<v1::QuerySnapshotRequest>) -> Result<Response<Self::QuerySnapshotStream>, Status> {
+        Err(Status::unimplemented("snapshots"))
+    }
+
+    async fn release_snapshot(&self, _: Request<v1::ReleaseSnapshotRequest>) -> Result<Response<v1::ReleaseSnapshotResponse>, Status> {
+        Err(Status::unimplemented("snapshots"))
     }
 }
 

@@ -133,6 +133,8 @@ impl worker_server::Worker for WorkerService {
     type WatchCatalogStream = BoxStream<v1::WatchCatalogResponse>;
     type WatchPeerChainStream = BoxStream<v1::WatchChainResponse>;
     type ChangePeerChainsStream = BoxStream<v1::ChangeChainsResponse>;
+    type SnapshotStream = BoxStream<v1::SnapshotState>;
+    type QueryPeerSnapshotStream = BoxStream<v1::QueryPeerSnapshotResponse>;
 
     async fn exchange(&self, request: Request<Streaming<v1::ExchangeRequest>>) -> Result<Response<Self::ExchangeStream>, Status> {
         let mut incoming = request.into_inner();
@@ -262,6 +264,21 @@ impl worker_server::Worker for WorkerService {
             Fault::retry("RW5002", format!("{error}: {cause}"), "nothing was changed; try again").into_status()
         })?;
         Ok(Response::new(counted))
+    }
+
+    async fn snapshot(&self, _: Request<Streaming<v1::SnapshotStep>>) -> Result<Response<Self::SnapshotStream>, Status> {
+        Err(Status::unimplemented("snapshots"))
+    }
+
+    async fn query_peer_snapshot(
+        &self,
+        _: Request<v1::QueryPeerSnapshotRequest>,
+    ) -> Result<Response<Self::QueryPeerSnapshotStream>, Status> {
+        Err(Status::unimplemented("snapshots"))
+    }
+
+    async fn release_peer_snapshot(&self, _: Request<v1::ReleaseSnapshotRequest>) -> Result<Response<v1::ReleaseSnapshotResponse>, Status> {
+        Err(Status::unimplemented("snapshots"))
     }
 }
 

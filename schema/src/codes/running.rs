@@ -274,6 +274,42 @@ pub(super) const RUNNING: &[Code] = &[
         "No connection to any of the named routers could be made, so nothing was sent and nothing was executed. Is the router running, and is the address right? Give it with `--router` or in the environment variable ROOTWARD_ROUTER; `rootward dev` prints the address of the cluster that it starts.",
     ),
     code(
+        "RW5020",
+        "a peer is missing for the snapshot",
+        "A snapshot is one cut over all peers, and the peer that the message names did not answer, or is not served at the moment. No snapshot was taken, and nothing is held any more. `rootward peer list` shows what is the matter with it. `--partial` does without such peers and says which are missing: sums over what is left are not those of the whole.",
+    ),
+    code(
+        "RW5021",
+        "chains did not come to an end in time for the snapshot",
+        "A snapshot holds no half chain but those that wait for a moment, a signal or a person, which it lists. The chains that the message names were still running when the time was over, perhaps because a step is retried again and again. No snapshot was taken, and nothing is held any more; new chains were held up to `snapshot_drain_ms` at a time. `rootward chain show ID` shows what one waits for. Allow more time (`--wait`), or pause or repair the chain.",
+    ),
+    code(
+        "RW5022",
+        "the snapshot was given up, for it might not have been consistent",
+        "While a snapshot is taken, every peer's lanes are held until all of them have it, at most for `snapshot_hold_ms`. The peer that the message names let go earlier, lost its database or its term, or did not answer. What might have been torn was thrown away; no snapshot was taken, and nothing is held any more. Take it again. If it lasts: the page of metrics shows how long batches and their flushes take, and `snapshot_hold_ms` may be raised.",
+    ),
+    code(
+        "RW5023",
+        "there are too many snapshots",
+        "Each snapshot keeps a session open in every database and keeps the database from cleaning up behind it, so a worker keeps at most `max_snapshots`. Release those that are done with (`rootward snapshot release ID`); others expire when they are not used.",
+    ),
+    code(
+        "RW5024",
+        "the snapshot is gone",
+        "It was released, or not used for its lifetime, or the peer that the message names has begun a new term since, with which its part of the snapshot went. A snapshot can't be brought back. Take another one.",
+    ),
+    code(
+        "RW5025",
+        "the query on a snapshot was refused",
+        "A snapshot runs one SELECT, VALUES or WITH over the tables of the schema, by a role that may only read those. Writes, several statements, Rootward's own tables and functions with side effects are refused by PostgreSQL, whose message is shown; so are statements with mistakes, and those that take longer than `snapshot_statement_timeout_ms`.",
+    ),
+    code("RW5026", "an id is no snapshot's", "`rootward snapshot take` prints the id of the snapshot that it took, a UUID."),
+    code(
+        "RW5027",
+        "the rows of a query on a snapshot are too large",
+        "Rows are sent in pages of up to 8 MiB, and a single row was larger; or a program wanted to hold more than a million rows at once. Ask for fewer or smaller columns, or read the rows page by page.",
+    ),
+    code(
         "RW9001",
         "a fault of Rootward",
         "Something happened that must not happen. Please report it with the message, the version, and the log of the router and of the worker around that time. Whether a transaction took effect is told by sending it again with the same request id.",
