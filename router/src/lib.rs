@@ -10,6 +10,8 @@ mod config;
 mod exchange;
 mod explain;
 mod follow;
+#[cfg(test)]
+mod gather;
 mod link;
 mod message;
 mod metrics;
