@@ -59,6 +59,16 @@ pub(super) const RUNNING: &[Code] = &[
         "Nothing was started. The message names the word or value that is not understood, and the nearest right one where there is one; `--help` behind the command lists its options with their ranges.",
     ),
     code(
+        "RW1120",
+        "a rival of `bench xtm` is not there",
+        "Nothing was measured. `--against` takes `fdw` (plain postgres_fdw) and `2pc` (two-phase commit); the first needs PostgreSQL's extension postgres_fdw, which is one of its contributed modules. The message says which is missing; leave it out or install it.",
+    ),
+    code(
+        "RW1121",
+        "numbers of `bench xtm` don't go together",
+        "Nothing was started. Accounts are spread by the hash of their numbers, so there must be some for each shard, and kills are spread over the iterations of all writers. The message names the option, the help line what fits.",
+    ),
+    code(
         "RW2001",
         "there is no such transaction",
         "Clients call transactions by the names that the schema's files declare with `-- name:`. Nothing was executed. The help line proposes the nearest name; `rootward schema show DIR` lists all of them. If the name is new, `rootward schema apply` has not brought it to the cluster yet.",
