@@ -17,7 +17,7 @@ use clap::{Parser, Subcommand, error::ErrorKind};
 
 use command::{
     Context, bench::Bench, call::Call, chain::Chain, completions::Completions, demo::Demo, dev::Dev, error::Error, explain::Explain, peer,
-    process::Process, query::Query, schema::Schema, verify,
+    process::Process, query::Query, schema::Schema, snapshot::Snapshot, verify,
 };
 use rootward_client::Client;
 
@@ -72,6 +72,7 @@ enum Command {
     Chain(Chain),
     Peer(peer::Peer),
     Partition(peer::Partition),
+    Snapshot(Snapshot),
     /// The cluster at a glance.
     #[command(after_help = "Example:\n  rootward status")]
     Status,
@@ -148,6 +149,7 @@ async fn ask(context: &Context, command: Command) -> ExitCode {
         Command::Chain(chain) => command::chain::run(context, chain).await,
         Command::Peer(peer) => peer::peers(context, peer).await,
         Command::Partition(partition) => peer::partitions(context, partition).await,
+        Command::Snapshot(snapshot) => command::snapshot::run(context, snapshot).await,
         Command::Status => peer::status(context).await,
         Command::Verify => verify::run(context).await,
         Command::Dev(_)

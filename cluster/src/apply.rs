@@ -66,10 +66,10 @@ pub(crate) async fn apply_to_node(
 /// Views see what the caller sees; functions run with the caller's rights; both are the owner's, who has none of his own.
 const OTHER_OBJECTS: &str = "do $$ declare v record; begin
   for v in select c.relname from pg_class c where c.relnamespace = 'public'::regnamespace and c.relkind = 'v' loop
-    execute format('alter view public.%I owner to rootward_owner; revoke all on public.%I from public; grant select on public.%I to rootward_lane', v.relname, v.relname, v.relname);
+    execute format('alter view public.%I owner to rootward_owner; revoke all on public.%I from public; grant select on public.%I to rootward_lane, rootward_reader', v.relname, v.relname, v.relname);
   end loop;
   for v in select p.oid::regprocedure as name from pg_proc p where p.pronamespace = 'public'::regnamespace and p.prokind = 'f' loop
-    execute format('revoke all on function %s from public; grant execute on function %s to rootward_lane, rootward_system', v.name, v.name);
+    execute format('revoke all on function %s from public; grant execute on function %s to rootward_lane, rootward_system, rootward_reader', v.name, v.name);
   end loop;
 end $$;";
 

@@ -19,6 +19,7 @@ mod request;
 mod routing;
 mod run;
 mod service;
+mod snapshot;
 mod verify;
 
 pub use catalog::{Catalog, CatalogPeer, Owner};

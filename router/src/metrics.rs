@@ -12,7 +12,7 @@ use rootward_metrics::{ByCode, Measured, Page, write_process};
 use rootward_proto::FaultResult;
 use tokio::sync::Semaphore;
 
-use crate::Routing;
+use crate::{Routing, snapshot::Snapshots};
 
 /// What clients asked for and got: calls, queries and starts of chains.
 #[derive(Debug)]
@@ -61,6 +61,7 @@ pub(crate) struct RouterMetrics {
     pub routing: Routing,
     pub in_flight: Arc<Semaphore>,
     pub max_in_flight: usize,
+    pub snapshots: Arc<Snapshots>,
 }
 
 impl fmt::Debug for RouterMetrics {
@@ -105,6 +106,15 @@ impl Measured for RouterMetrics {
             "rootward_router_worker_streams",
             "Streams that were opened to a worker; more than one if it broke",
             of(|link| &link.opened),
+        )?;
+        let snapshots = &self.snapshots;
+        let tries = [("taken", &snapshots.taken), ("busy", &snapshots.busy), ("given_up", &snapshots.given_up)];
+        let tries = tries.map(|(end, count)| (vec![("end", end.to_owned())], count.load(Ordering::Relaxed)));
+        page.counters("rootward_router_snapshots", "Tries to take a snapshot over all peers, by how they ended", tries)?;
+        page.histograms(
+            "rootward_router_snapshot_pause_seconds",
+            "How long lanes were held for a snapshot, on the peer that held them longest",
+            [(Vec::new(), &snapshots.pause)],
         )
     }
 }

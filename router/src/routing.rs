@@ -156,6 +156,11 @@ impl Routing {
         link
     }
 
+    /// Where tasks run that outlive the request that began them.
+    pub(crate) fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
     /// The workers' addresses, and how the streams to them are used.
     pub(crate) fn links(&self) -> Vec<(String, Arc<LinkCounters>)> {
         let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);

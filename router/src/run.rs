@@ -16,6 +16,7 @@ use crate::{
     Catalog, Config, Routing, follow,
     metrics::{Counters, RouterMetrics},
     service::RouterService,
+    snapshot::Snapshots,
 };
 
 /// The largest request of a client.
@@ -86,14 +87,16 @@ impl Router {
         tasks.spawn(follow::follow(self.config.workers.clone(), catalog, refresh, shutdown.clone()));
         let counters = Arc::<Counters>::default();
         let in_flight = Arc::new(Semaphore::new(self.config.max_in_flight));
+        let snapshots = Arc::<Snapshots>::default();
         if let Some(metrics) = self.metrics {
             let (counters, routing, max_in_flight) = (counters.clone(), routing.clone(), self.config.max_in_flight);
-            let measured = RouterMetrics { counters, routing, in_flight: in_flight.clone(), max_in_flight };
+            let measured = RouterMetrics { counters, routing, in_flight: in_flight.clone(), max_in_flight, snapshots: snapshots.clone() };
             tasks.spawn(metrics.serve(measured, shutdown.clone()));
         }
         let service = RouterService {
             routing,
             counters,
+            snapshots,
             default_deadline: Duration::from_millis(self.config.default_deadline_ms),
             in_flight,
             max_in_flight_per_stream: self.config.max_in_flight_per_stream,

@@ -17,6 +17,7 @@ use crate::{
     exchange, explain, link,
     message::{call_message, chain_message, query_message},
     metrics::Counters,
+    snapshot::Snapshots,
     verify,
 };
 
@@ -28,6 +29,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(365 * 86_400);
 const STATUS_LIMIT: Duration = Duration::from_secs(1);
 /// How long `verify` may count on one peer.
 const VERIFY_LIMIT: Duration = Duration::from_secs(300);
+/// How long it waits for chains that are under way, at most.
+const VERIFY_WAIT: Duration = Duration::from_secs(10);
 
 /// The answers of the peers, and the peers that gave none.
 pub(crate) type Asked<T> = (Vec<(CatalogPeer, T)>, Vec<(CatalogPeer, Fault)>);
@@ -37,6 +40,7 @@ pub(crate) type Asked<T> = (Vec<(CatalogPeer, T)>, Vec<(CatalogPeer, Fault)>);
 pub(crate) struct RouterService {
     pub routing: Routing,
     pub counters: Arc<Counters>,
+    pub snapshots: Arc<Snapshots>,
     pub default_deadline: Duration,
     /// Room for requests of all clients.
     pub in_flight: Arc<Semaphore>,
@@ -148,6 +152,28 @@ impl RouterService {
             }
         });
         Ok(v1::ListPeersResponse { peers: peers.collect(), map_version: catalog.version })
+    }
+
+    /// What every peer counts at one snapshot, judged.
+    async fn count_all(&self, only_chains: bool, deadline: Instant) -> FaultResult<v1::VerifyResponse> {
+        let wait = deadline.saturating_duration_since(Instant::now()).mul_f64(0.5).min(VERIFY_WAIT);
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
+        let lifetime_ms = u64::try_from(VERIFY_LIMIT.as_millis()).unwrap_or(u64::MAX);
+        // Peers that are missing are told like those that can't be counted.
+        let taken = v1::TakeSnapshotRequest { partial: true, wait_ms, lifetime_ms };
+        let snapshot_id = self.snapshots.take(&self.routing, &taken, deadline).await?.snapshot_id;
+        let ask = |mut client: WorkerClient<Channel>| {
+            let snapshot_id = snapshot_id.clone();
+            async move { Ok(client.verify_peer(v1::VerifyPeerRequest { only_chains, snapshot_id }).await?.into_inner()) }
+        };
+        let counted = self.ask_all(VERIFY_LIMIT, ask).await;
+        self.release(&v1::ReleaseSnapshotRequest { snapshot_id: snapshot_id.clone() }).await?;
+        let (counted, missing) = counted?;
+        Ok(if only_chains {
+            verify::judge_chains(&counted, &missing)
+        } else {
+            verify::judge(&*self.routing.catalog()?, &counted, &missing)
+        })
     }
 
     async fn explain(&self, request: &v1::ExplainRequest) -> FaultResult<v1::ExplainResponse> {
@@ -308,31 +334,27 @@ impl rootward_server::Rootward for RouterService {
     }
 
     async fn verify(&self, request: Request<v1::VerifyRequest>) -> Result<Response<v1::VerifyResponse>, Status> {
-        let only_chains = request.get_ref().only_chains;
-        let verify = async {
-            let ask = |mut client: WorkerClient<Channel>| async move {
-                Ok(client.verify_peer(v1::VerifyPeerRequest { only_chains, snapshot_id: String::new() }).await?.into_inner())
-            };
-            let (counted, missing) = self.ask_all(VERIFY_LIMIT, ask).await?;
-            Ok(if only_chains {
-                verify::judge_chains(&counted, &missing)
-            } else {
-                verify::judge(&*self.routing.catalog()?, &counted, &missing)
-            })
-        };
-        verify.await.map(Response::new).map_err(Fault::into_status)
+        let deadline = self.deadline(&request);
+        self.count_all(request.get_ref().only_chains, deadline).await.map(Response::new).map_err(Fault::into_status)
     }
 
-    async fn take_snapshot(&self, _: Request<v1::TakeSnapshotRequest>) -> Result<Response<v1::TakeSnapshotResponse>, Status> {
-        Err(Status::unimplemented("snapshots"))
+    async fn take_snapshot(&self, request: Request<v1::TakeSnapshotRequest>) -> Result<Response<v1::TakeSnapshotResponse>, Status> {
+        let deadline = self.deadline(&request);
+        let taken = self.snapshots.take(&self.routing, request.get_ref(), deadline).await;
+        taken.map(Response::new).map_err(Fault::into_status)
     }
 
-    async fn query_snapshot(&self, _: Request<v1::QuerySnapshotRequest>) -> Result<Response<Self::QuerySnapshotStream>, Status> {
-        Err(Status::unimplemented("snapshots"))
+    async fn query_snapshot(&self, request: Request<v1::QuerySnapshotRequest>) -> Result<Response<Self::QuerySnapshotStream>, Status> {
+        let deadline = self.deadline(&request);
+        self.query_rows(request.get_ref(), deadline).await.map(Response::new).map_err(Fault::into_status)
     }
 
-    async fn release_snapshot(&self, _: Request<v1::ReleaseSnapshotRequest>) -> Result<Response<v1::ReleaseSnapshotResponse>, Status> {
-        Err(Status::unimplemented("snapshots"))
+    async fn release_snapshot(
+        &self,
+        request: Request<v1::ReleaseSnapshotRequest>,
+    ) -> Result<Response<v1::ReleaseSnapshotResponse>, Status> {
+        self.release(request.get_ref()).await.map_err(Fault::into_status)?;
+        Ok(Response::new(v1::ReleaseSnapshotResponse {}))
     }
 }
 

@@ -39,9 +39,9 @@ pub fn containment_sql(schema: &Schema, node: Node) -> String {
         let _ = write!(
             sql,
             "alter table public.{name} owner to rootward_owner;\n\
-             revoke all on public.{name} from public, rootward_lane;\n\
+             revoke all on public.{name} from public, rootward_lane, rootward_reader;\n\
              grant {rights} on public.{name} to rootward_lane;\n\
-             grant select on public.{name} to rootward_system;\n"
+             grant select on public.{name} to rootward_system, rootward_reader;\n"
         );
     }
     for set_wise in schema.transactions.values().filter_map(|transaction| transaction.set_wise.as_ref()) {
@@ -68,9 +68,9 @@ fn tree_table(sql: &mut String, table: &TreeTable, policy: &str) {
          alter table public.{name} force row level security;\n\
          drop policy if exists rootward_root on public.{name};\n\
          create policy rootward_root on public.{name} for all to rootward_lane using ({policy}) with check ({policy});\n\
-         revoke all on public.{name} from public, rootward_lane;\n\
+         revoke all on public.{name} from public, rootward_lane, rootward_reader;\n\
          grant select, insert, delete on public.{name} to rootward_lane;\n\
-         grant select on public.{name} to rootward_system;\n\
+         grant select on public.{name} to rootward_system, rootward_reader;\n\
          revoke all on public.{name} from rootward_set;\n\
          grant select, insert, delete on public.{name} to rootward_set;\n"
     );

@@ -25,6 +25,7 @@ mod routing;
 mod schema_fixtures;
 mod set_wise;
 mod shared;
+mod snapshots;
 mod standby;
 mod stream;
 mod structure;

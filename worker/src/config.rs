@@ -21,6 +21,10 @@ pub struct Config {
     pub database: String,
     /// The same database for lanes: role `rootward_lane`.
     pub lane_database: String,
+    /// The same database for queries on snapshots: role `rootward_reader`, which may only read; `lane_database` with that role if it
+    /// is missing.
+    #[serde(default)]
+    pub reader_database: Option<String>,
     /// The hub's database, where the catalog lies: role `rootward_system`.
     pub hub_database: String,
     /// Certificates that are trusted for TLS to PostgreSQL.
@@ -59,6 +63,18 @@ pub struct Config {
     /// How long the collection of old outcomes and chains rests when it found nothing, in milliseconds.
     #[serde(default = "default_collection_pause_ms")]
     pub collection_pause_ms: u64,
+    /// How long a snapshot waits for chains that are under way, in milliseconds; new ones are held that long.
+    #[serde(default = "default_snapshot_drain_ms")]
+    pub snapshot_drain_ms: u64,
+    /// How long a snapshot may hold the lanes, in milliseconds.
+    #[serde(default = "default_snapshot_hold_ms")]
+    pub snapshot_hold_ms: u64,
+    /// How many snapshots may be open at once.
+    #[serde(default = "default_max_snapshots")]
+    pub max_snapshots: usize,
+    /// How long one query on a snapshot may run, in milliseconds.
+    #[serde(default = "default_snapshot_statement_timeout_ms")]
+    pub snapshot_statement_timeout_ms: u64,
     /// How long requests under way may go on after SIGTERM, in milliseconds.
     #[serde(default = "default_grace_ms")]
     pub grace_ms: u64,
@@ -106,6 +122,22 @@ fn default_collection_pause_ms() -> u64 {
     60_000
 }
 
+fn default_snapshot_drain_ms() -> u64 {
+    2_000
+}
+
+fn default_snapshot_hold_ms() -> u64 {
+    250
+}
+
+fn default_max_snapshots() -> usize {
+    16
+}
+
+fn default_snapshot_statement_timeout_ms() -> u64 {
+    60_000
+}
+
 fn default_grace_ms() -> u64 {
     10_000
 }
@@ -141,7 +173,9 @@ impl ConfigError {
 /// [`ConfigError`] with the place of the first thing that is wrong.
 pub fn parse_config(text: &str) -> Result<Config, ConfigError> {
     let config: Config = toml::from_str(text)?;
-    for (name, text) in [("database", &config.database), ("lane_database", &config.lane_database), ("hub_database", &config.hub_database)] {
+    let databases =
+        [("database", &config.database), ("lane_database", &config.lane_database), ("hub_database", &config.hub_database)].into_iter();
+    for (name, text) in databases.chain(config.reader_database.iter().map(|text| ("reader_database", text))) {
         text.parse::<tokio_postgres::Config>().map_err(|error| ConfigError::ConnectionString(name, error))?;
     }
     if let Some(wrong) = config.advertise.as_ref().filter(|address| !is_address(address)) {
@@ -161,6 +195,14 @@ pub fn parse_config(text: &str) -> Result<Config, ConfigError> {
     }
     if config.retention_hours == 0 || config.retention_hours > 87_600 {
         return Err(ConfigError::Setting(format!("`retention_hours` is {}: it is between 1 and 87600", config.retention_hours)));
+    }
+    for (name, ms) in [("snapshot_drain_ms", config.snapshot_drain_ms), ("snapshot_hold_ms", config.snapshot_hold_ms)] {
+        if ms == 0 || ms > 60_000 {
+            return Err(ConfigError::Setting(format!("`{name}` is {ms}: it is between 1 and 60000")));
+        }
+    }
+    if config.max_snapshots == 0 || config.max_snapshots > 100 {
+        return Err(ConfigError::Setting(format!("`max_snapshots` is {}: it is between 1 and 100", config.max_snapshots)));
     }
     if config.chain_retention_hours < config.retention_hours {
         return Err(ConfigError::Setting(format!(
@@ -197,6 +239,7 @@ mod tests {
                 config.statement_timeout_ms,
                 kept,
                 (config.grace_ms, config.metrics_listen),
+                (config.snapshot_drain_ms, config.snapshot_hold_ms, config.max_snapshots, config.snapshot_statement_timeout_ms),
             )
         };
         assert_eq!(settings(&sample), settings(&least));
@@ -221,6 +264,8 @@ mod tests {
             ("lanes = 2", "lanes = 65", "`lanes` is 65", "docs/samples/worker.toml"),
             ("queue = 2048", "queue = 0", "`queue` is 0", "docs/samples/worker.toml"),
             ("max_queue_ms = 500", "max_queue_ms = 0", "`max_queue_ms` is 0", "docs/samples/worker.toml"),
+            ("snapshot_hold_ms = 250", "snapshot_hold_ms = 0", "`snapshot_hold_ms` is 0", "docs/samples/worker.toml"),
+            ("max_snapshots = 16", "max_snapshots = 1000", "`max_snapshots` is 1000", "docs/samples/worker.toml"),
             ("max_batch = 512", "max_batch = 0", "`max_batch` is 0", "docs/samples/worker.toml"),
             ("http://10.0.0.11:7411", "10.0.0.11:7411", "`advertise`", "docs/samples/worker.toml"),
             ("sslmode=require", "sslmode=sometimes", "`database` is no connection string", "docs/samples/worker.toml"),

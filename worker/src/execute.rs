@@ -433,6 +433,10 @@ async fn start_chain(
         ended_at_ms: status.is_ended().then_some(now),
     };
     let opening = Opening { row: chain::open_row(row), is_scheduled };
+    let pass = tokio::time::timeout_at(request.deadline, home.gate.pass()).await.map_err(|_| {
+        let message = format!("the start of chain `{}` was held for a snapshot until its deadline", definition.name);
+        Fault::overloaded("RW3103", message, "nothing was executed; send it again, or allow more time")
+    })?;
     let starting = home.drivers.starting(identity.id);
     let ran = run(home, limits, schema, &request, Some(opening)).await;
     // Its scheduled start was asked for before: the same request once more, after the start was due. Its first step may have
@@ -457,7 +461,7 @@ async fn start_chain(
             first,
         }),
     };
-    drop(starting);
+    drop((starting, pass));
     let chain = match view {
         Some(mut view) => {
             if open.wait == i32::from(v1::ChainWait::Done) {

@@ -17,6 +17,7 @@ mod pg;
 mod run;
 mod service;
 mod serving;
+mod snapshot;
 mod system;
 mod term;
 mod verify;

@@ -8,7 +8,7 @@ use std::{
 use rootward_metrics::{Histogram, Labels, Measured, Page, write_process};
 use tokio::sync::{Semaphore, watch};
 
-use crate::{chain::ChainHome, lane::Counters, service::MAX_IN_FLIGHT};
+use crate::{chain::ChainHome, lane::Counters, service::MAX_IN_FLIGHT, snapshot::Snapshots};
 
 /// A worker's values; counters outlive its terms, what is under way belongs to the one that is served.
 #[derive(Clone)]
@@ -17,6 +17,7 @@ pub(crate) struct WorkerMetrics {
     pub counters: Vec<Arc<Counters>>,
     pub home: watch::Receiver<Option<Arc<ChainHome>>>,
     pub in_flight: Arc<Semaphore>,
+    pub snapshots: Arc<Snapshots>,
 }
 
 impl fmt::Debug for WorkerMetrics {
@@ -30,7 +31,8 @@ impl Measured for WorkerMetrics {
         write_process(page)?;
         self.write_state(page)?;
         self.write_counts(page)?;
-        self.write_times(page)
+        self.write_times(page)?;
+        self.write_snapshots(page)
     }
 }
 
@@ -92,6 +94,21 @@ impl WorkerMetrics {
             "rootward_lane_flush_seconds",
             "How long the last trip of batches took: outcomes, COMMIT, flush",
             of(|lane| &lane.flush_time),
+        )
+    }
+}
+
+impl WorkerMetrics {
+    fn write_snapshots(&self, page: &mut Page<'_>) -> fmt::Result {
+        let snapshots = &self.snapshots;
+        page.gauges("rootward_snapshots_open", "Snapshots that are open or being taken", [(self.of_peer(), whole(snapshots.open()))])?;
+        let ended = [("confirmed", &snapshots.taken), ("given_up", &snapshots.lapsed)];
+        let ended = ended.map(|(end, count)| ([self.of_peer(), vec![("end", end.to_owned())]].concat(), count.load(Ordering::Relaxed)));
+        page.counters("rootward_snapshots", "Snapshots for which the lanes were held, by how they ended", ended)?;
+        page.histograms(
+            "rootward_snapshot_pause_seconds",
+            "How long the lanes were held for a snapshot",
+            [(self.of_peer(), &snapshots.pause)],
         )
     }
 }

@@ -22,6 +22,7 @@ use crate::{
     lane::Counters,
     metrics::WorkerMetrics,
     pg, service,
+    snapshot::Snapshots,
     term::{self, TermError},
 };
 
@@ -101,9 +102,15 @@ impl Worker {
         tasks.spawn(catalog::follow(config.clone(), catalog.clone(), refresh, shutdown.child_token()));
         let counters: Vec<Arc<Counters>> = (0..config.lanes).map(|_| Arc::default()).collect();
         let in_flight = service::WorkerService::in_flight();
+        let snapshots = Arc::new(Snapshots::new(config.clone()));
         if let Some(metrics) = metrics {
-            let measured =
-                WorkerMetrics { peer: config.peer.clone(), counters: counters.clone(), home: served.clone(), in_flight: in_flight.clone() };
+            let measured = WorkerMetrics {
+                peer: config.peer.clone(),
+                counters: counters.clone(),
+                home: served.clone(),
+                in_flight: in_flight.clone(),
+                snapshots: snapshots.clone(),
+            };
             tasks.spawn(metrics.serve(measured, shutdown.child_token()));
         }
         let terms =
@@ -120,6 +127,7 @@ impl Worker {
             peer: config.peer.as_str().into(),
             tasks: tasks.clone(),
             in_flight,
+            snapshots,
         };
         let result = serve_grpc(service, listener, shutdown.clone(), Duration::from_millis(config.grace_ms)).await;
         shutdown.cancel();
@@ -252,6 +260,7 @@ impl Terms {
             serving: serving.clone(),
             pool: self.pool.clone(),
             drivers: Drivers::default(),
+            gate: Arc::default(),
             open: OpenChains::default(),
             retention: Duration::from_secs(u64::from(self.config.retention_hours) * 3600),
         });

@@ -27,6 +27,7 @@ use crate::{
     describe,
     execute::{self, Limits},
     lane::Outgoing,
+    snapshot::{self, Coordinator, Snapshots, take_part},
     verify,
 };
 
@@ -52,6 +53,7 @@ pub(crate) struct WorkerService {
     pub peer: Arc<str>,
     pub tasks: TaskTracker,
     pub in_flight: Arc<Semaphore>,
+    pub snapshots: Arc<Snapshots>,
 }
 
 type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -259,26 +261,44 @@ impl worker_server::Worker for WorkerService {
 
     async fn verify_peer(&self, request: Request<v1::VerifyPeerRequest>) -> Result<Response<v1::VerifyPeerResponse>, Status> {
         let home = self.home().map_err(Fault::into_status)?;
-        let counted = verify::count(&home.pool, &home.serving.schema, request.get_ref().only_chains).await.map_err(|error| {
+        let request = request.get_ref();
+        let open = match request.snapshot_id.as_str() {
+            "" => None,
+            id => Some(snapshot_id(id).and_then(|id| self.snapshots.find(id)).map_err(Fault::into_status)?),
+        };
+        let at = open.as_ref().map(|open| open.cut.name.as_str());
+        let counted = verify::count(&home.pool, &home.serving.schema, request.only_chains, at).await.map_err(|error| {
             let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
             Fault::retry("RW5002", format!("{error}: {cause}"), "nothing was changed; try again").into_status()
         })?;
         Ok(Response::new(counted))
     }
 
-    async fn snapshot(&self, _: Request<Streaming<v1::SnapshotStep>>) -> Result<Response<Self::SnapshotStream>, Status> {
-        Err(Status::unimplemented("snapshots"))
+    async fn snapshot(&self, request: Request<Streaming<v1::SnapshotStep>>) -> Result<Response<Self::SnapshotStream>, Status> {
+        let home = self.home().map_err(Fault::into_status)?;
+        let (states, told) = mpsc::channel(2);
+        let coordinator = Coordinator { steps: request.into_inner(), states };
+        self.tasks.spawn(take_part(self.snapshots.clone(), home, coordinator));
+        Ok(Response::new(Box::pin(ReceiverStream::new(told))))
     }
 
     async fn query_peer_snapshot(
         &self,
-        _: Request<v1::QueryPeerSnapshotRequest>,
+        request: Request<v1::QueryPeerSnapshotRequest>,
     ) -> Result<Response<Self::QueryPeerSnapshotStream>, Status> {
-        Err(Status::unimplemented("snapshots"))
+        let request = request.into_inner();
+        let id = snapshot_id(&request.snapshot_id).map_err(Fault::into_status)?;
+        let (pages, told) = mpsc::channel(1);
+        self.tasks.spawn(snapshot::read(self.snapshots.clone(), id, request.sql, pages));
+        Ok(Response::new(Box::pin(ReceiverStream::new(told))))
     }
 
-    async fn release_peer_snapshot(&self, _: Request<v1::ReleaseSnapshotRequest>) -> Result<Response<v1::ReleaseSnapshotResponse>, Status> {
-        Err(Status::unimplemented("snapshots"))
+    async fn release_peer_snapshot(
+        &self,
+        request: Request<v1::ReleaseSnapshotRequest>,
+    ) -> Result<Response<v1::ReleaseSnapshotResponse>, Status> {
+        self.snapshots.release(snapshot_id(&request.get_ref().snapshot_id).map_err(Fault::into_status)?);
+        Ok(Response::new(v1::ReleaseSnapshotResponse {}))
     }
 }
 
@@ -296,6 +316,11 @@ fn message(replies: &mut Vec<v1::Reply>) -> v1::ExchangeResponse {
 fn chain_id(text: &str) -> FaultResult<Uuid> {
     Uuid::parse_str(text)
         .map_err(|_| Fault::refused("RW4004", format!("`{text}` is no chain's id"), "a chain's id is a UUID; see `rootward chain list`"))
+}
+
+fn snapshot_id(text: &str) -> FaultResult<Uuid> {
+    Uuid::parse_str(text)
+        .map_err(|_| Fault::refused("RW5026", format!("`{text}` is no snapshot's id"), "it is what `rootward snapshot take` prints"))
 }
 
 fn filter_of(filter: Option<v1::ChainFilter>) -> FaultResult<ChainFilter> {

@@ -9,7 +9,7 @@ use rootward_proto::{Fault, FaultResult, v1::RetryClass};
 use rootward_schema::{Schema, Text};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::lane::{Claim, Declared, Floors, LaneHandle};
+use crate::lane::{Claim, Declared, Floors, LaneHandle, LaneHold};
 
 /// Everything that lives as long as this worker's term; it is dropped as a whole when the term ends.
 pub(crate) struct Serving {
@@ -17,6 +17,8 @@ pub(crate) struct Serving {
     /// PostgreSQL's version, for `peer list`.
     pub postgres_version: String,
     pub lanes: Vec<LaneHandle>,
+    /// Stops all of them between two batches.
+    pub hold: Arc<LaneHold>,
     /// What this peer owns.
     pub owned: RwLock<Owned>,
     pub secret: Text,

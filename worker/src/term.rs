@@ -14,7 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::Config,
-    lane::{Bounds, Counters, Declared, Floors, How, LaneContext, Pace, start_lane},
+    lane::{Bounds, Counters, Declared, Floors, How, LaneContext, LaneHold, Pace, start_lane},
     pg,
     serving::{Owned, Serving},
 };
@@ -110,7 +110,8 @@ pub(crate) async fn take_over(
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
     let floors = Arc::new(read_floors(&client).await?);
-    let lanes = open_lanes(config, &schema, &secret, term, counters, &floors, &tasks, &stop).await?;
+    let hold = Arc::<LaneHold>::default();
+    let lanes = open_lanes(config, &schema, &secret, term, counters, &floors, &hold, &tasks, &stop).await?;
     if ended.is_cancelled() {
         stop.cancel();
         return Err(TermError::Lost);
@@ -125,7 +126,7 @@ pub(crate) async fn take_over(
     });
     let secret = Some(format!("\\x{}", hex::encode(secret)));
     let declared = Declared::all(&schema);
-    Ok((Arc::new(Serving { term, postgres_version, lanes, owned, secret, schema, declared, floors, stop, tasks }), client, copy))
+    Ok((Arc::new(Serving { term, postgres_version, lanes, hold, owned, secret, schema, declared, floors, stop, tasks }), client, copy))
 }
 
 /// The new term with its secret, committed synchronously: it writes WAL, so it flushes whatever an earlier worker's commits
@@ -210,6 +211,7 @@ async fn open_lanes(
     term: i64,
     counters: &[Arc<Counters>],
     floors: &Arc<Floors>,
+    hold: &Arc<LaneHold>,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> Result<Vec<crate::lane::LaneHandle>, TermError> {
@@ -227,7 +229,7 @@ async fn open_lanes(
         let number = u32::try_from(at).unwrap_or(u32::MAX);
         let how = How { max_batch: config.max_batch, set_wise: config.set_wise };
         let context = LaneContext::new(number, secret, term, &schema.deferrable, floors.clone(), how, counters.clone());
-        start_lane(context, connection, bounds, pace.clone(), tasks, stop.clone())
+        start_lane(context, connection, bounds, pace.clone(), hold.clone(), tasks, stop.clone())
     });
     Ok(lanes.collect())
 }

@@ -17,11 +17,20 @@ pub(crate) enum VerifyError {
     Postgres(#[from] tokio_postgres::Error),
 }
 
-/// Counts everything that must hold, in one transaction that sees one moment.
-pub(crate) async fn count(pool: &Pool, schema: &Schema, only_chains: bool) -> Result<v1::VerifyPeerResponse, VerifyError> {
+/// Counts everything that must hold, in one transaction that sees one moment: that of the snapshot which the database knows by this
+/// name, if one is given.
+pub(crate) async fn count(
+    pool: &Pool,
+    schema: &Schema,
+    only_chains: bool,
+    snapshot: Option<&str>,
+) -> Result<v1::VerifyPeerResponse, VerifyError> {
     let mut client = pool.get().await?;
     let transaction =
         client.build_transaction().isolation_level(tokio_postgres::IsolationLevel::RepeatableRead).read_only(true).start().await?;
+    if let Some(name) = snapshot {
+        transaction.batch_execute(&format!("set transaction snapshot '{name}'")).await?;
+    }
     let mut counted = v1::VerifyPeerResponse::default();
     let rows =
         transaction.query("/* verify_ownership */ select partition from rootward.ownership where state = 'owned' order by 1", &[]).await?;

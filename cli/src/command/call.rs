@@ -85,7 +85,7 @@ fn row_text(columns: &[v1::Column], row: &v1::Row) -> String {
 }
 
 /// The names by which a row's values are found: a second `a` is `a_2`, so that none is lost.
-fn keys(columns: &[v1::Column]) -> Vec<String> {
+pub(super) fn keys(columns: &[v1::Column]) -> Vec<String> {
     let mut keys: Vec<String> = Vec::with_capacity(columns.len());
     for column in columns {
         let numbered = (2..).map(|number| format!("{}_{number}", column.name));

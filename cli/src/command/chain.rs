@@ -11,6 +11,7 @@ use rootward_client::{Fault, v1};
 use serde_json::json;
 use uuid::Uuid;
 
+pub(super) use self::view::effect_text;
 use self::{
     change::{Change, Skip},
     filter::{Filter, future, label, whoami},

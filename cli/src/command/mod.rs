@@ -18,6 +18,7 @@ pub(crate) mod peer;
 pub(crate) mod process;
 pub(crate) mod query;
 pub(crate) mod schema;
+pub(crate) mod snapshot;
 pub(crate) mod verify;
 
 /// What every command that talks to a router needs.

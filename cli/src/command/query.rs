@@ -1,28 +1,42 @@
-//! `rootward query`: one SQL statement inside a root.
+//! `rootward query`: one SQL statement inside a root, or over all peers at one snapshot.
 
 use std::process::ExitCode;
 
 use clap::Args;
 use uuid::Uuid;
 
-use super::{Context, call, root};
+use super::{
+    Context, call, root,
+    snapshot::{self, How, Whose},
+};
 
-/// Run one SQL statement inside a root, where the workers allow ad-hoc SQL.
+/// Run one SQL statement inside a root, where the workers allow ad-hoc SQL; or one that only reads over all peers.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  rootward query --root account=1007 'select * from entry'")]
+#[command(
+    after_help = "Examples:\n  rootward query --root account=1007 'select * from entry'\n  rootward query --all 'select sum(balance) from account'"
+)]
 pub(crate) struct Query {
     /// The root that the statement sees.
-    #[arg(long, value_name = "ENTITY=KEY", value_parser = root)]
-    root: (String, String),
-    /// One SELECT, INSERT, UPDATE, DELETE, MERGE or VALUES.
+    #[arg(long, value_name = "ENTITY=KEY", value_parser = root, required_unless_present = "all", conflicts_with = "all")]
+    root: Option<(String, String)>,
+    /// Run it on every peer, at one snapshot over all of them.
+    #[arg(long)]
+    all: bool,
+    /// One SELECT, INSERT, UPDATE, DELETE, MERGE or VALUES; with --all one that only reads.
     sql: String,
     /// The id under which the outcome is stored.
-    #[arg(long, value_name = "UUID")]
+    #[arg(long, value_name = "UUID", conflicts_with = "all")]
     request_id: Option<Uuid>,
+    #[command(flatten)]
+    how: How,
+    #[command(flatten)]
+    whose: Whose,
 }
 
 /// Sends it and prints the answer.
 pub(crate) async fn run(context: &Context, query: Query) -> ExitCode {
-    let (entity, key) = &query.root;
-    call::answer(context, context.client.query(entity, key, &query.sql, query.request_id).await)
+    match &query.root {
+        Some((entity, key)) => call::answer(context, context.client.query(entity, key, &query.sql, query.request_id).await),
+        None => snapshot::query_all(context, &query.sql, &query.how, &query.whose).await,
+    }
 }

@@ -25,7 +25,7 @@ pub(crate) fn report(context: &Context, response: &v1::VerifyResponse) -> ExitCo
         output::print(&text_of(response));
         if !response.is_ok {
             output::print_error(
-                "error[RW5008]: something that must hold does not\n  help: chains that run or are parked are between two states; see `rootward error RW5008`",
+                "error[RW5008]: something that must hold does not\n  help: chains that wait or are parked are between two states; see `rootward error RW5008`",
             );
         }
     }

@@ -276,7 +276,7 @@ pub(super) const RUNNING: &[Code] = &[
     code(
         "RW5008",
         "something that must hold does not",
-        "`rootward verify` counted on every peer and found rows where they do not belong, an invariant that is not met, a chain with a missing or doubled step, reference tables that differ, or a peer that did not answer. Each failed check lists up to ten examples. A chain that runs, or is parked or stuck, has done some of its steps and not the others, so that an invariant over several roots may not hold until it ends (`rootward chain list --status running,parked,stuck`); and `verify` counts each peer at a moment of its own. Run it again while nothing is under way before you conclude anything.",
+        "`rootward verify` counted on every peer and found rows where they do not belong, an invariant that is not met, a chain with a missing or doubled step, reference tables that differ, or a peer that did not answer. Each failed check lists up to ten examples. All peers are counted at one snapshot, so load does no harm. A chain that is parked, stuck, paused or waits has done some of its steps and not the others, so that an invariant over several roots may not hold until it ends (`rootward chain list --status waiting,paused,parked,stuck`).",
     ),
     code(
         "RW5009",

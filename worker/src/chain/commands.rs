@@ -211,6 +211,7 @@ impl ChainHome {
             let message = format!("`{}` wants a reason", change.verb.name());
             return Err(Fault::refused("RW4004", message, "say why with --reason; it is recorded with the chain"));
         }
+        let _pass = self.gate.pass().await;
         // What a driver wrote just before it was stopped may come in between: then the chain is judged anew.
         for _ in 1..MOST_TRIES {
             match self.try_change(id, change).await {
@@ -345,6 +346,7 @@ impl ChainHome {
     /// # Errors
     /// RW4003 if the chain has ended, RW4004 if it has no such signal or the payload doesn't fit, RW4010 if it came too late.
     pub(crate) async fn signal(self: &Arc<Self>, id: Uuid, step: &str, payload: &BTreeMap<String, Text>) -> FaultResult<bool> {
+        let _pass = self.gate.pass().await;
         let row = self.row(id).await?;
         if row.status.is_ended() {
             let message = format!("chain {id} is {} since {}: it waits for nothing", row.status.name(), row.updated_at);

@@ -23,6 +23,7 @@ use uuid::Uuid;
 use super::{
     attempt::millis,
     driver::{Driver, Standpoint},
+    gate::Gate,
     open::OpenChains,
     plan::{Plan, Results, first_row},
     show,
@@ -48,6 +49,8 @@ pub(crate) struct ChainHome {
     pub serving: Arc<Serving>,
     pub pool: Pool,
     pub drivers: Drivers,
+    /// In front of all new work on chains.
+    pub gate: Arc<Gate>,
     pub open: OpenChains,
     /// How long the outcomes of ended chains are kept at least, and so how long a driver's messages are good.
     pub retention: Duration,
@@ -171,6 +174,12 @@ impl Drivers {
             running.stop.cancel();
             gone.await;
         }
+    }
+
+    /// Some of the chains that are being driven, as their drivers show them.
+    pub(crate) fn some(&self, count: usize) -> Vec<v1::Chain> {
+        let some = |running: &Running| v1::Chain { steps: Vec::new(), ..running.view.borrow().clone() };
+        self.lock().values().take(count).map(some).collect()
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -307,6 +316,7 @@ impl ChainHome {
             poke: running.poke,
         };
         let end_of_term = self.serving.stop.clone();
+        let pass = self.gate.enter();
         self.serving.tasks.spawn(async move {
             let work = async {
                 // The attempt is durable before the step goes out again.
@@ -324,6 +334,7 @@ impl ChainHome {
                 () = end_of_term.cancelled() => {}
             }
             home.drivers.remove(id);
+            drop(pass);
         });
         Some(shown)
     }
@@ -413,7 +424,7 @@ pub(super) fn identity_of(row: &ChainRow) -> Identity {
     }
 }
 
-pub(super) fn plan_of(row: &ChainRow) -> Result<Plan, Fault> {
+pub(crate) fn plan_of(row: &ChainRow) -> Result<Plan, Fault> {
     let unreadable = |error: serde_json::Error| Fault::internal(format!("the plan of chain {} can't be read: {error}", row.id));
     let definition = serde_json::from_value(row.plan.clone()).map_err(unreadable)?;
     let input: BTreeMap<String, Text> = serde_json::from_value(row.input.clone()).map_err(unreadable)?;

@@ -57,6 +57,7 @@ impl ChainHome {
         while !cursors.is_empty() {
             let mut next = Vec::new();
             for (status, after) in cursors {
+                let _pass = self.gate.pass().await;
                 let due_by = match status {
                     Status::Running | Status::Compensating if is_first => LAST_MS,
                     Status::Running => clock::now_ms() - START_AGE_MS,
@@ -109,8 +110,11 @@ impl ChainHome {
             "find what ends its worker, then replay it",
         );
         note = Note { status, error: Some(show::error_json(&fault)), recoveries: 0, next_attempt_at_ms: None, ..note };
-        let (home, identity) = (self.clone(), identity_of(row));
-        self.serving.tasks.spawn(async move { home.note(&identity, note).await });
+        let (home, identity, pass) = (self.clone(), identity_of(row), self.gate.enter());
+        self.serving.tasks.spawn(async move {
+            let noted = home.note(&identity, note).await;
+            drop((noted, pass));
+        });
     }
 }
 

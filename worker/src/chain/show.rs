@@ -67,7 +67,7 @@ pub(super) fn verbs(status: Status, plan: Option<&Plan>) -> Vec<String> {
 }
 
 /// A chain's row, without its steps.
-pub(super) fn chain(peer: &str, row: &ChainRow) -> v1::Chain {
+pub(crate) fn chain(peer: &str, row: &ChainRow) -> v1::Chain {
     v1::Chain {
         id: row.id.to_string(),
         definition: row.definition.clone(),

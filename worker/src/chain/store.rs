@@ -1,5 +1,6 @@
 //! The SQL of chains: reads by the pool, writes as calls for the partition's lane.
 
+pub(crate) mod cut;
 pub(crate) mod old;
 
 use std::collections::BTreeMap;

@@ -4,7 +4,7 @@
 //! `freshness` what is too old to run, `declared` the transactions as a term compiled them, `context` what is sent for a unit and
 //! what its results mean; `batch` is the one PostgreSQL transaction, run `together` (`set_wise` where it may be, `own` for our own
 //! rows) or `separately`; `run` is the loop, `queue` the way in, which
-//! `admission` guards; `pace` limits a whole worker, `counters` is what a lane counts.
+//! `admission` guards; `hold` stops all lanes between two batches; `pace` limits a whole worker, `counters` is what a lane counts.
 
 mod admission;
 mod batch;
@@ -13,6 +13,7 @@ mod counters;
 mod declared;
 mod folded;
 mod freshness;
+mod hold;
 mod outcome;
 mod own;
 mod pace;
@@ -29,6 +30,7 @@ pub(crate) use context::{How, LaneContext};
 pub(crate) use counters::Counters;
 pub(crate) use declared::{Declared, Effect};
 pub(crate) use freshness::{Floors, Freshness, expired_request, expired_step};
+pub(crate) use hold::{Held, LaneHold};
 pub(crate) use outcome::{Fingerprint, OutcomeKey};
 pub(crate) use pace::Pace;
 pub(crate) use queue::{Bounds, LaneHandle, Share};

@@ -11,6 +11,7 @@ use super::{
     batch::{Answers, BatchEnd, Ran, run_batch},
     context::LaneContext,
     counters::Counters,
+    hold::LaneHold,
     outcome::OutcomeKey,
     pace::Pace,
     queue::{Bounds, LaneHandle, Next, Queues, queue, stopped},
@@ -31,12 +32,13 @@ pub(crate) fn start_lane(
     connection: Connection,
     bounds: Bounds,
     pace: Option<Arc<Pace>>,
+    hold: Arc<LaneHold>,
     tasks: &TaskTracker,
     stop: CancellationToken,
 ) -> LaneHandle {
     let (handle, queues) = queue(context.number(), bounds, context.how.max_batch, context.counters.clone());
     let lane = Lane { context, connection, pace, recent: Recent::default(), tasks: tasks.clone() };
-    tasks.spawn(run_lane(lane, queues, stop));
+    tasks.spawn(run_lane(lane, queues, hold, stop));
     handle
 }
 
@@ -49,12 +51,13 @@ struct Lane {
     tasks: TaskTracker,
 }
 
-async fn run_lane(mut lane: Lane, mut queues: Queues, stop: CancellationToken) {
+async fn run_lane(mut lane: Lane, mut queues: Queues, hold: Arc<LaneHold>, stop: CancellationToken) {
     // However this lane ends, a panic included, the term ends with it: a peer with a dead lane must not go on limping.
     let _end_of_term = stop.clone().drop_guard();
     let mut left_over: Vec<Unit> = Vec::new();
     let mut lazy_since: Option<Instant> = None;
     let mut lazies: Vec<Unit> = Vec::new();
+    let mut hurried = hold.hurried();
     loop {
         // When there was work, so that what waits for its turn under a limit counts as slow.
         let mut since = (!queues.is_empty()).then(Instant::now);
@@ -64,6 +67,7 @@ async fn run_lane(mut lane: Lane, mut queues: Queues, stop: CancellationToken) {
             room = lane.room() => room,
         };
         let mut batch = std::mem::take(&mut left_over);
+        let delay = if *hurried.borrow_and_update() > 0 { Duration::ZERO } else { LAZY_DELAY };
         if batch.is_empty() {
             tokio::select! {
                 biased;
@@ -75,7 +79,9 @@ async fn run_lane(mut lane: Lane, mut queues: Queues, stop: CancellationToken) {
                         lazy_since.get_or_insert_with(Instant::now);
                     }
                 },
-                () = sleep_until(lazy_since.map(|since| since + LAZY_DELAY)) => {}
+                () = sleep_until(lazy_since.map(|since| since + delay)) => {}
+                // Its sender lives as long as this lane.
+                _ = hurried.changed() => continue,
             }
         }
         lazies.extend(std::iter::from_fn(|| queues.next_lazy()));
@@ -83,23 +89,36 @@ async fn run_lane(mut lane: Lane, mut queues: Queues, stop: CancellationToken) {
             lazy_since.get_or_insert_with(Instant::now);
         }
         let waited = lazy_since.map_or(Duration::ZERO, |since| since.elapsed());
-        if batch.is_empty() && waited < LAZY_DELAY && lazies.len() < lane.context.how.max_batch {
+        if batch.is_empty() && (waited < delay || lazies.is_empty()) && lazies.len() < lane.context.how.max_batch {
             continue;
         }
-        let rides = batch.is_empty() || waited >= LAZY_DELAY / 2 || lazies.len() >= LAZY_COMPANY;
-        let began = *since.get_or_insert_with(Instant::now);
+        let rides = batch.is_empty() || waited >= delay / 2 || lazies.len() >= LAZY_COMPANY;
         queues.fill(&mut batch, most);
         if rides {
             batch.append(&mut lazies);
             lazy_since = None;
         }
         left_over = keep_apart(&mut batch);
+        let (running, has_waited) = tokio::select! {
+            biased;
+            () = stop.cancelled() => {
+                left_over.splice(0..0, batch);
+                break;
+            }
+            begun = hold.begin() => begun,
+        };
+        if has_waited {
+            // A hold says nothing about how fast the lane is.
+            since = None;
+        }
+        let began = *since.get_or_insert_with(Instant::now);
         drop_expired(&lane.context, &mut batch);
         lane.spend(&batch);
         if batch.is_empty() {
             continue;
         }
         lane.run(batch, began, &queues.admission, &stop).await;
+        drop(running);
         if stop.is_cancelled() {
             break;
         }

@@ -11,4 +11,4 @@ mod pipeline;
 pub(crate) use array::{array, binary_array, values_array};
 pub(crate) use connect::{ConnectError, connect, tls_for};
 pub(crate) use connection::{Connection, ConnectionLost};
-pub(crate) use pipeline::{Call, How, MAX_RESULT_BYTES, Parameter, Pipeline, ServerError, StatementResult, oid_of};
+pub(crate) use pipeline::{Call, How, MAX_RESULT_BYTES, Parameter, Pipeline, Ran, ServerError, StatementResult, oid_of};

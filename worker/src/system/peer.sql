@@ -5,6 +5,7 @@
 --   rootward_system  owns this namespace; the worker logs in as it for everything that is not a lane
 --   rootward_set     owns the functions that run a transaction for many roots at once; row security doesn't bind it, and
 --                    nobody logs in as it
+--   rootward_reader  runs queries on snapshots: it may read the user's tables, all rows of them, and do nothing else
 --   rootward_lane    runs users' SQL; a member of nothing, it may create nothing, and no table here is open to it
 do $$
 begin
@@ -17,6 +18,9 @@ begin
   if not exists (select from pg_roles where rolname = 'rootward_set') then
     create role rootward_set nologin noinherit bypassrls;
   end if;
+  if not exists (select from pg_roles where rolname = 'rootward_reader') then
+    create role rootward_reader login noinherit bypassrls connection limit 256;
+  end if;
   if not exists (select from pg_roles where rolname = 'rootward_lane') then
     create role rootward_lane login noinherit connection limit 256;
   end if;
@@ -24,6 +28,8 @@ begin
   -- what is no refusal. The limit on temporary files keeps one root's sort from filling the disk.
   alter role rootward_lane set log_min_messages = 'fatal';
   alter role rootward_lane set temp_file_limit = '1GB';
+  alter role rootward_reader set log_min_messages = 'fatal';
+  alter role rootward_reader set temp_file_limit = '1GB';
 exception when duplicate_object or unique_violation then
   null; -- another peer of the same cluster made them at the same moment
 end $$;
@@ -40,10 +46,10 @@ end $$;
 create schema if not exists rootward authorization rootward_system;
 do $$ begin
   execute format('revoke temporary, create on database %I from public', current_database());
-  execute format('grant connect on database %I to rootward_lane, rootward_system', current_database());
+  execute format('grant connect on database %I to rootward_lane, rootward_system, rootward_reader', current_database());
 end $$;
 revoke create on schema public from public;
-grant usage on schema public to rootward_lane, rootward_system, rootward_owner;
+grant usage on schema public to rootward_lane, rootward_system, rootward_owner, rootward_reader;
 grant usage on schema rootward to rootward_lane, rootward_set;
 create schema if not exists rootward_set;
 revoke all on schema rootward_set from public;

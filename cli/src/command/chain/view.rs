@@ -47,7 +47,7 @@ fn is_same(left: &v1::ChainStep, right: &v1::ChainStep) -> bool {
 }
 
 /// `2 deposit[3] done at account 7 on p2  {"balance":"5.00"}`
-pub(super) fn effect_text(step: &v1::ChainStep) -> String {
+pub(in crate::command) fn effect_text(step: &v1::ChainStep) -> String {
     let direction = if step.direction == "undo" { "undo " } else { "" };
     let element = if step.element > 0 { format!("[{}]", step.element + 1) } else { String::new() };
     let peer = if step.peer.is_empty() { String::new() } else { format!(" on {}", step.peer) };

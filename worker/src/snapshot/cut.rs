@@ -1,0 +1,138 @@
+//! The session that keeps a snapshot of this peer open, and what is read in it.
+
+use prost::Message as _;
+use rootward_proto::{Fault, v1};
+use tokio_postgres::{Client, Statement};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    chain::{ChainRow, plan_of, shown},
+    config::Config,
+    term::{self, TermError},
+};
+
+/// The most chains that are listed with a snapshot, and whose outcomes are looked for at once.
+pub(super) const MOST_LISTED: i64 = 100;
+/// The most outcomes that are told for them.
+const MOST_EFFECTS: i64 = 10_000;
+
+/// Why a step of taking a snapshot failed here.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CutError {
+    #[error("no session with the peer's database: {}", with_source(.0))]
+    Session(#[from] TermError),
+    #[error("the peer's database refused a statement: {}", with_source(.0))]
+    Postgres(#[from] tokio_postgres::Error),
+    #[error("{0}")]
+    Chains(#[from] crate::chain::StoreError),
+}
+
+fn with_source(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+impl CutError {
+    /// As whoever asked hears it.
+    pub(super) fn fault(&self, peer: &str) -> Fault {
+        Fault::retry("RW5022", format!("peer {peer}: {self}"), "take it again; `rootward peer list` shows how the peer is")
+    }
+}
+
+/// A session that waits to fix its snapshot, so that nothing but one statement is left to do while the lanes are held.
+pub(super) struct Prepared {
+    client: Client,
+    ended: CancellationToken,
+    fix: Statement,
+}
+
+/// An open snapshot: dropping it closes the session, and with it the snapshot.
+pub(crate) struct Cut {
+    client: Client,
+    ended: CancellationToken,
+    /// By which other sessions read the same snapshot.
+    pub name: String,
+    pub term: i64,
+    pub reference_version: i64,
+}
+
+/// Opens the session. Its transaction has begun and has seen nothing yet.
+pub(super) async fn prepare(config: &Config) -> Result<Prepared, CutError> {
+    let (client, ended) = term::connect(&config.database, config, "rootward snapshot", |_| {}).await?;
+    client.batch_execute("set idle_in_transaction_session_timeout = 0; set statement_timeout = 0").await?;
+    // Before BEGIN: to parse a statement takes a snapshot, and the transaction's first one is its only one.
+    let fix = client
+        .prepare(
+            "/* fix_snapshot */ select pg_export_snapshot(), s.term, coalesce((select version from rootward.reference_version), 0) \
+             from rootward.peer_state s",
+        )
+        .await?;
+    client.batch_execute("begin isolation level repeatable read read only").await?;
+    Ok(Prepared { client, ended, fix })
+}
+
+impl Prepared {
+    /// Fixes the snapshot: what is committed now is in it, and nothing else.
+    pub(super) async fn fix(self) -> Result<Cut, CutError> {
+        let Prepared { client, ended, fix } = self;
+        let row = client.query_one(&fix, &[]).await?;
+        let (name, term, reference_version) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        Ok(Cut { client, ended, name, term, reference_version })
+    }
+}
+
+impl Cut {
+    /// Whether its session is there.
+    pub(super) fn is_open(&self) -> bool {
+        !self.ended.is_cancelled()
+    }
+
+    /// Cancelled when its session has ended.
+    pub(super) fn ended(&self) -> CancellationToken {
+        self.ended.clone()
+    }
+
+    /// The chains at home here that had not ended, oldest first, and how many there are. Their `steps` are a legend: the steps
+    /// of the definition, by number, and nothing of what they did.
+    pub(super) async fn in_flight(&self, peer: &str) -> Result<(Vec<v1::Chain>, u64), CutError> {
+        let (rows, total) = crate::chain::cut::in_flight(&self.client, MOST_LISTED).await?;
+        Ok((rows.iter().map(|row| with_legend(peer, row)).collect(), total))
+    }
+
+    /// What these chains did at roots here.
+    pub(super) async fn effects(&self, peer: &str, chains: &[Uuid]) -> Result<Vec<v1::ChainEffect>, CutError> {
+        let sql = "/* snapshot_effects */ select request_id, step, element, direction, kind, transaction, entity, root_key, at::text, reply \
+                   from rootward.outcome where request_id = any ($1) and in_chain and step < 2147483647 \
+                   order by request_id, at, step, element limit $2";
+        let mut effects = Vec::new();
+        for row in self.client.query(sql, &[&chains, &MOST_EFFECTS]).await? {
+            let (id, kind): (Uuid, &str) = (row.try_get(0)?, row.try_get(4)?);
+            let is_skipped = kind == "done" && v1::CallResponse::decode(row.try_get::<_, &[u8]>(9)?).is_ok_and(|reply| reply.is_skipped);
+            let step = v1::ChainStep {
+                step: u32::try_from(row.try_get::<_, i32>(1)?).unwrap_or_default(),
+                element: u32::try_from(row.try_get::<_, i32>(2)?).unwrap_or_default(),
+                direction: row.try_get(3)?,
+                outcome: if is_skipped { "skipped" } else { kind }.to_owned(),
+                transaction: row.try_get(5)?,
+                entity: row.try_get(6)?,
+                root_key: row.try_get(7)?,
+                at: row.try_get(8)?,
+                peer: peer.to_owned(),
+                ..v1::ChainStep::default()
+            };
+            effects.push(v1::ChainEffect { chain: id.as_bytes().to_vec(), step: Some(step) });
+        }
+        Ok(effects)
+    }
+}
+
+fn with_legend(peer: &str, row: &ChainRow) -> v1::Chain {
+    let mut chain = shown(peer, row);
+    let steps = plan_of(row).map(|plan| plan.definition.steps).unwrap_or_default();
+    chain.steps = steps
+        .into_iter()
+        .zip(0..)
+        .map(|(step, number)| v1::ChainStep { name: step.name, step: number, ..v1::ChainStep::default() })
+        .collect();
+    chain
+}
