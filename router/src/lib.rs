@@ -10,7 +10,6 @@ mod config;
 mod exchange;
 mod explain;
 mod follow;
-#[cfg(test)]
 mod gather;
 mod link;
 mod message;

@@ -221,7 +221,8 @@ impl ShardClient {
             ShardClient::Fdw(one) => one_message(&one.0, &[select(first), select(second)]).await,
             ShardClient::TwoPhase(many) => {
                 let (one, other) = (&many.sessions[many.shard_of(first)], &many.sessions[many.shard_of(second)]);
-                tokio::try_join!(one.client.batch_execute(&select(first)), other.client.batch_execute(&select(second)))?;
+                let (first, second) = (select(first), select(second));
+                tokio::try_join!(one.client.batch_execute(&first), other.client.batch_execute(&second))?;
                 Ok(Moved::Done)
             }
         }

@@ -13,7 +13,7 @@ use rootward_proto::{Fault, v1};
 use rootward_schema::{OutputColumn, PER_PEER, SortKey};
 
 pub(crate) use compare::Comparison;
-pub(crate) use merge::Merge;
+pub(crate) use merge::{Merge, Next};
 pub(crate) use totals::Totals;
 
 /// How rows are compared: by which columns, in which direction.

@@ -66,7 +66,7 @@ pub(super) enum Ended {
 
 /// What a reader was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Read {
+pub(in crate::bench) struct Read {
     pub total: i64,
     /// How long the lanes were held for it, and how long new chains; 0 for rivals.
     pub pause_us: u64,
