@@ -12,6 +12,7 @@ mod docs;
 mod durability;
 mod embedded;
 mod escapes;
+mod gather;
 mod kill_points;
 mod manners;
 mod metrics;
