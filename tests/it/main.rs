@@ -13,6 +13,7 @@ mod durability;
 mod embedded;
 mod escapes;
 mod gather;
+mod history;
 mod kill_points;
 mod manners;
 mod metrics;
