@@ -18,7 +18,7 @@ use crate::{
     message::{call_message, chain_message, query_message},
     metrics::Counters,
     snapshot::Snapshots,
-    verify,
+    verify::{self, Feed, judge_feeds},
 };
 
 /// The longest that a peer may take to answer a question that all peers are asked.
@@ -162,18 +162,23 @@ impl RouterService {
         // Peers that are missing are told like those that can't be counted.
         let taken = v1::TakeSnapshotRequest { partial: true, wait_ms, lifetime_ms };
         let snapshot_id = self.snapshots.take(&self.routing, &taken, deadline).await?.snapshot_id;
-        let ask = |mut client: WorkerClient<Channel>| {
-            let snapshot_id = snapshot_id.clone();
-            async move { Ok(client.verify_peer(v1::VerifyPeerRequest { only_chains, snapshot_id }).await?.into_inner()) }
+        let ask =
+            |client: WorkerClient<Channel>| Feed::open(client, v1::VerifyPeerRequest { only_chains, snapshot_id: snapshot_id.clone() });
+        let judged = async {
+            let (mut feeds, missing) = self.ask_all(VERIFY_LIMIT, ask).await?;
+            let counted = feeds.iter_mut().map(|(peer, feed)| (peer.clone(), std::mem::take(&mut feed.counted))).collect::<Vec<_>>();
+            let chains = tokio::time::timeout(VERIFY_LIMIT, judge_feeds(&mut feeds)).await.unwrap_or_else(|_| {
+                Err(Fault::retry("RW5002", format!("chains were not compared within {VERIFY_LIMIT:?}"), "see `rootward peer list`"))
+            })?;
+            Ok(if only_chains {
+                verify::judge_chains(&counted, &missing, chains)
+            } else {
+                verify::judge(&*self.routing.catalog()?, &counted, &missing, chains)
+            })
         };
-        let counted = self.ask_all(VERIFY_LIMIT, ask).await;
+        let judged = judged.await;
         self.release(&v1::ReleaseSnapshotRequest { snapshot_id: snapshot_id.clone() }).await?;
-        let (counted, missing) = counted?;
-        Ok(if only_chains {
-            verify::judge_chains(&counted, &missing)
-        } else {
-            verify::judge(&*self.routing.catalog()?, &counted, &missing)
-        })
+        judged
     }
 
     async fn explain(&self, request: &v1::ExplainRequest) -> FaultResult<v1::ExplainResponse> {
@@ -340,13 +345,20 @@ impl rootward_server::Rootward for RouterService {
 
     async fn take_snapshot(&self, request: Request<v1::TakeSnapshotRequest>) -> Result<Response<v1::TakeSnapshotResponse>, Status> {
         let deadline = self.deadline(&request);
-        let taken = self.snapshots.take(&self.routing, request.get_ref(), deadline).await;
-        taken.map(Response::new).map_err(Fault::into_status)
+        let take = async {
+            let _permit = self.admit()?;
+            self.snapshots.take(&self.routing, request.get_ref(), deadline).await
+        };
+        take.await.map(Response::new).map_err(Fault::into_status)
     }
 
     async fn query_snapshot(&self, request: Request<v1::QuerySnapshotRequest>) -> Result<Response<Self::QuerySnapshotStream>, Status> {
         let deadline = self.deadline(&request);
-        self.query_rows(request.get_ref(), deadline).await.map(Response::new).map_err(Fault::into_status)
+        let query = async {
+            let _permit = self.admit()?;
+            self.query_rows(request.get_ref(), deadline).await
+        };
+        query.await.map(Response::new).map_err(Fault::into_status)
     }
 
     async fn release_snapshot(

@@ -1,28 +1,35 @@
-//! Judges what the peers counted: pure comparison, no trust in anybody's bookkeeping.
+//! Judges what the peers counted: pure comparison, no trust in anybody's bookkeeping. Of chains there may be any number: what the
+//! peers know of them is merged chain by chain (`merge`) and judged at once (`chains`).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod chains;
+mod merge;
+
+use std::collections::HashMap;
 
 use rootward_proto::{Fault, v1};
 
 use crate::{Catalog, CatalogPeer};
+
+pub(crate) use chains::ChainJudge;
+pub(crate) use merge::{Feed, judge_feeds};
 
 const EXAMPLES: usize = 10;
 
 type Counted = (CatalogPeer, v1::VerifyPeerResponse);
 
 /// Everything that must hold over all peers, each as one check.
-pub(crate) fn judge(catalog: &Catalog, counted: &[Counted], missing: &[(CatalogPeer, Fault)]) -> v1::VerifyResponse {
+pub(crate) fn judge(catalog: &Catalog, counted: &[Counted], missing: &[(CatalogPeer, Fault)], chains: ChainJudge) -> v1::VerifyResponse {
     let mut checks = vec![all_peers(counted, missing), placement(catalog, counted)];
     checks.extend(catalog.schema.invariants.iter().map(|invariant| judge_invariant(invariant, counted)));
-    checks.push(chains(counted));
+    checks.push(chains.check());
     checks.push(reference(catalog, counted));
     let is_ok = checks.iter().all(|check| check.is_ok);
     v1::VerifyResponse { checks, is_ok }
 }
 
 /// Only the comparison of chains with the outcomes at their roots.
-pub(crate) fn judge_chains(counted: &[Counted], missing: &[(CatalogPeer, Fault)]) -> v1::VerifyResponse {
-    let checks = vec![all_peers(counted, missing), chains(counted)];
+pub(crate) fn judge_chains(counted: &[Counted], missing: &[(CatalogPeer, Fault)], chains: ChainJudge) -> v1::VerifyResponse {
+    let checks = vec![all_peers(counted, missing), chains.check()];
     let is_ok = checks.iter().all(|check| check.is_ok);
     v1::VerifyResponse { checks, is_ok }
 }
@@ -107,75 +114,6 @@ impl Decimal {
     }
 }
 
-type Outcomes<'a> = HashMap<&'a [u8], BTreeMap<(u32, u32, bool), Vec<&'a str>>>;
-
-/// Ended chains against the outcome rows of all peers: nothing missing, nothing twice, nothing half.
-fn chains(counted: &[Counted]) -> v1::Check {
-    let mut outcomes: Outcomes<'_> = HashMap::new();
-    for fact in counted.iter().flat_map(|(_, part)| &part.outcomes_of_chains) {
-        let place = (fact.step, fact.element, fact.direction() == v1::Direction::Undo);
-        outcomes.entry(&fact.id).or_default().entry(place).or_default().push(&fact.kind);
-    }
-    let mut wrong = Vec::new();
-    let mut statuses: BTreeMap<&str, u64> = BTreeMap::new();
-    let empty = BTreeMap::new();
-    let facts: Vec<&v1::ChainFact> = counted.iter().flat_map(|(_, part)| &part.chains).collect();
-    for fact in &facts {
-        *statuses.entry(&fact.status).or_default() += 1;
-        wrong.extend(judge_chain(fact, outcomes.get(fact.id.as_slice()).unwrap_or(&empty)));
-    }
-    let known: HashMap<&[u8], &[u8]> = facts.iter().map(|fact| (fact.id.as_slice(), fact.fingerprint.as_slice())).collect();
-    let collected: BTreeSet<&[u8]> = counted.iter().flat_map(|(_, part)| &part.collected_chains).map(Vec::as_slice).collect();
-    for fact in counted.iter().flat_map(|(_, part)| &part.outcomes_of_chains) {
-        if known.get(fact.id.as_slice()).is_some_and(|fingerprint| *fingerprint != fact.fingerprint) {
-            wrong.push(format!("{}: the outcome of step {} is of another request", chain_name(&fact.id), fact.step + 1));
-        }
-    }
-    for (id, places) in &outcomes {
-        if !known.contains_key(*id) && !collected.contains(*id) {
-            wrong.push(format!("{} outcomes of {}, which is at home nowhere", places.len(), chain_name(id)));
-        }
-    }
-    let finding = if statuses.is_empty() {
-        "none".to_owned()
-    } else {
-        statuses.iter().map(|(status, count)| format!("{count} {status}")).collect::<Vec<_>>().join(", ")
-    };
-    check("chains", wrong, format!("{finding}; 0 doubled, 0 missing steps"))
-}
-
-fn judge_chain(fact: &v1::ChainFact, outcomes: &BTreeMap<(u32, u32, bool), Vec<&str>>) -> Vec<String> {
-    let name = chain_name(&fact.id);
-    let pairs = |flat: &[u32]| flat.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect::<Vec<_>>();
-    let kind = |step: u32, element: u32, is_undo: bool| outcomes.get(&(step, element, is_undo)).and_then(|kinds| kinds.first().copied());
-    let mut wrong: Vec<String> = outcomes
-        .iter()
-        .filter(|(_, kinds)| kinds.len() > 1)
-        .map(|((step, element, _), kinds)| format!("{name}: step {} element {element} has {} outcomes", step + 1, kinds.len()))
-        .collect();
-    let undoable = pairs(&fact.undoable);
-    for (step, element) in pairs(&fact.expected) {
-        let (done, undone) = (kind(step, element, false), kind(step, element, true));
-        let place = format!("{name} ({}): step {} element {element}", fact.status, step + 1);
-        match fact.status.as_str() {
-            "completed" if !matches!(done, Some("done" | "skipped")) => wrong.push(format!("{place} is {}", done.unwrap_or("missing"))),
-            "completed" if undone.is_some() => wrong.push(format!("{place} was undone")),
-            "compensated" | "failed" | "cancelled"
-                if done == Some("done") && undoable.contains(&(step, element)) && !matches!(undone, Some("done" | "skipped")) =>
-            {
-                wrong.push(format!("{place} was not undone"));
-            }
-            _ if undone.is_some() && done != Some("done") => wrong.push(format!("{place} was undone but never done")),
-            _ => {}
-        }
-    }
-    wrong
-}
-
-fn chain_name(id: &[u8]) -> String {
-    uuid::Uuid::from_slice(id).map_or_else(|_| "chain ?".to_owned(), |id| format!("chain {id}"))
-}
-
 fn reference(catalog: &Catalog, counted: &[Counted]) -> v1::Check {
     let mut wrong = Vec::new();
     let Some((hub, source)) = counted.iter().find(|(peer, _)| peer.is_hub) else {
@@ -206,28 +144,5 @@ mod tests {
         let sum = ["0.10", "0.20", "-0.05", "10000000000000000"].iter().fold(Decimal::default(), |sum, text| sum.add(text));
         assert_eq!(sum.text(), "10000000000000000.25");
         assert_eq!(Decimal::default().add("-1.5").text(), "-1.50");
-    }
-
-    fn fact(status: &str) -> v1::ChainFact {
-        v1::ChainFact {
-            id: vec![0; 16],
-            status: status.into(),
-            definition: "transfer".into(),
-            expected: vec![0, 0, 1, 0],
-            undoable: vec![0, 0],
-            fingerprint: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn a_missing_a_doubled_and_a_half_step_are_found() {
-        let both = BTreeMap::from([((0, 0, false), vec!["done"]), ((1, 0, false), vec!["done"])]);
-        assert!(judge_chain(&fact("completed"), &both).is_empty());
-        let missing = BTreeMap::from([((0, 0, false), vec!["done"])]);
-        assert_eq!(judge_chain(&fact("completed"), &missing).len(), 1);
-        assert_eq!(judge_chain(&fact("compensated"), &missing).len(), 1);
-        let doubled = BTreeMap::from([((0, 0, false), vec!["done"]), ((1, 0, false), vec!["done", "done"])]);
-        assert_eq!(judge_chain(&fact("completed"), &doubled).len(), 1);
-        assert!(judge_chain(&fact("running"), &missing).is_empty());
     }
 }

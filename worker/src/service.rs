@@ -135,6 +135,7 @@ impl worker_server::Worker for WorkerService {
     type WatchCatalogStream = BoxStream<v1::WatchCatalogResponse>;
     type WatchPeerChainStream = BoxStream<v1::WatchChainResponse>;
     type ChangePeerChainsStream = BoxStream<v1::ChangeChainsResponse>;
+    type VerifyPeerStream = BoxStream<v1::VerifyPeerResponse>;
     type SnapshotStream = BoxStream<v1::SnapshotState>;
     type QueryPeerSnapshotStream = BoxStream<v1::QueryPeerSnapshotResponse>;
 
@@ -259,19 +260,24 @@ impl worker_server::Worker for WorkerService {
         describe.await.map(Response::new).map_err(Fault::into_status)
     }
 
-    async fn verify_peer(&self, request: Request<v1::VerifyPeerRequest>) -> Result<Response<v1::VerifyPeerResponse>, Status> {
+    async fn verify_peer(&self, request: Request<v1::VerifyPeerRequest>) -> Result<Response<Self::VerifyPeerStream>, Status> {
         let home = self.home().map_err(Fault::into_status)?;
-        let request = request.get_ref();
+        let request = request.into_inner();
         let open = match request.snapshot_id.as_str() {
             "" => None,
             id => Some(snapshot_id(id).and_then(|id| self.snapshots.find(id)).map_err(Fault::into_status)?),
         };
-        let at = open.as_ref().map(|open| open.cut.name.as_str());
-        let counted = verify::count(&home.pool, &home.serving.schema, request.only_chains, at).await.map_err(|error| {
-            let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-            Fault::retry("RW5002", format!("{error}: {cause}"), "nothing was changed; try again").into_status()
-        })?;
-        Ok(Response::new(counted))
+        let (counts, told) = mpsc::channel(1);
+        self.tasks.spawn(async move {
+            let at = open.as_ref().map(|open| open.cut.name.as_str());
+            let counted = verify::count(&home.pool, &home.serving.schema, request.only_chains, at, &counts).await;
+            if let Err(error) = counted {
+                let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                let fault = Fault::retry("RW5002", format!("{error}: {cause}"), "nothing was changed; try again");
+                let _ = counts.send(Err(fault.into_status())).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(told))))
     }
 
     async fn snapshot(&self, request: Request<Streaming<v1::SnapshotStep>>) -> Result<Response<Self::SnapshotStream>, Status> {

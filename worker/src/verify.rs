@@ -1,7 +1,8 @@
 //! What `verify` counts on one peer, with plain SQL of its own: it trusts none of the worker's bookkeeping.
 
+mod chains;
+
 use deadpool_postgres::{Client, Pool};
-use prost::Message as _;
 use rootward_proto::v1;
 use rootward_schema::{RootEntity, Schema, quoted, sql_partition_expression};
 
@@ -17,14 +18,18 @@ pub(crate) enum VerifyError {
     Postgres(#[from] tokio_postgres::Error),
 }
 
+/// Who takes what is counted; nobody, once it is dropped.
+pub(crate) type Counts = tokio::sync::mpsc::Sender<Result<v1::VerifyPeerResponse, tonic::Status>>;
+
 /// Counts everything that must hold, in one transaction that sees one moment: that of the snapshot which the database knows by this
-/// name, if one is given.
+/// name, if one is given. Chains follow page by page, in the order of their ids.
 pub(crate) async fn count(
     pool: &Pool,
     schema: &Schema,
     only_chains: bool,
     snapshot: Option<&str>,
-) -> Result<v1::VerifyPeerResponse, VerifyError> {
+    counts: &Counts,
+) -> Result<(), VerifyError> {
     let mut client = pool.get().await?;
     let transaction =
         client.build_transaction().isolation_level(tokio_postgres::IsolationLevel::RepeatableRead).read_only(true).start().await?;
@@ -43,9 +48,12 @@ pub(crate) async fn count(
         count_invariants(&transaction, schema, &mut counted).await?;
         count_reference(&transaction, schema, &mut counted).await?;
     }
-    count_chains(&transaction, &mut counted).await?;
+    // Nobody listens any more: nothing is left to do.
+    if counts.send(Ok(counted)).await.is_ok() {
+        chains::tell(&transaction, counts).await?;
+    }
     transaction.rollback().await?;
-    Ok(counted)
+    Ok(())
 }
 
 type Transaction<'a> = deadpool_postgres::Transaction<'a>;
@@ -132,77 +140,6 @@ async fn count_reference(transaction: &Transaction<'_>, schema: &Schema, counted
     let row = transaction.query_opt("/* verify_reference_version */ select version from rootward.reference_version", &[]).await?;
     counted.reference_version = row.map_or(Ok(0), |row| row.try_get(0))?;
     Ok(())
-}
-
-/// Ended chains with the outcomes that they must have, and all outcome rows of chains, whosever they are.
-async fn count_chains(transaction: &Transaction<'_>, counted: &mut v1::VerifyPeerResponse) -> Result<(), VerifyError> {
-    let sql = "/* verify_chains */ select id, status, definition, plan, input, fingerprint from rootward.chain where not is_collected";
-    for row in transaction.query(sql, &[]).await? {
-        let id: uuid::Uuid = row.try_get(0)?;
-        let (plan, input): (serde_json::Value, serde_json::Value) = (row.try_get(3)?, row.try_get(4)?);
-        let status: String = row.try_get(1)?;
-        let (expected, mut undoable) = expected_outcomes(&plan, &input);
-        if status == "failed" && keeps(&plan) {
-            undoable.clear();
-        }
-        counted.chains.push(v1::ChainFact {
-            id: id.as_bytes().to_vec(),
-            status,
-            definition: row.try_get(2)?,
-            expected,
-            undoable,
-            fingerprint: row.try_get(5)?,
-        });
-    }
-    // Chains that are being collected are neither counted nor missed; nor is the mark of a scheduled start.
-    let sql = "/* verify_outcomes_of_chains */ select request_id, step, element, direction, kind, fingerprint, reply from rootward.outcome o \
-               where in_chain and step < 2147483647";
-    for row in transaction.query(sql, &[]).await? {
-        let id: uuid::Uuid = row.try_get(0)?;
-        let kind: &str = row.try_get(4)?;
-        let is_skipped = kind == "done" && v1::CallResponse::decode(row.try_get::<_, &[u8]>(6)?).is_ok_and(|reply| reply.is_skipped);
-        counted.outcomes_of_chains.push(v1::OutcomeFact {
-            id: id.as_bytes().to_vec(),
-            step: u32::try_from(row.try_get::<_, i32>(1)?).unwrap_or_default(),
-            element: u32::try_from(row.try_get::<_, i32>(2)?).unwrap_or_default(),
-            direction: if row.try_get::<_, &str>(3)? == "undo" { v1::Direction::Undo } else { v1::Direction::Do }.into(),
-            kind: if is_skipped { "skipped" } else { kind }.to_owned(),
-            fingerprint: row.try_get(5)?,
-        });
-    }
-    let sql = "/* verify_collected_chains */ select id from rootward.chain where is_collected";
-    for row in transaction.query(sql, &[]).await? {
-        counted.collected_chains.push(row.try_get::<_, uuid::Uuid>(0)?.as_bytes().to_vec());
-    }
-    Ok(())
-}
-
-/// Whether a refusal of one of the steps keeps what took effect.
-fn keeps(plan: &serde_json::Value) -> bool {
-    let steps = plan.get("steps").and_then(serde_json::Value::as_array);
-    steps.is_some_and(|steps| steps.iter().any(|step| step.get("on_failure").and_then(serde_json::Value::as_str) == Some("keep")))
-}
-
-/// The (step, element) pairs of a plan, and those of them that a compensation undoes, each flattened.
-fn expected_outcomes(plan: &serde_json::Value, input: &serde_json::Value) -> (Vec<u32>, Vec<u32>) {
-    let (mut expected, mut undoable) = (Vec::new(), Vec::new());
-    let steps = plan.get("steps").and_then(serde_json::Value::as_array).cloned().unwrap_or_default();
-    for (at, step) in steps.iter().enumerate() {
-        let number = u32::try_from(at).unwrap_or(u32::MAX);
-        let list = step.pointer("/for_each/parameter").and_then(serde_json::Value::as_str).and_then(|name| input.get(name));
-        let elements =
-            match list.and_then(serde_json::Value::as_str).and_then(|text| serde_json::from_str::<Vec<serde_json::Value>>(text).ok()) {
-                Some(list) => u32::try_from(list.len()).unwrap_or(u32::MAX),
-                None => 1,
-            };
-        for element in 0..elements {
-            expected.extend([number, element]);
-            if !step.get("compensate").is_none_or(serde_json::Value::is_null) {
-                undoable.extend([number, element]);
-            }
-        }
-    }
-    (expected, undoable)
 }
 
 /// The version of this peer's copy of the reference data.

@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use rootward_client::Fault;
 use uuid::Uuid;
 
 use super::{
-    Context, call, root,
+    Context, call, fail, root,
     snapshot::{self, How, Whose},
 };
 
@@ -35,6 +36,10 @@ pub(crate) struct Query {
 
 /// Sends it and prints the answer.
 pub(crate) async fn run(context: &Context, query: Query) -> ExitCode {
+    if query.root.is_some() && (query.how.partial || query.how.wait.is_some() || query.whose.peer.is_some() || query.whose.per_peer) {
+        let message = "--partial, --wait, --peer and --per-peer go with --all";
+        return fail(&Fault::refused("RW1110", message, "leave them out, or ask all peers with --all"), context.format);
+    }
     match &query.root {
         Some((entity, key)) => call::answer(context, context.client.query(entity, key, &query.sql, query.request_id).await),
         None => snapshot::query_all(context, &query.sql, &query.how, &query.whose).await,
