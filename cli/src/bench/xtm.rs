@@ -159,6 +159,7 @@ fn figures_of(side: &Side, all: &[Ran], figures: &mut Figures) {
     figures.add(format!("{prefix}abort_percent"), "%", 100.0 * aborts / (aborts + done).max(1.0));
     if matches!(side, Side::Rootward(_)) {
         figures.add("xtm_repeats", "requests", sum(&|ran| ran.repeats));
+        figures.add("xtm_reads_in_flight", "reads", sum(&|ran| ran.reads.in_flight));
         figures.add("xtm_kills", "kills", sum(&|ran| u64::from(ran.kills)));
         for (name, of) in [("pause", pauses as fn(&Ran) -> &[u64]), ("drain", drains)] {
             let mut all: Vec<u64> = all.iter().flat_map(|ran| of(ran).iter().copied()).collect();
@@ -189,11 +190,12 @@ fn output(sides: &[Side], rounds: &[Vec<Ran>], options: &XtmOptions) -> String {
                 lines.push(format!("… {} lines Total= in all", ran.reads.changes));
             }
             lines.push(format!(
-                "{:.0} transfers/s; {} of {} totals were wrong, {} reads were refused; {} aborts",
+                "{:.0} transfers/s; {} of {} totals were wrong, {} reads were refused, {} had chains in flight; {} aborts",
                 ran.transfers_per_second(),
                 ran.reads.wrong,
                 ran.reads.count,
                 ran.reads.refused,
+                ran.reads.in_flight,
                 ran.aborts
             ));
             if matches!(side, Side::Rival(..)) {

@@ -139,7 +139,7 @@ mod tests {
                 Next::Over => return (shown, most),
                 Next::Wants(peer) if pages[peer].is_empty() => merge.end(peer),
                 Next::Wants(peer) => merge.add(peer, pages[peer].remove(0)).expect("values"),
-                Next::Row(row) => shown.push(row.values.iter().map(|value| shown_value(value)).collect::<Vec<_>>().join("")),
+                Next::Row(row) => shown.push(row.values.iter().map(shown_value).collect::<Vec<_>>().join("")),
             }
             most = most.max(merge.sources.iter().map(|source| source.waiting.len()).sum());
         }

@@ -222,7 +222,6 @@ async fn snapshot(client: &Client) -> Snapshot {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_asked_over_all_peers_is_what_one_database_would_answer() {
     let seed: u64 = rand::random();
-    println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let cluster = own_cluster(FILES, Shape::shared()).await;
     let client = Client::new([cluster.embedded.router_address()]).expect("an address").with_deadline(std::time::Duration::from_secs(30));
@@ -232,7 +231,7 @@ async fn what_is_asked_over_all_peers_is_what_one_database_would_answer() {
     let mut kinds = [0; 4];
     for _ in 0..150 {
         let sentence = sentences::any(&mut random);
-        let found = snapshot.rows(&sentence.sql).await.unwrap_or_else(|fault| panic!("{}: {fault}", sentence.sql));
+        let found = snapshot.rows(&sentence.sql).await.unwrap_or_else(|fault| panic!("seed {seed}: {}: {fault}", sentence.sql));
         let theirs = whole.rows(&sentence.sql, &found.columns).await;
         let all = whole.rows(&sentence.without_limit, &found.columns).await;
         compare(&sentence, &found, &theirs, &all);

@@ -46,6 +46,8 @@ pub(super) struct Reads {
     pub count: u64,
     pub wrong: u64,
     pub refused: u64,
+    /// Totals at which chains were in flight, waiting for a peer that was killed: they say so, and are not judged.
+    pub in_flight: u64,
     /// `Total=…`, whenever a reader's total differs from its one before.
     pub lines: Vec<String>,
     pub changes: u64,
@@ -68,6 +70,10 @@ impl Last {
 
 impl Reads {
     fn add(&mut self, read: Read, last: &mut Last) {
+        if read.in_flight > 0 {
+            self.in_flight += 1;
+            return;
+        }
         self.count += 1;
         self.wrong += u64::from(read.total != 0);
         self.pauses_us.push(read.pause_us);
@@ -84,6 +90,7 @@ impl Reads {
         self.count += other.count;
         self.wrong += other.wrong;
         self.refused += other.refused;
+        self.in_flight += other.in_flight;
         self.changes += other.changes;
         self.lines.extend(other.lines);
         self.lines.truncate(MOST_LINES);
@@ -237,8 +244,9 @@ mod tests {
         let mut reads = Reads::default();
         let mut last = Last::default();
         for total in [0, -1, -1, 0] {
-            reads.add(Read { total, pause_us: 0, drain_us: 0 }, &mut last);
+            reads.add(Read { total, in_flight: 0, pause_us: 0, drain_us: 0 }, &mut last);
         }
-        assert_eq!((reads.count, reads.wrong, reads.changes), (4, 2, 2));
+        reads.add(Read { total: -1, in_flight: 1, pause_us: 0, drain_us: 0 }, &mut last);
+        assert_eq!((reads.count, reads.wrong, reads.changes, reads.in_flight), (4, 2, 2, 1));
     }
 }

@@ -68,6 +68,8 @@ pub(super) enum Ended {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::bench) struct Read {
     pub total: i64,
+    /// Chains that the snapshot lists as in flight: the total is without what they have taken and not given.
+    pub in_flight: u64,
     /// How long the lanes were held for it, and how long new chains; 0 for rivals.
     pub pause_us: u64,
     pub drain_us: u64,
@@ -145,7 +147,9 @@ impl SideClient {
     /// The total over everything, as a reader is told it; none if it is refused.
     pub(super) async fn total(&mut self) -> anyhow::Result<Option<Read>> {
         let client = match self {
-            SideClient::Rival(client) => return Ok(client.total().await?.map(|total| Read { total, pause_us: 0, drain_us: 0 })),
+            SideClient::Rival(client) => {
+                return Ok(client.total().await?.map(|total| Read { total, in_flight: 0, pause_us: 0, drain_us: 0 }));
+            }
             SideClient::Rootward(client) => client,
         };
         match by_snapshot(client, TOTAL).await {
@@ -167,7 +171,7 @@ fn ended(moved: Moved) -> Ended {
 /// One number over all peers, at a snapshot of its own.
 pub(in crate::bench) async fn by_snapshot(client: &Client, sql: &str) -> Result<Read, Fault> {
     let snapshot = client.take_snapshot(SnapshotOptions { wait: Some(SNAPSHOT_WAIT), ..SnapshotOptions::default() }).await?;
-    let (pause_us, drain_us) = (snapshot.facts().pause_us, snapshot.facts().drain_us);
+    let (pause_us, drain_us, in_flight) = (snapshot.facts().pause_us, snapshot.facts().drain_us, snapshot.facts().in_flight_total);
     let rows = snapshot.rows(sql).await;
     // It would expire by itself, and by then others would find no place.
     let released = snapshot.release().await;
@@ -175,7 +179,7 @@ pub(in crate::bench) async fn by_snapshot(client: &Client, sql: &str) -> Result<
     released?;
     let values: Vec<&Value> = rows.all().flat_map(|row| &row.values).collect();
     match values.as_slice() {
-        [value] => Ok(Read { total: number(value)?, pause_us, drain_us }),
+        [value] => Ok(Read { total: number(value)?, in_flight, pause_us, drain_us }),
         others => Err(Fault::internal(format!("`{sql}` was answered with {} values", others.len()))),
     }
 }
