@@ -71,13 +71,14 @@ impl Snapshot {
         &self.facts
     }
 
-    /// Runs one SQL statement that only reads on every peer, and gives the rows page by page. A page that is not asked for waits
-    /// at the peers, so that any number of rows takes little memory.
+    /// Runs one SQL statement that only reads on every peer, and gives the result over all of them page by page. A page that is
+    /// not asked for waits at the peers, so that any number of rows takes little memory.
     ///
     /// Cancel safety: dropping the answers ends the query.
     ///
     /// # Errors
-    /// RW5024 if the snapshot is gone, RW5025 if the statement is refused.
+    /// RW5024 if the snapshot is gone, RW5025 if the statement is refused, RW2020 to RW2025 if the results of the peers can't be
+    /// put together; [`Snapshot::rows_by_peer`] gives them by themselves.
     pub async fn query(&self, sql: &str) -> FaultResult<Answers<v1::QuerySnapshotResponse>> {
         let request = v1::QuerySnapshotRequest { snapshot_id: self.id().to_owned(), sql: sql.to_owned(), ..Default::default() };
         self.client.query_snapshot(request).await
@@ -89,6 +90,16 @@ impl Snapshot {
     /// As [`Snapshot::query`] and [`Answers::next`]; RW5027 if there are more than a million rows.
     pub async fn rows(&self, sql: &str) -> FaultResult<Rows> {
         collected(self.query(sql).await?).await
+    }
+
+    /// The rows of each peer by themselves, whatever the statement is, to the end.
+    ///
+    /// # Errors
+    /// As [`Snapshot::rows`], but that nothing is combined.
+    pub async fn rows_by_peer(&self, sql: &str) -> FaultResult<Rows> {
+        let (snapshot_id, sql) = (self.id().to_owned(), sql.to_owned());
+        let request = v1::QuerySnapshotRequest { snapshot_id, sql, per_peer: true, ..Default::default() };
+        collected(self.client.query_snapshot(request).await?).await
     }
 
     /// Lets go of it.

@@ -25,8 +25,9 @@ pub use deploy::{DeployError, Deployed, deploy};
 pub use embedded::{EmbeddedCluster, EmbeddedError, EmbeddedOptions};
 pub use introspect::{IntrospectError, introspect};
 pub use measure::{
-    Books, BooksError, Gauge, PageError, Pgbench, PgbenchError, PgbenchResult, PgbenchRun, Pgbouncer, PgbouncerError, Place, ProcessorTime,
-    Transferred, TwoPhaseClient, TwoPhaseError, TwoPhaseTransfer, metric, resident_bytes, run_sql,
+    Books, BooksError, Gauge, Moved, PageError, Pgbench, PgbenchError, PgbenchResult, PgbenchRun, Pgbouncer, PgbouncerError, Place,
+    ProcessorTime, ShardClient, Shards, ShardsError, Transferred, TwoPhaseClient, TwoPhaseError, TwoPhaseTransfer, metric, resident_bytes,
+    run_sql,
 };
 pub use process::{Child, DeathSignal, Folder, Launcher, ProcessError, Spawn, exec_child, reap};
 pub use scratch::{ScratchServer, scratch_database};

@@ -10,6 +10,7 @@ mod config;
 mod exchange;
 mod explain;
 mod follow;
+mod gather;
 mod link;
 mod message;
 mod metrics;

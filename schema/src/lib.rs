@@ -27,6 +27,7 @@ pub mod codes;
 pub mod facts;
 
 mod check;
+mod gather;
 mod set_wise;
 
 pub use chain_source::{ActionSource, Arguments, ChainSource, CompensationSource, StepSource};
@@ -37,6 +38,7 @@ pub use definition::{
 };
 pub use duration::duration_text;
 pub use finding::{Finding, Located, Place, Severity, Span, line_and_column, render};
+pub use gather::{Aggregate, Gather, NotGathered, OutputColumn, PER_PEER, SortKey, Total, gather};
 pub use manifest::{InvariantSource, Manifest, RootSource};
 pub use nearest::{nearest, nearest_setting};
 pub use placement::{BadKey, partition_of, sql_partition_expression};

@@ -7,6 +7,8 @@ use tests::compile_example;
 
 use crate::shared::exe;
 
+mod consistent;
+
 const TOTAL: &str = "select coalesce(sum(balance), 0)::bigint from account";
 
 #[test]

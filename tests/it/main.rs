@@ -12,6 +12,8 @@ mod docs;
 mod durability;
 mod embedded;
 mod escapes;
+mod gather;
+mod history;
 mod kill_points;
 mod manners;
 mod metrics;

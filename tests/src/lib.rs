@@ -7,6 +7,7 @@ mod client;
 mod cluster;
 mod commands;
 mod goods;
+pub mod history;
 mod invariants;
 mod kill;
 mod logs;

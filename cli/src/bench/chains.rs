@@ -64,7 +64,7 @@ pub(crate) async fn run(exe: &Path, options: &ChainsOptions) -> anyhow::Result<R
     ground.cluster.stop().await?;
     let table = table(&figures, &options.clients, &not_done);
     let charts = charts(&figures, &options.clients);
-    Ok(Report { title: "bench chains".to_owned(), machine, settings, figures, table, checks, charts })
+    Ok(Report { title: "bench chains".to_owned(), machine, settings, figures, table, checks, charts, closing: None })
 }
 
 /// The baseline runs the very statements that the chain's steps run.

@@ -64,11 +64,20 @@ fn value_of<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 }
 
 fn fdatasync_us(folder: &Path) -> std::io::Result<u64> {
+    Ok(percentile(&some_flushes_us(folder, FLUSHES)?, 0.5))
+}
+
+/// How long flushes of a page take, one after the other, with nothing else to do: so many that 99 of 100 mean something. Sorted.
+pub(crate) fn flushes_us(folder: &Path) -> std::io::Result<Vec<u64>> {
+    some_flushes_us(folder, 10 * FLUSHES)
+}
+
+fn some_flushes_us(folder: &Path, count: usize) -> std::io::Result<Vec<u64>> {
     let mut file = tempfile::tempfile_in(folder)?;
     file.write_all(&PAGE)?;
     file.sync_all()?;
-    let mut took = Vec::with_capacity(FLUSHES);
-    for _ in 0..FLUSHES {
+    let mut took = Vec::with_capacity(count);
+    for _ in 0..count {
         // The same page again, as in WAL that has been allocated.
         file.rewind()?;
         let began = Instant::now();
@@ -77,7 +86,7 @@ fn fdatasync_us(folder: &Path) -> std::io::Result<u64> {
         took.push(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
     }
     took.sort_unstable();
-    Ok(percentile(&took, 0.5))
+    Ok(took)
 }
 
 #[cfg(test)]

@@ -22,7 +22,9 @@ mod report;
 mod rounds;
 mod script;
 mod single;
+mod snapshots;
 mod workload;
+mod xtm;
 
 pub(crate) use baseline::Baseline;
 pub(crate) use chains::{ChainsOptions, run as run_chains};
@@ -31,4 +33,6 @@ pub(crate) use kill::Kill;
 pub(crate) use overload::{OverloadOptions, run as run_overload};
 pub(crate) use report::Report;
 pub(crate) use single::{SingleOptions, run as run_single};
+pub(crate) use snapshots::{SnapshotsOptions, run as run_snapshots};
 pub(crate) use workload::{Given, Workload};
+pub(crate) use xtm::{NO_RIVAL, Rival, XtmOptions, run as run_xtm};

@@ -97,7 +97,7 @@ pub(crate) async fn run(exe: &Path, options: OverloadOptions) -> anyhow::Result<
     ground.cluster.stop().await?;
     let figures = figures(&peak, &over);
     let table = table(&figures, &peak, &over, options.times);
-    Ok(Report { title: "bench overload".to_owned(), machine, settings, figures, table, checks, charts: Vec::new() })
+    Ok(Report { title: "bench overload".to_owned(), machine, settings, figures, table, checks, charts: Vec::new(), closing: None })
 }
 
 impl Load {

@@ -199,6 +199,7 @@ mod tests {
             table: String::new(),
             checks: vec!["sum unchanged".to_owned()],
             charts,
+            closing: None,
         }
     }
 

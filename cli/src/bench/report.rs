@@ -22,6 +22,8 @@ pub(crate) struct Report {
     pub checks: Vec<String>,
     /// For the page.
     pub charts: Vec<Chart>,
+    /// What comes last for people, where something must.
+    pub closing: Option<String>,
 }
 
 impl Report {
@@ -52,6 +54,7 @@ impl Report {
         lines.push(self.table.clone());
         lines.push(String::new());
         lines.extend(self.checks.iter().cloned());
+        lines.extend(self.closing.iter().cloned());
         lines.join("\n")
     }
 }

@@ -100,7 +100,7 @@ pub(crate) async fn run(exe: &Path, workload: Workload, options: SingleOptions) 
     drop((live, baselines));
     let title = format!("bench {}", ground.workload.name);
     ground.cluster.stop().await?;
-    Ok(Report { title, machine, settings, figures, table, checks, charts })
+    Ok(Report { title, machine, settings, figures, table, checks, charts, closing: None })
 }
 
 struct Bench {

@@ -169,6 +169,23 @@ impl Workload {
         }
     }
 
+    /// The example xtm, with so many accounts.
+    pub(crate) fn xtm(accounts: u64) -> Workload {
+        Workload {
+            name: "xtm",
+            source: Source::from_texts(XTM.iter().copied()),
+            roots: accounts,
+            reference: Vec::new(),
+            fill: vec![|number| ("open_account", vec![("u", number.to_string())])],
+            main: Shape { transaction: "look", draws: Draws::Each(&[("u", Draw::Root)]) },
+            by_rows: None,
+            setup: None,
+            total_sql: Some("select coalesce(sum(v), 0)::bigint from t"),
+            count_sql: "select 0::bigint",
+            counts_baselines: false,
+        }
+    }
+
     /// A script for pgbench, over the tables of `tpcb`, or over those of a folder and what a file of SQL puts into them.
     ///
     /// # Errors
@@ -231,6 +248,13 @@ const PGBENCH: &[(&str, &str)] = &[
     ("rootward.toml", include_str!("workload/pgbench.toml")),
     ("tables.sql", concat!(include_str!("workload/tpcb_tables.sql"), include_str!("workload/pgbench_history.sql"))),
     ("transactions/open.sql", include_str!("workload/tpcb_open.sql")),
+];
+
+/// The example xtm's files, by their path in its folder.
+const XTM: &[(&str, &str)] = &[
+    ("rootward.toml", include_str!("../../../schema/examples/xtm/rootward.toml")),
+    ("tables.sql", include_str!("../../../schema/examples/xtm/tables.sql")),
+    ("transactions/transfer.sql", include_str!("../../../schema/examples/xtm/transactions/transfer.sql")),
 ];
 
 /// The example shop's files, by their path in its folder.

@@ -17,6 +17,8 @@ use crate::{
 
 use super::fail;
 
+mod consistent;
+
 /// What the command line asks for can't be measured.
 const CODE: &str = "RW1109";
 const EXAMPLES: &str = "Examples:
@@ -46,6 +48,8 @@ enum What {
     Pgbench(Pgbench),
     Chains(Chains),
     Overload(Overload),
+    Xtm(consistent::Xtm),
+    Snapshots(consistent::Snapshots),
 }
 
 /// A script of yours for pgbench: through Rootward as one declared transaction, beside pgbench itself with the same file.
@@ -195,6 +199,8 @@ async fn measure(exe: &Path, what: What) -> anyhow::Result<bench::Report> {
     match what {
         What::Chains(chains) => bench::run_chains(exe, &chains.options()).await,
         What::Overload(overload) => bench::run_overload(exe, overload.options()).await,
+        What::Xtm(xtm) => bench::run_xtm(exe, &xtm.options()?).await,
+        What::Snapshots(snapshots) => bench::run_snapshots(exe, &snapshots.options()).await,
         What::Bank(single) => bench::run_single(exe, Workload::bank(), single.options(Baseline::DIRECT)?).await,
         What::Shop(single) => bench::run_single(exe, Workload::shop(), single.options(Baseline::DIRECT)?).await,
         What::Tpcb(single) => bench::run_single(exe, Workload::tpcb(), single.options(Baseline::DIRECT)?).await,

@@ -2,8 +2,9 @@
 //! which peers are in it, so that any router can read it.
 //!
 //! `coordinate` takes one snapshot, step by step with all peers; `share` lets requests that come together share it; `read` runs
-//! queries on one.
+//! queries on one, and `combine` makes one answer of those of the peers.
 
+mod combine;
 mod coordinate;
 mod read;
 mod share;

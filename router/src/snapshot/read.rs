@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, future::join_all, stream};
 use rootward_proto::{Fault, FaultResult, v1};
+use rootward_schema::{Gather, gather};
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Streaming;
 
-use crate::{CatalogPeer, chains::BoxStream, link, service::RouterService};
+use super::combine::combine;
+use crate::{Catalog, CatalogPeer, chains::BoxStream, link, service::RouterService};
 
 /// How long a peer may take to let go of a snapshot.
 const RELEASE_LIMIT: Duration = Duration::from_secs(2);
@@ -69,13 +71,40 @@ impl RouterService {
         Ok(OpenedRows { missing_peers: failed.into_iter().map(|(peer, _)| peer.id.clone()).collect(), peers })
     }
 
-    /// The answer to a query: the rows of one peer after the other.
+    /// The answer to a query: the one result over all peers, or each peer's by itself if that is asked for.
+    ///
+    /// # Errors
+    /// RW2020 to RW2025 if the results can't be put together, else as [`RouterService::open_rows`].
     pub(crate) async fn query_rows(
         &self,
         request: &v1::QuerySnapshotRequest,
         deadline: Instant,
     ) -> FaultResult<BoxStream<v1::QuerySnapshotResponse>> {
-        Ok(one_after_the_other(self.open_rows(request, deadline).await?))
+        if request.per_peer || !request.peer.is_empty() {
+            return Ok(one_after_the_other(self.open_rows(request, deadline).await?));
+        }
+        let catalog = self.routing.catalog()?;
+        let judged = gather(&catalog.schema, &request.sql).map_err(|why| Fault::refused(why.code, why.message, why.help))?;
+        let opened = match judged {
+            Gather::OnePeer => self.open_one(&catalog, request, deadline).await?,
+            Gather::Rows { .. } | Gather::Totals(_) => self.open_rows(request, deadline).await?,
+        };
+        combine(judged, opened).await
+    }
+
+    /// At one peer of the snapshot, whichever it is: the hub, if it is there.
+    async fn open_one(&self, catalog: &Catalog, request: &v1::QuerySnapshotRequest, deadline: Instant) -> FaultResult<OpenedRows> {
+        let mut peers: Vec<&CatalogPeer> = catalog.live_peers().collect();
+        peers.sort_by_key(|peer| !peer.is_hub);
+        let mut last = Fault::retry("RW5002", "no peer is known", "see `rootward peer list`");
+        for peer in peers {
+            match open(peer, request, deadline).await {
+                Ok(rows) => return Ok(OpenedRows { peers: vec![rows], missing_peers: Vec::new() }),
+                Err(fault) if fault.retry_class() == v1::RetryClass::Refused => return Err(fault),
+                Err(fault) => last = fault,
+            }
+        }
+        Err(last)
     }
 
     /// Has every peer let go of a snapshot. Who doesn't answer lets go when its part expires.

@@ -59,6 +59,16 @@ pub(super) const RUNNING: &[Code] = &[
         "Nothing was started. The message names the word or value that is not understood, and the nearest right one where there is one; `--help` behind the command lists its options with their ranges.",
     ),
     code(
+        "RW1120",
+        "a rival of `bench xtm` is not there",
+        "Nothing was measured. `--against` takes `fdw` (plain postgres_fdw) and `2pc` (two-phase commit); the first needs PostgreSQL's extension postgres_fdw, which is one of its contributed modules. The message says which is missing; leave it out or install it.",
+    ),
+    code(
+        "RW1121",
+        "numbers of `bench xtm` don't go together",
+        "Nothing was started. Accounts are spread by the hash of their numbers, so there must be some for each shard, and kills are spread over the iterations of all writers. The message names the option, the help line what fits.",
+    ),
+    code(
         "RW2001",
         "there is no such transaction",
         "Clients call transactions by the names that the schema's files declare with `-- name:`. Nothing was executed. The help line proposes the nearest name; `rootward schema show DIR` lists all of them. If the name is new, `rootward schema apply` has not brought it to the cluster yet.",
@@ -97,6 +107,36 @@ pub(super) const RUNNING: &[Code] = &[
         "RW2008",
         "a statement cannot be explained",
         "`rootward explain` has PostgreSQL prepare the statement without running it, and PostgreSQL refused it: it is not one SELECT, INSERT, UPDATE, DELETE, MERGE or VALUES, or it names what is not there. Its own message says which.",
+    ),
+    code(
+        "RW2020",
+        "a statement over all peers can't be judged",
+        "Nothing was run. Before a query goes to all peers, Rootward has to see how their results become one. It reads one SELECT, in PostgreSQL's plainer grammar, of a thousand words and signs at most. Write the statement in plainer words, or run it on each peer by itself with `--per-peer`, where PostgreSQL alone judges it.",
+    ),
+    code(
+        "RW2021",
+        "rows of different roots would have to meet",
+        "Nothing was run. Every root lies on one peer, so a join of a tree's tables can be answered peer by peer only if it joins on the root key, and a subquery over a tree only if it compares the root key with that of the row outside. Different trees don't meet in one query: ask for each by a query of its own, on the same snapshot, or read the rows of each peer with `--per-peer`.",
+    ),
+    code(
+        "RW2022",
+        "the results of the peers can't be put together",
+        "Nothing was run. Rows that are about one root each are put one behind the other, ordered rows are merged, and count, sum, min and max are put together if they stand plainly and alone in the select list. DISTINCT, GROUP BY, HAVING, windows, OFFSET, set operations, WITH over trees and other aggregates would need rows of several peers at once. Read the rows, or the totals of each peer with `--per-peer`, and do the rest yourself.",
+    ),
+    code(
+        "RW2023",
+        "rows can't be ordered as PostgreSQL would",
+        "Rows of several peers are merged by comparing values of the result, so ORDER BY must name columns of the result, of a type with a plain order: numbers, booleans, dates and moments, UUIDs, bytes, and texts that are compared byte by byte. The order of other texts is a collation's, which differs from machine to machine: write `order by name collate \"C\"`. The same holds for min and max.",
+    ),
+    code(
+        "RW2024",
+        "a statement over all peers reads what is not known",
+        "Nothing was run. It names a table that is not the schema's, or a function or view of the schema, which may read any table unseen: one peer's part could then be taken for the whole. Write out what it does over the schema's tables, or run it on each peer by itself with `--per-peer`.",
+    ),
+    code(
+        "RW2025",
+        "values of the peers can't be added up exactly",
+        "A sum of `real` or `double precision` depends on the order in which it is made, and one of another type than numbers is not known; or a sum does not fit its type, as PostgreSQL itself would say. Cast what is summed to numeric, or read the totals of each peer with `--per-peer`.",
     ),
     code(
         "RW3001",

@@ -95,12 +95,12 @@ async fn a_dead_peer_is_named_and_a_partial_snapshot_says_what_is_missing() {
     assert_eq!(facts.missing_peers, ["p2"]);
     let held: Vec<(String, &str)> = facts.in_flight.iter().map(|chain| (chain.id.clone(), chain.steps[0].name.as_str())).collect();
     assert_eq!(held, [(id.to_string(), "withdraw")]);
-    let rows = snapshot.rows("select balance::bigint from account").await.expect("read");
+    let rows = snapshot.rows_by_peer("select balance::bigint from account").await.expect("read");
     assert_eq!(rows.missing_peers, ["p2"]);
     assert_eq!(rows.all().map(|row| tests::text_of(&row.values[0])).collect::<Vec<_>>(), ["995"]);
     bank.embedded.start_worker("p2", &[]).await.expect("back again");
     // Still not in it, though it answers now.
-    assert_eq!(snapshot.rows("select count(*) from account").await.expect("read").missing_peers, ["p2"]);
+    assert_eq!(snapshot.rows_by_peer("select count(*) from account").await.expect("read").missing_peers, ["p2"]);
     plain.wait_for(id, &["completed"]).await.expect("it goes on");
     check_bank(&bank).await.expect("every promise is kept");
 }

@@ -32,7 +32,7 @@ async fn take(client: &Client) -> Result<Snapshot, Fault> {
 
 /// The values of each column, added up over all rows of all peers.
 async fn sums(snapshot: &Snapshot, sql: &str) -> Result<Vec<i64>, Fault> {
-    let rows = snapshot.rows(sql).await?;
+    let rows = snapshot.rows_by_peer(sql).await?;
     let mut sums = vec![0; rows.columns.len()];
     for row in rows.all() {
         for (sum, value) in sums.iter_mut().zip(&row.values) {

@@ -14,14 +14,14 @@ async fn a_query_sees_the_same_rows_again_while_load_runs() {
     let load = Load::start(&bank, &accounts, 6);
     let snapshot = take(&client).await.expect("taken");
     let sql = "select account_id, balance, (select count(*) from entry e where e.account_id = a.account_id) from account a order by 1";
-    let before = snapshot.rows(sql).await.expect("read");
+    let before = snapshot.rows_by_peer(sql).await.expect("read");
     let transfers = load.transfers();
     tests::until("more transfers are through", async || (load.transfers() > transfers + 20).then_some(())).await.expect("they are");
-    let mut after = snapshot.rows(sql).await.expect("read");
+    let mut after = snapshot.rows_by_peer(sql).await.expect("read");
     after.peers.sort_by_key(|(peer, _)| before.peers.iter().position(|(other, _)| other == peer));
     assert_eq!(before, after);
     assert_eq!(before.all().count(), 10);
-    let later = take(&client).await.expect("taken").rows(sql).await.expect("read");
+    let later = take(&client).await.expect("taken").rows_by_peer(sql).await.expect("read");
     assert_ne!(before.peers, later.peers, "a later one shows what has happened since");
     load.stop().await;
 }
@@ -32,7 +32,7 @@ async fn rows_have_types_and_come_by_peer_in_any_number() {
     let client = client(bank);
     let snapshot = take(&client).await.expect("taken");
     let sql = "select n, 'n' || n as text, n / 10.0 as tenth, null::date as nothing from generate_series(1, 10000) n order by n desc";
-    let rows = snapshot.rows(sql).await.expect("read");
+    let rows = snapshot.rows_by_peer(sql).await.expect("read");
     let columns: Vec<(&str, &str)> = rows.columns.iter().map(|column| (column.name.as_str(), column.r#type.as_str())).collect();
     assert_eq!(columns, [("n", "integer"), ("text", "text"), ("tenth", "numeric"), ("nothing", "date")]);
     assert_eq!(rows.peers.len(), 4, "every peer, and the hub");
@@ -53,9 +53,9 @@ async fn rows_have_types_and_come_by_peer_in_any_number() {
     assert_eq!(pages.next().await.expect("the end"), None);
     let nobody = v1::QuerySnapshotRequest { peer: "p9".to_owned(), ..one };
     assert_eq!(client.query_snapshot(nobody).await.expect_err("no such peer").code(), "RW5007");
-    let empty = snapshot.rows("select 1 as one where false").await.expect("read");
+    let empty = snapshot.rows_by_peer("select 1 as one where false").await.expect("read");
     assert_eq!((empty.columns.len(), empty.all().count()), (1, 0), "no rows have columns too");
-    let big = snapshot.rows("select repeat('x', 9 * 1024 * 1024)").await.expect_err("too large a row");
+    let big = snapshot.rows_by_peer("select repeat('x', 9 * 1024 * 1024)").await.expect_err("too large a row");
     assert_eq!(big.code(), "RW5027", "{big}");
     snapshot.release().await.expect("released");
 }
@@ -93,10 +93,10 @@ async fn what_does_more_than_read_the_schemas_tables_is_refused() {
         ("select 1 / 0", "22012"),
         ("", "42601"),
     ] {
-        let fault = snapshot.rows(sql).await.expect_err(sql);
+        let fault = snapshot.rows_by_peer(sql).await.expect_err(sql);
         assert_eq!(fault.code(), "RW5025", "{sql}: {fault}");
         assert_eq!(fault.as_wire().sqlstate, sqlstate, "{sql}: {fault}");
     }
-    snapshot.rows("select 1").await.expect("the snapshot is still there");
+    snapshot.rows_by_peer("select 1").await.expect("the snapshot is still there");
     snapshot.release().await.expect("released");
 }
