@@ -93,6 +93,8 @@ async fn run_lane(mut lane: Lane, mut queues: Queues, hold: Arc<LaneHold>, stop:
             continue;
         }
         let rides = batch.is_empty() || waited >= delay / 2 || lazies.len() >= LAZY_COMPANY;
+        // What has come to this process while the last batch ran is read first: it shares this one's commit.
+        tokio::task::yield_now().await;
         queues.fill(&mut batch, most);
         if rides {
             batch.append(&mut lazies);
