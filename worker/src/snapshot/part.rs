@@ -178,9 +178,9 @@ impl Part {
 
     /// Holds the lanes, waits for what they have under way, and fixes the snapshot.
     async fn take(&self, prepared: Prepared) -> FaultResult<Taken> {
+        fail_point::hit("snapshot_take", LABEL).await;
         let since = Instant::now();
         let until = since + Duration::from_millis(self.snapshots.config.snapshot_hold_ms);
-        fail_point::hit("snapshot_take", LABEL).await;
         let held = self.home.serving.hold.hold();
         let fix = async {
             held.at_rest().await;
