@@ -56,9 +56,10 @@ pub(crate) fn fail(fault: &Fault, format: Format) -> ExitCode {
 fn code_of(fault: &Fault) -> u8 {
     match (fault.retry_class(), fault.code()) {
         // Names and types that are wrong on the command line.
-        (RetryClass::Refused, "RW2001" | "RW2002" | "RW2003" | "RW4004" | "RW1106" | "RW1108" | "RW1109" | "RW1110" | "RW5026") => {
-            exit::USAGE
-        }
+        (
+            RetryClass::Refused,
+            "RW2001" | "RW2002" | "RW2003" | "RW4004" | "RW1106" | "RW1108" | "RW1109" | "RW1110" | "RW1120" | "RW1121" | "RW5026",
+        ) => exit::USAGE,
         (RetryClass::Refused, _) => exit::REFUSED,
         (RetryClass::NotFound, _) => exit::NOT_FOUND,
         (RetryClass::Retry | RetryClass::Reroute | RetryClass::OutcomeUnknown, _) => exit::UNAVAILABLE,
