@@ -1,5 +1,7 @@
 //! The session that keeps a snapshot of this peer open, and what is read in it.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use prost::Message as _;
 use rootward_proto::{Fault, v1};
 use tokio_postgres::{Client, Statement};
@@ -24,6 +26,8 @@ pub(super) enum CutError {
     Session(#[from] TermError),
     #[error("the peer's database refused a statement: {}", with_source(.0))]
     Postgres(#[from] tokio_postgres::Error),
+    #[error("its session has ended")]
+    Ended,
     #[error("{0}")]
     Chains(#[from] crate::chain::StoreError),
 }
@@ -39,16 +43,51 @@ impl CutError {
     }
 }
 
-/// A session that waits to fix its snapshot, so that nothing but one statement is left to do while the lanes are held.
-pub(super) struct Prepared {
+/// How many sessions are left open for the next snapshots.
+const MOST_IDLE: usize = 2;
+
+/// A session for snapshots.
+struct Session {
     client: Client,
     ended: CancellationToken,
     fix: Statement,
 }
 
-/// An open snapshot: dropping it closes the session, and with it the snapshot.
+/// Sessions of earlier snapshots, for the next ones: to open one takes longer than a snapshot.
+#[derive(Clone, Default)]
+pub(super) struct Idle(Arc<Mutex<Vec<Session>>>);
+
+impl Idle {
+    fn lock(&self) -> MutexGuard<'_, Vec<Session>> {
+        // Nothing panics while it is held; a poisoned list would still be whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Option<Session> {
+        let mut idle = self.lock();
+        idle.retain(|session| !session.ended.is_cancelled());
+        idle.pop()
+    }
+
+    fn put(&self, session: Session) {
+        let mut idle = self.lock();
+        if idle.len() < MOST_IDLE {
+            idle.push(session);
+        }
+    }
+}
+
+/// A session that waits to fix its snapshot, so that nothing but one statement is left to do while the lanes are held.
+pub(super) struct Prepared {
+    session: Session,
+    idle: Idle,
+}
+
+/// An open snapshot: dropping it ends it, at once or when its session has heard of it.
 pub(crate) struct Cut {
-    client: Client,
+    /// There until it is dropped.
+    session: Option<Session>,
+    idle: Idle,
     ended: CancellationToken,
     /// By which other sessions read the same snapshot.
     pub name: String,
@@ -56,8 +95,13 @@ pub(crate) struct Cut {
     pub reference_version: i64,
 }
 
-/// Opens the session. Its transaction has begun and has seen nothing yet.
-pub(super) async fn prepare(config: &Config) -> Result<Prepared, CutError> {
+/// Opens the session, or takes one of an earlier snapshot. Its transaction has begun and has seen nothing yet.
+pub(super) async fn prepare(config: &Config, idle: &Idle) -> Result<Prepared, CutError> {
+    if let Some(session) = idle.take()
+        && session.client.batch_execute(BEGIN).await.is_ok()
+    {
+        return Ok(Prepared { session, idle: idle.clone() });
+    }
     let (client, ended) = term::connect(&config.database, config, "rootward snapshot", |_| {}).await?;
     client.batch_execute("set idle_in_transaction_session_timeout = 0; set statement_timeout = 0").await?;
     // Before BEGIN: to parse a statement takes a snapshot, and the transaction's first one is its only one.
@@ -67,21 +111,42 @@ pub(super) async fn prepare(config: &Config) -> Result<Prepared, CutError> {
              from rootward.peer_state s",
         )
         .await?;
-    client.batch_execute("begin isolation level repeatable read read only").await?;
-    Ok(Prepared { client, ended, fix })
+    client.batch_execute(BEGIN).await?;
+    Ok(Prepared { session: Session { client, ended, fix }, idle: idle.clone() })
 }
+
+const BEGIN: &str = "begin isolation level repeatable read read only";
 
 impl Prepared {
     /// Fixes the snapshot: what is committed now is in it, and nothing else.
     pub(super) async fn fix(self) -> Result<Cut, CutError> {
-        let Prepared { client, ended, fix } = self;
-        let row = client.query_one(&fix, &[]).await?;
+        let Prepared { session, idle } = self;
+        let row = session.client.query_one(&session.fix, &[]).await?;
         let (name, term, reference_version) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-        Ok(Cut { client, ended, name, term, reference_version })
+        Ok(Cut { ended: session.ended.clone(), session: Some(session), idle, name, term, reference_version })
+    }
+}
+
+impl Drop for Cut {
+    fn drop(&mut self) {
+        let (Some(session), idle) = (self.session.take(), self.idle.clone()) else { return };
+        // Outside of a runtime, at the end of the process, the session is closed, which ends the snapshot as well.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        // It ends with its connection at the latest, so nothing waits for it at shutdown.
+        #[allow(clippy::disallowed_methods)]
+        runtime.spawn(async move {
+            if session.client.batch_execute("rollback").await.is_ok() {
+                idle.put(session);
+            }
+        });
     }
 }
 
 impl Cut {
+    fn client(&self) -> Result<&Client, CutError> {
+        self.session.as_ref().map(|session| &session.client).ok_or(CutError::Ended)
+    }
+
     /// Whether its session is there.
     pub(super) fn is_open(&self) -> bool {
         !self.ended.is_cancelled()
@@ -95,7 +160,7 @@ impl Cut {
     /// The chains at home here that had not ended, oldest first, and how many there are. Their `steps` are a legend: the steps
     /// of the definition, by number, and nothing of what they did.
     pub(super) async fn in_flight(&self, peer: &str) -> Result<(Vec<v1::Chain>, u64), CutError> {
-        let (rows, total) = crate::chain::cut::in_flight(&self.client, MOST_LISTED).await?;
+        let (rows, total) = crate::chain::cut::in_flight(self.client()?, MOST_LISTED).await?;
         Ok((rows.iter().map(|row| with_legend(peer, row)).collect(), total))
     }
 
@@ -105,7 +170,7 @@ impl Cut {
                    from rootward.outcome where request_id = any ($1) and in_chain and step < 2147483647 \
                    order by request_id, at, step, element limit $2";
         let mut effects = Vec::new();
-        for row in self.client.query(sql, &[&chains, &MOST_EFFECTS]).await? {
+        for row in self.client()?.query(sql, &[&chains, &MOST_EFFECTS]).await? {
             let (id, kind): (Uuid, &str) = (row.try_get(0)?, row.try_get(4)?);
             let is_skipped = kind == "done" && v1::CallResponse::decode(row.try_get::<_, &[u8]>(9)?).is_ok_and(|reply| reply.is_skipped);
             let step = v1::ChainStep {

@@ -15,8 +15,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::cut::Cut;
-use crate::{chain::ChainHome, config::Config};
+use super::cut::{Cut, Idle};
+use crate::{chain::ChainHome, config::Config, pg::Connection};
 
 /// How long a snapshot lives after it was used last, unless its taker says otherwise, and at most.
 const LIFETIME: Duration = Duration::from_secs(60);
@@ -30,6 +30,9 @@ pub(crate) struct Snapshots {
     /// Places for sessions that keep a snapshot open.
     room: Arc<Semaphore>,
     pub(super) readers: Arc<Semaphore>,
+    pub(super) idle: Idle,
+    /// A session whose query has ended, for the next one.
+    idle_reader: Mutex<Option<Connection>>,
     kept: Mutex<HashMap<Uuid, Kept>>,
     /// For how long lanes were held, in microseconds.
     pub pause: Histogram,
@@ -77,6 +80,8 @@ impl Snapshots {
         Snapshots {
             room: Arc::new(Semaphore::new(config.max_snapshots)),
             readers: Arc::new(Semaphore::new(MOST_READERS)),
+            idle: Idle::default(),
+            idle_reader: Mutex::default(),
             config,
             kept: Mutex::default(),
             pause: Histogram::of_times(),
@@ -88,6 +93,15 @@ impl Snapshots {
     fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Kept>> {
         // Nothing panics while it is held; a poisoned map would still be whole.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A session that an earlier query left.
+    pub(super) fn idle_reader(&self) -> Option<Connection> {
+        self.idle_reader.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub(super) fn leave_reader(&self, session: Connection) {
+        *self.idle_reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
     }
 
     /// A place for one more.

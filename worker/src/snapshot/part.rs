@@ -101,7 +101,7 @@ impl Part {
         let Step::Drain(drain) = coordinator.next(Instant::now() + LEASE).await? else { return Err(out_of_order()) };
         let hurry = self.home.serving.hold.hurry();
         let closed = self.home.gate.close();
-        let prepared = async { prepare(&self.snapshots.config).await.map_err(|error| error.fault(&self.home.peer)) };
+        let prepared = async { prepare(&self.snapshots.config, &self.snapshots.idle).await.map_err(|error| error.fault(&self.home.peer)) };
         let (busy, prepared) = tokio::try_join!(self.drain(&closed, drain.lists_running), prepared)?;
         if let Some(busy) = busy {
             return coordinator.tell(State::Busy(busy)).await;

@@ -44,19 +44,34 @@ async fn rows(snapshots: &Snapshots, id: Uuid, sql: &str, pages: &Pages) -> Faul
     })?;
     let open = snapshots.find(id)?;
     let away = |why: String| Fault::retry("RW5002", format!("peer {peer}: {why}"), "nothing was changed; try again");
-    let mut session = connect(&snapshots.config).await.map_err(|error| away(error.to_string()))?;
-    let mut pipeline = Pipeline::default();
     let mut fetched = FIRST_ROWS;
-    for sql in [
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY".to_owned(),
-        format!("SET TRANSACTION SNAPSHOT '{}'", open.cut.name),
-        // The grammar takes nothing here but one statement that returns rows, and the protocol takes nothing but one statement.
-        format!("DECLARE rootward_rows NO SCROLL CURSOR FOR {sql}"),
-        fetch(fetched),
-    ] {
-        pipeline.push_plain(&sql).map_err(|error| Fault::refused("RW5025", error.to_string(), HELP))?;
-    }
-    let mut ran = session.run(pipeline).await.map_err(|error| away(error.to_string()))?;
+    let opening = || {
+        let mut pipeline = Pipeline::default();
+        for sql in [
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY".to_owned(),
+            format!("SET TRANSACTION SNAPSHOT '{}'", open.cut.name),
+            // The grammar takes nothing here but one statement that returns rows, and the protocol takes nothing but one statement.
+            format!("DECLARE rootward_rows NO SCROLL CURSOR FOR {sql}"),
+            fetch(FIRST_ROWS),
+        ] {
+            pipeline.push_plain(&sql).map_err(|error| Fault::refused("RW5025", error.to_string(), HELP))?;
+        }
+        FaultResult::Ok(pipeline)
+    };
+    let mut left = snapshots.idle_reader();
+    let begun = match &mut left {
+        // The server may have ended it meanwhile.
+        Some(session) => session.run(opening()?).await.ok(),
+        None => None,
+    };
+    let (mut session, mut ran) = match (left, begun) {
+        (Some(session), Some(ran)) => (session, ran),
+        _ => {
+            let mut session = connect(&snapshots.config).await.map_err(|error| away(error.to_string()))?;
+            let ran = session.run(opening()?).await.map_err(|error| away(error.to_string()))?;
+            (session, ran)
+        }
+    };
     let mut is_first = true;
     loop {
         let (at, error) = (ran.results.len(), ran.error.take());
@@ -84,6 +99,7 @@ async fn rows(snapshots: &Snapshots, id: Uuid, sql: &str, pages: &Pages) -> Faul
             }
         }
         if rows < fetched {
+            leave(snapshots, session).await;
             return Ok(());
         }
         is_first = false;
@@ -92,6 +108,19 @@ async fn rows(snapshots: &Snapshots, id: Uuid, sql: &str, pages: &Pages) -> Faul
         pipeline.push_plain(&fetch(fetched)).map_err(|error| away(error.to_string()))?;
         ran = session.run(pipeline).await.map_err(|error| away(error.to_string()))?;
     }
+}
+
+/// Leaves the session to the next query, as if it were new.
+async fn leave(snapshots: &Snapshots, mut session: Connection) {
+    // One after the other: the second is refused inside a transaction.
+    for sql in ["ROLLBACK", "DISCARD ALL"] {
+        let mut pipeline = Pipeline::default();
+        let is_done = pipeline.push_plain(sql).is_ok() && session.run(pipeline).await.is_ok_and(|ran| ran.error.is_none());
+        if !is_done {
+            return;
+        }
+    }
+    snapshots.leave_reader(session);
 }
 
 const HELP: &str = "write one SELECT, VALUES or WITH over the schema's tables; `rootward error RW5025` says more";
