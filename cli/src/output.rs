@@ -53,6 +53,35 @@ fn paint(text: &str, is_coloured: bool) -> String {
     }
 }
 
+/// One line on stderr that is written again and again on a terminal, and line by line elsewhere.
+#[derive(Debug, Default)]
+pub(crate) struct StatusLine {
+    is_there: bool,
+}
+
+impl StatusLine {
+    /// Shows this instead of what was shown before.
+    pub(crate) fn show(&mut self, text: &str) {
+        let mut err = std::io::stderr().lock();
+        self.is_there = err.is_terminal();
+        let _ = if self.is_there { write!(err, "\r\x1b[2K{text}").and_then(|()| err.flush()) } else { writeln!(err, "{text}") };
+    }
+
+    /// Takes it away, so that something else can be printed.
+    pub(crate) fn clear(&mut self) {
+        if std::mem::take(&mut self.is_there) {
+            let mut err = std::io::stderr().lock();
+            let _ = write!(err, "\r\x1b[2K").and_then(|()| err.flush());
+        }
+    }
+}
+
+impl Drop for StatusLine {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
 /// Prints a list: a JSON object a line, or one with all of them.
 pub(crate) fn print_list(format: Format, name: &str, items: Vec<Json>, more: Json) {
     if format == Format::Jsonl {

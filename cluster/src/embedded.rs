@@ -121,6 +121,8 @@ pub struct EmbeddedCluster {
     options: EmbeddedOptions,
     topology: Topology,
     addresses: BTreeMap<String, String>,
+    /// What workers tell others instead of where they listen.
+    advertised: BTreeMap<String, String>,
     /// Where Prometheus reads, by node; the router's under its own name.
     pages: BTreeMap<String, String>,
     router_address: String,
@@ -149,6 +151,7 @@ impl EmbeddedCluster {
             options,
             topology,
             addresses: BTreeMap::new(),
+            advertised: BTreeMap::new(),
             pages: BTreeMap::new(),
             router_address: String::new(),
         };
@@ -252,6 +255,12 @@ impl EmbeddedCluster {
         Ok(())
     }
 
+    /// From its next start on, a node's worker tells others this address and listens where it listened before: what lies between may
+    /// be a network that can be cut.
+    pub fn advertise(&mut self, id: &str, address: String) {
+        self.advertised.insert(id.to_owned(), address);
+    }
+
     /// Starts a second worker for a node, on a port of its own. It waits as a standby. Returns its address.
     ///
     /// # Errors
@@ -327,8 +336,9 @@ impl EmbeddedCluster {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let share = (cores / 2 / usize::try_from(self.options.peers).unwrap_or(1).max(1)).clamp(1, 16);
         let lanes = self.options.lanes.map_or(share, |lanes| usize::try_from(lanes).unwrap_or(share));
+        let advertise = self.advertised.get(id).map(|address| format!("advertise = {address:?}\n")).unwrap_or_default();
         let settings = format!(
-            "peer = {id:?}\nlisten = {listen:?}\nmetrics_listen = \"127.0.0.1:0\"\nlanes = {lanes}\ndatabase = {:?}\nlane_database = {:?}\nhub_database = {:?}\nreport_file = {:?}\n{}",
+            "peer = {id:?}\nlisten = {listen:?}\n{advertise}metrics_listen = \"127.0.0.1:0\"\nlanes = {lanes}\ndatabase = {:?}\nlane_database = {:?}\nhub_database = {:?}\nreport_file = {:?}\n{}",
             server.conninfo("rootward_system", id),
             server.conninfo("rootward_lane", id),
             hub.conninfo("rootward_system", HUB),
@@ -381,7 +391,9 @@ impl EmbeddedCluster {
     /// Waits until a node's worker listens, and remembers where.
     async fn worker_listens(&mut self, id: &str) -> Result<()> {
         let reported = self.reported(&format!("worker-{id}")).await?;
-        self.addresses.insert(id.to_owned(), reported.address);
+        if !self.advertised.contains_key(id) {
+            self.addresses.insert(id.to_owned(), reported.address);
+        }
         self.pages.insert(id.to_owned(), reported.page);
         Ok(())
     }

@@ -356,7 +356,7 @@ impl rootward_server::Rootward for RouterService {
         let deadline = self.deadline(&request);
         let query = async {
             let _permit = self.admit()?;
-            self.query_rows(request.get_ref(), deadline).await
+            self.query_rows(request.into_inner(), deadline).await
         };
         query.await.map(Response::new).map_err(Fault::into_status)
     }

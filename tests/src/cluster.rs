@@ -12,7 +12,7 @@ use rootward_proto::v1;
 use rootward_schema::{Schema, partition_of};
 use uuid::Uuid;
 
-use crate::{client::Client, reader::Reader, schemas, wait::until};
+use crate::{client::Client, detour::Detour, reader::Reader, schemas, wait::until};
 
 /// Numbers of roots; no two tests of a process get the same ones.
 static NEXT_ROOT: AtomicI64 = AtomicI64::new(1_000);
@@ -189,6 +189,25 @@ impl Cluster {
         self.embedded.kill_worker(peer).await?;
         self.embedded.start_worker(peer, env).await?;
         Ok(self.wait_until_serving(peer, before).await?.term)
+    }
+
+    /// Leads everything that others send to a peer's worker over a way that can be cut. The worker's own connections, to its
+    /// PostgreSQL, the hub's and other workers, are not led over it.
+    ///
+    /// # Errors
+    /// If there is no worker, or it doesn't serve in time.
+    pub async fn detour(&mut self, peer: &str) -> Result<Detour> {
+        let to = self.embedded.worker_address(peer).context("a worker")?.trim_start_matches("http://").to_owned();
+        let detour = Detour::to(to).await?;
+        self.embedded.advertise(peer, detour.address());
+        self.restart_worker(peer, &[]).await?;
+        let client = self.client()?;
+        until("the worker is known by the other address", async || {
+            let peers = client.peers().await.ok()?;
+            peers.iter().any(|other| other.id == peer && other.worker_address == detour.address()).then_some(())
+        })
+        .await?;
+        Ok(detour)
     }
 
     /// Ends the session that holds a peer for its worker, as a cut network would.

@@ -6,6 +6,7 @@
 mod client;
 mod cluster;
 mod commands;
+mod detour;
 mod goods;
 pub mod history;
 mod invariants;
@@ -24,6 +25,7 @@ pub use rootward_worker::PEER_SQL;
 pub use client::{Client, Ended, arguments, cents_of, number_of, send_to_worker, text_of};
 pub use cluster::{Cluster, Shape};
 pub use commands::{command, labelled, start};
+pub use detour::{Cut, Detour};
 pub use goods::order_lines;
 pub use invariants::{Violation, check_bank, check_effects, check_everything, check_money};
 pub use kill::{KILL_POINTS, Pause, Victim, while_killing};

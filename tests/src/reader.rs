@@ -130,7 +130,11 @@ impl Reader {
         Ok(found)
     }
 
-    async fn connect(&self, node: &str) -> Result<tokio_postgres::Client> {
+    /// A session of its own on one node, as superuser.
+    ///
+    /// # Errors
+    /// If there is no such node, or what PostgreSQL says.
+    pub async fn connect(&self, node: &str) -> Result<tokio_postgres::Client> {
         let database = self.databases.get(node).with_context(|| format!("there is no node `{node}`"))?;
         let (client, connection) = tokio_postgres::connect(database, NoTls).await?;
         tokio::spawn(connection);

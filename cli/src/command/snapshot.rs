@@ -2,14 +2,17 @@
 
 mod view;
 
-use std::{process::ExitCode, time::Duration};
+use std::{io::IsTerminal as _, process::ExitCode, time::Duration};
 
 use clap::{Args, Subcommand};
 use rootward_client::{Fault, Snapshot as Taken, SnapshotOptions, v1};
 
-use self::view::{Printer, facts_json, facts_text};
+use self::view::{Printer, facts_json, facts_text, progress_text};
 use super::{Context, exit, fail};
-use crate::output;
+use crate::output::{self, StatusLine};
+
+/// How often a query says how far it is.
+const PROGRESS_MS: u32 = 1_000;
 
 /// Take one consistent cut over all peers, and read it.
 #[derive(Debug, Args)]
@@ -67,6 +70,9 @@ pub(crate) struct Whose {
     /// The rows of each peer by themselves.
     #[arg(long)]
     pub per_peer: bool,
+    /// Say once a second on stderr how far it is; a terminal is told anyway.
+    #[arg(long)]
+    pub progress: bool,
 }
 
 /// Does it and prints the answer.
@@ -121,11 +127,19 @@ async fn query(context: &Context, id: &str, sql: &str, whose: &Whose) -> Result<
         sql: sql.to_owned(),
         peer: whose.peer.clone().unwrap_or_default(),
         per_peer: whose.per_peer,
+        progress_ms: if whose.progress || std::io::stderr().is_terminal() { PROGRESS_MS } else { 0 },
     };
     let mut pages = context.client.query_snapshot(request).await?;
     let mut printer = Printer::new(context.format);
+    let mut status = StatusLine::default();
     while let Some(page) = pages.next().await? {
-        printer.page(page);
+        match &page.progress {
+            Some(progress) => status.show(&progress_text(progress)),
+            None => {
+                status.clear();
+                printer.page(page);
+            }
+        }
     }
     Ok(printer)
 }

@@ -7,7 +7,7 @@ use futures_util::stream;
 use prost::Message as _;
 use rootward_proto::{Fault, FaultResult, v1};
 use rootward_schema::Gather;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use super::read::{OpenedRows, PeerRows};
 use crate::{
@@ -67,18 +67,18 @@ fn columns(peers: &[PeerRows]) -> FaultResult<Vec<v1::Column>> {
 /// One peer's rows, page by page.
 struct Rows {
     first: Option<Vec<v1::Row>>,
-    rest: Streaming<v1::QueryPeerSnapshotResponse>,
+    rest: PeerRows,
 }
 
 impl Rows {
-    fn new(peer: PeerRows) -> Rows {
-        Rows { first: Some(peer.first.rows), rest: peer.rest }
+    fn new(mut peer: PeerRows) -> Rows {
+        Rows { first: Some(std::mem::take(&mut peer.first.rows)), rest: peer }
     }
 
     async fn page(&mut self) -> Result<Option<Vec<v1::Row>>, Status> {
         match self.first.take() {
             Some(rows) => Ok(Some(rows)),
-            None => Ok(self.rest.message().await?.map(|page| page.rows)),
+            None => Ok(self.rest.next().await?.map(|page| page.rows)),
         }
     }
 }

@@ -2,10 +2,11 @@
 //! which peers are in it, so that any router can read it.
 //!
 //! `coordinate` takes one snapshot, step by step with all peers; `share` lets requests that come together share it; `read` runs
-//! queries on one, and `combine` makes one answer of those of the peers.
+//! queries on one, `combine` makes one answer of those of the peers, and `progress` says how far it is.
 
 mod combine;
 mod coordinate;
+mod progress;
 mod read;
 mod share;
 

@@ -1,14 +1,17 @@
 //! Queries on a snapshot: the same statement at every peer that is in it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, future::join_all, stream};
 use rootward_proto::{Fault, FaultResult, v1};
 use rootward_schema::{Gather, gather};
 use tokio::time::{Instant, timeout, timeout_at};
-use tonic::Streaming;
+use tonic::{Status, Streaming};
 
-use super::combine::combine;
+use super::{
+    combine::combine,
+    progress::{Progress, with_progress},
+};
 use crate::{Catalog, CatalogPeer, chains::BoxStream, link, service::RouterService};
 
 /// How long a peer may take to let go of a snapshot.
@@ -21,7 +24,20 @@ pub(crate) struct PeerRows {
     /// The columns, the first rows, and which peers are in the snapshot.
     pub first: v1::QueryPeerSnapshotResponse,
     /// The pages behind it.
-    pub rest: Streaming<v1::QueryPeerSnapshotResponse>,
+    rest: Streaming<v1::QueryPeerSnapshotResponse>,
+    progress: Arc<Progress>,
+}
+
+impl PeerRows {
+    /// The next page; none at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<v1::QueryPeerSnapshotResponse>, Status> {
+        let page = self.rest.message().await?;
+        match &page {
+            Some(page) => self.progress.read(page.rows.len()),
+            None => self.progress.done(),
+        }
+        Ok(page)
+    }
 }
 
 /// A query that runs on all peers of a snapshot.
@@ -37,7 +53,7 @@ impl RouterService {
     ///
     /// # Errors
     /// RW5024 if a peer has lost its part, RW5025 if the statement is refused, RW5007 if the peer that is named is none.
-    pub(crate) async fn open_rows(&self, request: &v1::QuerySnapshotRequest, deadline: Instant) -> FaultResult<OpenedRows> {
+    async fn open_rows(&self, request: &v1::QuerySnapshotRequest, deadline: Instant, progress: &Arc<Progress>) -> FaultResult<OpenedRows> {
         let catalog = self.routing.catalog()?;
         let wanted = |peer: &&CatalogPeer| request.peer.is_empty() || peer.id == request.peer;
         let asked: Vec<CatalogPeer> = catalog.live_peers().filter(wanted).cloned().collect();
@@ -49,7 +65,8 @@ impl RouterService {
                 "see `rootward peer list`",
             ));
         }
-        let answers = join_all(asked.iter().map(|peer| open(peer, request, deadline))).await;
+        progress.asked(asked.len());
+        let answers = join_all(asked.iter().map(|peer| open(peer, request, deadline, progress))).await;
         let (mut peers, mut failed) = (Vec::new(), Vec::new());
         for (peer, answer) in asked.iter().zip(answers) {
             match answer {
@@ -71,34 +88,58 @@ impl RouterService {
         Ok(OpenedRows { missing_peers: failed.into_iter().map(|(peer, _)| peer.id.clone()).collect(), peers })
     }
 
-    /// The answer to a query: the one result over all peers, or each peer's by itself if that is asked for.
+    /// The answer to a query: the one result over all peers, or each peer's by itself if that is asked for. If it shall say how
+    /// far it is, it begins before anything is known of the statement.
     ///
     /// # Errors
     /// RW2020 to RW2025 if the results can't be put together, else as [`RouterService::open_rows`].
     pub(crate) async fn query_rows(
         &self,
-        request: &v1::QuerySnapshotRequest,
+        request: v1::QuerySnapshotRequest,
         deadline: Instant,
     ) -> FaultResult<BoxStream<v1::QuerySnapshotResponse>> {
+        let progress = Arc::new(Progress::default());
+        if request.progress_ms == 0 {
+            return self.result_of(&request, deadline, &progress).await;
+        }
+        let every = Duration::from_millis(request.progress_ms.into());
+        let (service, counted) = (self.clone(), progress.clone());
+        let result = async move { service.result_of(&request, deadline, &counted).await };
+        Ok(with_progress(Box::pin(result), progress, every))
+    }
+
+    async fn result_of(
+        &self,
+        request: &v1::QuerySnapshotRequest,
+        deadline: Instant,
+        progress: &Arc<Progress>,
+    ) -> FaultResult<BoxStream<v1::QuerySnapshotResponse>> {
         if request.per_peer || !request.peer.is_empty() {
-            return Ok(one_after_the_other(self.open_rows(request, deadline).await?));
+            return Ok(one_after_the_other(self.open_rows(request, deadline, progress).await?));
         }
         let catalog = self.routing.catalog()?;
         let judged = gather(&catalog.schema, &request.sql).map_err(|why| Fault::refused(why.code, why.message, why.help))?;
         let opened = match judged {
-            Gather::OnePeer => self.open_one(&catalog, request, deadline).await?,
-            Gather::Rows { .. } | Gather::Totals(_) => self.open_rows(request, deadline).await?,
+            Gather::OnePeer => self.open_one(&catalog, request, deadline, progress).await?,
+            Gather::Rows { .. } | Gather::Totals(_) => self.open_rows(request, deadline, progress).await?,
         };
         combine(judged, opened).await
     }
 
     /// At one peer of the snapshot, whichever it is: the hub, if it is there.
-    async fn open_one(&self, catalog: &Catalog, request: &v1::QuerySnapshotRequest, deadline: Instant) -> FaultResult<OpenedRows> {
+    async fn open_one(
+        &self,
+        catalog: &Catalog,
+        request: &v1::QuerySnapshotRequest,
+        deadline: Instant,
+        progress: &Arc<Progress>,
+    ) -> FaultResult<OpenedRows> {
+        progress.asked(1);
         let mut peers: Vec<&CatalogPeer> = catalog.live_peers().collect();
         peers.sort_by_key(|peer| !peer.is_hub);
         let mut last = Fault::retry("RW5002", "no peer is known", "see `rootward peer list`");
         for peer in peers {
-            match open(peer, request, deadline).await {
+            match open(peer, request, deadline, progress).await {
                 Ok(rows) => return Ok(OpenedRows { peers: vec![rows], missing_peers: Vec::new() }),
                 Err(fault) if fault.retry_class() == v1::RetryClass::Refused => return Err(fault),
                 Err(fault) => last = fault,
@@ -121,7 +162,12 @@ impl RouterService {
     }
 }
 
-async fn open(peer: &CatalogPeer, request: &v1::QuerySnapshotRequest, deadline: Instant) -> FaultResult<PeerRows> {
+async fn open(
+    peer: &CatalogPeer,
+    request: &v1::QuerySnapshotRequest,
+    deadline: Instant,
+    progress: &Arc<Progress>,
+) -> FaultResult<PeerRows> {
     let from = |status: tonic::Status| Fault::from_status(&status);
     let opened = async {
         let connected = timeout(RELEASE_LIMIT, link::connect(&peer.worker_address)).await;
@@ -131,7 +177,8 @@ async fn open(peer: &CatalogPeer, request: &v1::QuerySnapshotRequest, deadline: 
         let asked = v1::QueryPeerSnapshotRequest { snapshot_id: request.snapshot_id.clone(), sql: request.sql.clone() };
         let mut rest = client.query_peer_snapshot(asked).await.map_err(from)?.into_inner();
         let first = rest.message().await.map_err(from)?.ok_or_else(|| Fault::internal("a query was answered with nothing"))?;
-        Ok(PeerRows { peer: peer.id.clone(), first, rest })
+        progress.begun(first.rows.len());
+        Ok(PeerRows { peer: peer.id.clone(), first, rest, progress: progress.clone() })
     };
     timeout_at(deadline, opened).await.unwrap_or_else(|_| {
         let message = format!("peer {} did not answer before the deadline", peer.id);
@@ -143,15 +190,22 @@ fn one_after_the_other(opened: OpenedRows) -> BoxStream<v1::QuerySnapshotRespons
     let OpenedRows { peers, missing_peers } = opened;
     let mut missing = Some(missing_peers);
     let pages = peers.into_iter().map(move |rows| {
-        let PeerRows { peer, first, rest } = rows;
+        let mut rows = rows;
+        let first = std::mem::take(&mut rows.first);
         let head = v1::QuerySnapshotResponse {
             columns: first.columns,
             rows: first.rows,
-            peer: peer.clone(),
+            peer: rows.peer.clone(),
             missing_peers: missing.take().unwrap_or_default(),
+            progress: None,
         };
-        let tail = rest.map(move |page| {
-            page.map(|page| v1::QuerySnapshotResponse { rows: page.rows, peer: peer.clone(), ..v1::QuerySnapshotResponse::default() })
+        let tail = stream::try_unfold(rows, |mut rows| async move {
+            let answer = |page: v1::QueryPeerSnapshotResponse, peer: &str| v1::QuerySnapshotResponse {
+                rows: page.rows,
+                peer: peer.to_owned(),
+                ..v1::QuerySnapshotResponse::default()
+            };
+            Ok(rows.next().await?.map(|page| (answer(page, &rows.peer), rows)))
         });
         stream::once(async { Ok(head) }).chain(tail)
     });

@@ -17,6 +17,11 @@ use crate::Routing;
 
 /// The pause before the next try, in milliseconds: chains that were held go on meanwhile.
 const PAUSE_MS: (u64, u64) = (80, 150);
+/// New chains are let through for so many times as long as they were held before they are held again, so that readers who take one
+/// snapshot after the other cost chains a quarter of their time at most.
+const REST: u32 = 3;
+/// But for no longer than this.
+const LONGEST_REST: Duration = Duration::from_secs(1);
 /// How many requests share one snapshot.
 const MOST_SHARED: usize = 256;
 /// How long a snapshot lives if its taker doesn't say, and at most, in milliseconds; the workers do the same.
@@ -27,8 +32,8 @@ const LONGEST_LIFETIME_MS: u64 = 600_000;
 pub(crate) struct Snapshots {
     /// Those who wait for the next one; apart from each other, those who want all peers and those who do without some.
     forming: Mutex<[Vec<Waiter>; 2]>,
-    /// Whoever has it takes a snapshot.
-    turn: tokio::sync::Mutex<()>,
+    /// Whoever has it takes a snapshot, but not before this moment.
+    turn: tokio::sync::Mutex<Instant>,
     /// For how long lanes were held, on the peer that held them longest, in microseconds.
     pub pause: Histogram,
     pub taken: AtomicU64,
@@ -47,7 +52,7 @@ impl Default for Snapshots {
     fn default() -> Snapshots {
         Snapshots {
             forming: Mutex::default(),
-            turn: tokio::sync::Mutex::default(),
+            turn: tokio::sync::Mutex::new(Instant::now()),
             pause: Histogram::of_times(),
             taken: AtomicU64::default(),
             busy: AtomicU64::default(),
@@ -103,7 +108,8 @@ impl Snapshots {
 
     /// Takes one for all who wait when its turn comes, again and again until it is there or nobody has time left.
     async fn take_next(&self, routing: &Routing, is_partial: bool) {
-        let _turn = self.turn.lock().await;
+        let mut not_before = self.turn.lock().await;
+        tokio::time::sleep_until(*not_before).await;
         let mut waiters = Vec::new();
         loop {
             // Who comes before the next try shares it.
@@ -112,7 +118,10 @@ impl Snapshots {
             if waiters.is_empty() {
                 return;
             }
-            let failed = match self.try_once(routing, is_partial, &waiters).await {
+            let began = Instant::now();
+            let tried = self.try_once(routing, is_partial, &waiters).await;
+            *not_before = Instant::now() + (began.elapsed() * REST).min(LONGEST_REST);
+            let failed = match tried {
                 Ok(cut) => return answer(waiters, &cut),
                 Err(failed) => failed,
             };
@@ -124,7 +133,7 @@ impl Snapshots {
             counter.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(%fault, "no snapshot was taken");
             let pause = Duration::from_millis(rand::rng().random_range(PAUSE_MS.0..PAUSE_MS.1));
-            let next = Instant::now() + pause;
+            let next = not_before.max(Instant::now() + pause);
             let (staying, leaving): (Vec<Waiter>, Vec<Waiter>) = waiters.into_iter().partition(|waiter| may_pass && waiter.deadline > next);
             waiters = staying;
             for waiter in leaving {

@@ -2,10 +2,12 @@
 //! longer than it may be; and what may be asked of one.
 
 mod consistency;
+mod cut_off;
 mod in_flight;
 mod kills;
 mod leases;
 mod queries;
+mod storms;
 
 use std::{
     sync::{

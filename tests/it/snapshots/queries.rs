@@ -60,6 +60,50 @@ async fn rows_have_types_and_come_by_peer_in_any_number() {
     snapshot.release().await.expect("released");
 }
 
+/// Whoever waits for a long query is told how far it is, before its first row and between rows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_query_says_how_far_it_is() {
+    let bank = own_bank(2).await;
+    accounts(&bank, &["p1", "p2"], 2).await;
+    let client = client(&bank);
+    let snapshot = take(&client).await.expect("taken");
+    let request = |sql: &str| v1::QuerySnapshotRequest {
+        snapshot_id: snapshot.id().to_owned(),
+        sql: sql.to_owned(),
+        progress_ms: 20,
+        ..v1::QuerySnapshotRequest::default()
+    };
+    // One peer can't read its table until it is let.
+    let lock = bank.reader().connect("p2").await.expect("connected");
+    lock.batch_execute("begin; lock table entry in access exclusive mode").await.expect("locked");
+    let mut answers = client.query_snapshot(request("select count(*) as entries from entry")).await.expect("it begins");
+    let progress = loop {
+        let answer = answers.next().await.expect("no failure").expect("an answer");
+        let progress = answer.progress.expect("nothing else while a peer is held up");
+        if progress.peers_begun >= 2 {
+            break progress;
+        }
+    };
+    assert_eq!((progress.peers, progress.peers_begun, progress.rows_read), (3, 2, 2), "the hub and the peer that may read");
+    lock.batch_execute("rollback").await.expect("let go");
+    let mut pages = Vec::new();
+    while let Some(answer) = answers.next().await.expect("no failure") {
+        pages.extend(answer.progress.is_none().then_some(answer));
+    }
+    assert_eq!(pages.len(), 1);
+    assert_eq!(text_of(&pages[0].rows[0].values[0]), "4", "each account was opened with an entry");
+    // What is wrong is said at the end of such answers.
+    let mut answers = client.query_snapshot(request("select nothing from account")).await.expect("it begins");
+    let fault = loop {
+        match answers.next().await {
+            Ok(answer) => assert!(answer.is_some_and(|answer| answer.progress.is_some()), "only progress comes before the failure"),
+            Err(fault) => break fault,
+        }
+    };
+    assert_eq!(fault.code(), "RW5025", "{fault}");
+    snapshot.release().await.expect("released");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_does_more_than_read_the_schemas_tables_is_refused() {
     let bank = bank().await;

@@ -14,7 +14,7 @@ use super::{
     filter::{Filter, needs_filter, rate, whoami},
     view::{chain_json, chains_table, missing, summary},
 };
-use crate::output;
+use crate::output::{self, StatusLine};
 
 #[derive(Debug, Args)]
 pub(super) struct Change {
@@ -96,16 +96,15 @@ pub(super) async fn run(context: &Context, verb: v1::ChainVerb, change: Change) 
     }
     let mut answers = context.client.change_chains(request).await?;
     let mut last = v1::ChangeChainsResponse::default();
+    let mut line = StatusLine::default();
     let is_live = !context.format.is_json() && std::io::stderr().is_terminal();
     while let Some(answer) = answers.next().await? {
         last = answer;
         if is_live {
-            let _ = write!(std::io::stderr(), "\r\x1b[2K{}", progress(verb, &last));
+            line.show(&progress(verb, &last));
         }
     }
-    if is_live {
-        let _ = write!(std::io::stderr(), "\r\x1b[2K");
-    }
+    line.clear();
     print_done(context, verb, &last);
     Ok(code(&last))
 }

@@ -87,6 +87,12 @@ impl Printer {
     }
 }
 
+/// How far a query is.
+pub(super) fn progress_text(progress: &v1::QueryProgress) -> String {
+    let v1::QueryProgress { peers, peers_begun, peers_done, rows_read } = progress;
+    format!("{} read  {peers_begun} of {peers} peers have answered, {peers_done} to the end", rows_text(*rows_read))
+}
+
 fn rows_text(count: u64) -> String {
     if count == 1 { "1 row".to_owned() } else { format!("{count} rows") }
 }

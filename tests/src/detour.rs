@@ -1,0 +1,121 @@
+//! A way between processes that a test can cut: in both directions, in one, or so that connections are refused.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
+    task::JoinSet,
+};
+
+/// What passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// Everything.
+    None,
+    /// Nothing, and nobody is told: connections stay, and new ones are made.
+    Both,
+    /// What is asked is lost on the way; nothing is told.
+    Requests,
+    /// What is asked arrives; what is answered is lost on the way.
+    Answers,
+    /// Connections end, and new ones end at once.
+    Refused,
+}
+
+impl Cut {
+    fn passes(self, direction: Direction) -> bool {
+        match self {
+            Cut::None => true,
+            Cut::Requests => direction == Direction::Answers,
+            Cut::Answers => direction == Direction::Requests,
+            Cut::Both | Cut::Refused => false,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Requests,
+    Answers,
+}
+
+/// The way. Dropping it refuses everything.
+pub struct Detour {
+    address: SocketAddr,
+    cut: watch::Sender<Cut>,
+    /// Accepts; its connections end with it.
+    _tasks: JoinSet<()>,
+}
+
+impl Detour {
+    /// To what listens at `to`.
+    ///
+    /// # Errors
+    /// If there is no port left.
+    pub async fn to(to: String) -> Result<Detour> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let (cut, known) = watch::channel(Cut::None);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((asking, _)) = listener.accept().await {
+                connections.spawn(join(asking, to.clone(), known.clone()));
+                while connections.try_join_next().is_some() {}
+            }
+        });
+        Ok(Detour { address, cut, _tasks: tasks })
+    }
+
+    /// Where it begins, as workers advertise it.
+    pub fn address(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// From now on. What was held up passes when nothing is cut any more.
+    pub fn cut(&self, cut: Cut) {
+        self.cut.send_replace(cut);
+    }
+}
+
+async fn join(asking: TcpStream, to: String, cut: watch::Receiver<Cut>) {
+    let mut refused = cut.clone();
+    let joined = async {
+        if *cut.borrow() == Cut::Refused {
+            return;
+        }
+        let Ok(answering) = TcpStream::connect(to).await else { return };
+        // As if nothing lay between.
+        let _ = (asking.set_nodelay(true), answering.set_nodelay(true));
+        let (from_asking, to_asking) = asking.into_split();
+        let (from_answering, to_answering) = answering.into_split();
+        // Either end closes both, as long as something passes.
+        tokio::select! {
+            () = pass(from_asking, to_answering, Direction::Requests, cut.clone()) => {}
+            () = pass(from_answering, to_asking, Direction::Answers, cut) => {}
+        }
+    };
+    tokio::select! {
+        () = joined => {}
+        _ = refused.wait_for(|cut| *cut == Cut::Refused) => {}
+    }
+}
+
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, direction: Direction, mut cut: watch::Receiver<Cut>) {
+    let mut bytes = vec![0; 64 << 10];
+    loop {
+        let read = from.read(&mut bytes).await.unwrap_or(0);
+        if cut.wait_for(|cut| cut.passes(direction)).await.is_err() || read == 0 {
+            return;
+        }
+        if to.write_all(&bytes[..read]).await.is_err() {
+            return;
+        }
+    }
+}
