@@ -50,6 +50,39 @@ fn chains_are_measured_beside_two_phase_commit() {
     assert_eq!(report["checks"], serde_json::json!(["sum unchanged", "no prepared transaction left", "verify: OK"]));
 }
 
+/// The cluster is another program's; what was acknowledged is counted there, and a second run finds its roots.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_runs_already_is_measured_from_outside() {
+    let bank = crate::shared::own_bank(2).await;
+    let router = bank.embedded.router_address().to_owned();
+    let bench = async |of: &'static str, more: &'static [&'static str]| {
+        let router = router.clone();
+        let run = move || {
+            let common = ["--clients", "2", "--duration", "300ms", "--rounds", "1", "-o", "json", "--on", &router];
+            Command::new(exe()).args(["bench", of]).args(common).args(more).output().expect("the program runs")
+        };
+        tokio::task::spawn_blocking(run).await.expect("no panic")
+    };
+    for _ in 0..2 {
+        let output = bench("bank", &[]).await;
+        assert!(output.status.success(), "{output:?}");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+        let names: BTreeSet<&str> =
+            report["figures"].as_array().expect("a list").iter().filter_map(|figure| figure["name"].as_str()).collect();
+        assert_eq!(names, BTreeSet::from(["tps_2", "p50_us_2", "p99_us_2"]));
+        assert_eq!(report["checks"][1], "sum unchanged", "{report}");
+    }
+    let opened = bank.reader().sum("select count(*) from account").await.expect("counted");
+    assert_eq!(opened, 10_000);
+    let output = bench("shop", &[]).await;
+    let told =
+        |output: &std::process::Output| [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned()).concat();
+    let error = told(&output);
+    assert!(!output.status.success() && error.contains("RW1109") && error.contains("schema/examples/shop"), "{error}");
+    let output = bench("bank", &["--kill", "p1@100ms"]).await;
+    assert!(!output.status.success() && told(&output).contains("--kill"), "{output:?}");
+}
+
 #[test]
 fn a_transaction_of_one_root_is_measured_beside_pgbench() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -183,12 +183,27 @@ async fn set_up(cluster: &EmbeddedCluster, schema: &Schema, setup: &Setup) -> an
 
 /// Writes the reference data, and then makes the roots as any client would.
 pub(super) async fn fill(router: &str, workload: &Workload) -> anyhow::Result<()> {
-    let client = load::connect(router).await?;
     let tally = Arc::new(Tally::default());
+    write_reference(router, workload, &tally).await?;
+    make_roots(router, workload, &tally).await?;
+    let wrong = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let (refused, lost) = (wrong(&tally.refused), wrong(&tally.lost));
+    anyhow::ensure!(refused + lost == 0, "while data were made, {refused} calls were refused and {lost} not answered");
+    Ok(())
+}
+
+/// Writes the reference data and waits until every peer has them.
+pub(super) async fn write_reference(router: &str, workload: &Workload, tally: &Tally) -> anyhow::Result<()> {
+    let client = load::connect(router).await?;
     for (transaction, arguments) in &workload.reference {
-        load::run_call(&client, &tally, transaction, load::values(arguments)).await;
+        load::run_call(&client, tally, transaction, load::values(arguments)).await;
     }
-    bank::wait_for_copies(router).await?;
+    bank::wait_for_copies(router).await
+}
+
+/// Makes all roots, many at a time.
+pub(super) async fn make_roots(router: &str, workload: &Workload, tally: &Arc<Tally>) -> anyhow::Result<()> {
+    let client = load::connect(router).await?;
     for step in &workload.fill {
         let (step, client, counted) = (*step, client.clone(), tally.clone());
         load::for_each(workload.roots, bank::OPENING_CLIENTS, move |number| {
@@ -200,9 +215,6 @@ pub(super) async fn fill(router: &str, workload: &Workload) -> anyhow::Result<()
         })
         .await;
     }
-    let wrong = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    let (refused, lost) = (wrong(&tally.refused), wrong(&tally.lost));
-    anyhow::ensure!(refused + lost == 0, "while data were made, {refused} calls were refused and {lost} not answered");
     Ok(())
 }
 

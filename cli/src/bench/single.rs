@@ -56,7 +56,8 @@ impl SingleOptions {
         self.clients.iter().copied().max().unwrap_or(1)
     }
 
-    fn span(&self) -> Span {
+    /// How long each measurement takes.
+    pub(super) fn span(&self) -> Span {
         // pgbench knows whole seconds, so short measurements begin at once.
         let second = Duration::from_secs(1);
         Span { warm: if self.duration < second { Duration::ZERO } else { second }, measured: self.duration }

@@ -137,6 +137,10 @@ struct Single {
     /// How many connections to the router all clients share.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1_000))]
     connections: u16,
+    /// Measure the cluster behind this router instead of one of its own, and nothing beside it. It must run the example's schema; roots
+    /// 1 to 10,000 (shop: 1,000) are made in it and stay.
+    #[arg(long, value_name = "ROUTER", conflicts_with_all = ["against", "peers", "lanes", "kill", "memory_for"])]
+    on: Option<String>,
     /// In one more measurement, kill a peer's PostgreSQL (PEER@TIME) or worker (PEER/worker@TIME) with -9 and start it again.
     #[arg(long, value_name = "PEER@TIME", value_parser = Kill::parse)]
     kill: Option<Kill>,
@@ -201,9 +205,12 @@ async fn measure(exe: &Path, what: What) -> anyhow::Result<bench::Report> {
         What::Overload(overload) => bench::run_overload(exe, overload.options()).await,
         What::Xtm(xtm) => bench::run_xtm(exe, &xtm.options()?).await,
         What::Snapshots(snapshots) => bench::run_snapshots(exe, &snapshots.options()).await,
-        What::Bank(single) => bench::run_single(exe, Workload::bank(), single.options(Baseline::DIRECT)?).await,
-        What::Shop(single) => bench::run_single(exe, Workload::shop(), single.options(Baseline::DIRECT)?).await,
-        What::Tpcb(single) => bench::run_single(exe, Workload::tpcb(), single.options(Baseline::DIRECT)?).await,
+        What::Bank(single) => measure_single(exe, Workload::bank(), single).await,
+        What::Shop(single) => measure_single(exe, Workload::shop(), single).await,
+        What::Tpcb(single) => measure_single(exe, Workload::tpcb(), single).await,
+        What::Pgbench(Pgbench { single: Single { on: Some(_), .. }, .. }) => {
+            Err(Wrong::new(CODE, "--on: a script must be declared in the schema of a cluster first", "leave --on out").into())
+        }
         What::Pgbench(pgbench) => {
             let script = FileScript::read(&pgbench.file, pgbench.root.as_deref(), pgbench.scale)?;
             let reference = pgbench.reference.as_deref();
@@ -219,6 +226,15 @@ async fn measure(exe: &Path, what: What) -> anyhow::Result<bench::Report> {
             }
             bench::run_single(exe, workload, options).await
         }
+    }
+}
+
+async fn measure_single(exe: &Path, workload: Workload, single: Single) -> anyhow::Result<bench::Report> {
+    let on = single.on.clone();
+    let options = single.options(if on.is_some() { &[] } else { Baseline::DIRECT })?;
+    match on {
+        Some(router) => bench::run_given(&router, workload, options).await,
+        None => bench::run_single(exe, workload, options).await,
     }
 }
 
