@@ -255,6 +255,23 @@ impl EmbeddedCluster {
         Ok(())
     }
 
+    /// Starts one more router, which knows these workers; returns its address and its process.
+    ///
+    /// # Errors
+    /// [`EmbeddedError`] if it does not listen in time.
+    pub async fn start_another_router(&mut self, workers: &[String]) -> Result<(String, u32)> {
+        let name = format!("router-{}", self.standbys.len() + 2);
+        let settings = format!(
+            "listen = \"127.0.0.1:0\"\nworkers = {workers:?}\nreport_file = {:?}\n{}",
+            self.file(&format!("{name}.address")),
+            self.options.router_settings
+        );
+        let child = self.spawn("router", &name, &settings, &[]).await?;
+        let pid = child.pid();
+        self.standbys.push(child);
+        Ok((self.reported(&name).await?.address, pid))
+    }
+
     /// From its next start on, a node's worker tells others this address and listens where it listened before: what lies between may
     /// be a network that can be cut.
     pub fn advertise(&mut self, id: &str, address: String) {

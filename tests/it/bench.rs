@@ -83,6 +83,24 @@ async fn a_cluster_that_runs_already_is_measured_from_outside() {
     assert!(!output.status.success() && told(&output).contains("--kill"), "{output:?}");
 }
 
+/// The last peer of the router's is a stand-in; what real ones acknowledged is counted.
+#[test]
+fn more_peers_are_measured_with_commits_that_take_their_time() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let page = folder.path().join("scale.html");
+    let few = ["--peers", "1,2", "--router-peers", "1,17", "--commit-delay", "1ms", "--duration", "300ms", "--rounds", "1", "-o", "json"];
+    let output = Command::new(exe()).args(["bench", "scale", "--report"]).arg(&page).args(few).output().expect("the program runs");
+    assert!(output.status.success(), "{output:?}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    let figures = report["figures"].as_array().expect("a list");
+    let value = |name: &str| figures.iter().find(|figure| figure["name"] == name).and_then(|figure| figure["value"].as_f64());
+    for name in ["scale_tps_1", "scale_tps_2", "scale_efficiency_2", "router_cpu_us_1", "router_cpu_us_17"] {
+        assert!(value(name).is_some_and(|value| value > 0.0), "{name}: {report}");
+    }
+    assert_eq!(report["checks"][0], "sum unchanged");
+    assert!(std::fs::read_to_string(&page).expect("a page").contains("2 peers: "), "the curve counts peers");
+}
+
 #[test]
 fn a_transaction_of_one_root_is_measured_beside_pgbench() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -44,7 +44,8 @@ pub(crate) struct ChainsOptions {
 pub(crate) async fn run(exe: &Path, options: &ChainsOptions) -> anyhow::Result<Report> {
     let most = options.clients.iter().copied().chain(FLUSH_CLIENTS).max().unwrap_or(1);
     let mut live = Live::new();
-    let site = Site { peers: options.peers, lanes: None, most_clients: most, server_settings: &[], worker_settings: "" };
+    let site =
+        Site { peers: options.peers, is_one_server: false, lanes: None, most_clients: most, server_settings: &[], worker_settings: "" };
     let ground = Ground::start(exe, Workload::bank(), site, &mut live).await?;
     let machine = ground.machine()?;
     let before = ground.books().await?;

@@ -67,6 +67,8 @@ impl Roots {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Site<'a> {
     pub peers: u32,
+    /// Whether all databases lie in one server: many peers take less room so.
+    pub is_one_server: bool,
     /// Of each worker; by the number of cores if none.
     pub lanes: Option<u32>,
     /// So many sessions of a baseline fit on each server.
@@ -86,6 +88,7 @@ impl Ground {
         let always = [("synchronous_commit", "on"), ("max_connections", &sessions), ("max_prepared_transactions", &sessions)];
         let options = EmbeddedOptions {
             peers: site.peers,
+            is_one_server: site.is_one_server,
             lanes: site.lanes,
             worker_settings: site.worker_settings.to_owned(),
             server_settings: always

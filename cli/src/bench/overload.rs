@@ -76,7 +76,7 @@ pub(crate) async fn run(exe: &Path, options: OverloadOptions) -> anyhow::Result<
     let mut workload = Workload::bank();
     workload.roots = ROOTS;
     let limit = format!("max_units_per_second = {}\n", options.capacity);
-    let site = Site { peers: 1, lanes: None, most_clients: 0, server_settings: &[], worker_settings: &limit };
+    let site = Site { peers: 1, is_one_server: false, lanes: None, most_clients: 0, server_settings: &[], worker_settings: &limit };
     let ground = Ground::start(exe, workload, site, &mut live).await?;
     let machine = ground.machine()?;
     let before = ground.books().await?;

@@ -15,12 +15,14 @@ h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}svg{width:100%;height:au
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}th,td{padding:.15rem .8rem .15rem 0;text-align:left}\
 td.n{text-align:right}.grid{stroke:#ddd}dt{font-weight:600}dd{margin:0 0 .5rem 0}.warn{color:#b00}";
 
-/// Curves over the number of clients.
+/// Curves over a number: of clients, or of peers.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Chart {
     title: &'static str,
     unit: &'static str,
-    clients: Vec<usize>,
+    /// What is counted from left to right.
+    axis: &'static str,
+    counts: Vec<usize>,
     curves: Vec<Curve>,
 }
 
@@ -52,14 +54,19 @@ impl Chart {
             side: (*side).to_owned(),
             points: sorted.iter().map(|count| point(prefix, count)).collect(),
         };
-        Chart { title, unit, curves: sides.iter().map(curve).collect(), clients: sorted }
+        Chart { title, unit, curves: sides.iter().map(curve).collect(), counts: sorted, axis: "clients" }
+    }
+
+    /// The same over another number.
+    pub(super) fn over(self, axis: &'static str) -> Chart {
+        Chart { axis, ..self }
     }
 
     fn to_svg(&self) -> String {
         let (left, right, top, bottom) = MARGIN;
         let highest = self.curves.iter().flat_map(|curve| &curve.points).map(|point| point.2).fold(0.0, f64::max);
         let ceiling = round_up(highest);
-        let steps = (self.clients.len().max(2) - 1) as f64;
+        let steps = (self.counts.len().max(2) - 1) as f64;
         let x = |place: usize| left + (WIDTH - left - right) * place as f64 / steps;
         let y = |value: f64| HEIGHT - bottom - (HEIGHT - top - bottom) * value / ceiling;
         let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">\n", escaped(self.title));
@@ -69,23 +76,24 @@ impl Chart {
             let _ = writeln!(svg, "<line class=\"grid\" x1=\"{left}\" x2=\"{}\" y1=\"{height:.1}\" y2=\"{height:.1}\"/>", WIDTH - right);
             let _ = writeln!(svg, "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>", left - 8.0, height + 4.0, number(value));
         }
-        for (place, clients) in self.clients.iter().enumerate() {
-            let _ = writeln!(svg, "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{clients}</text>", x(place), HEIGHT - bottom + 18.0);
+        for (place, count) in self.counts.iter().enumerate() {
+            let _ = writeln!(svg, "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{count}</text>", x(place), HEIGHT - bottom + 18.0);
         }
-        let _ = writeln!(svg, "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">clients</text>", WIDTH - right, HEIGHT - 6.0);
+        let _ = writeln!(svg, "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>", WIDTH - right, HEIGHT - 6.0, self.axis);
         for (curve, colour) in self.curves.iter().zip(COLOURS.iter().cycle()) {
             let points: Vec<String> =
                 curve.points.iter().enumerate().map(|(place, point)| format!("{:.1},{:.1}", x(place), y(point.1))).collect();
             let _ = writeln!(svg, "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\" points=\"{}\"/>", points.join(" "));
-            for ((low, median, high), (place, clients)) in curve.points.iter().zip(self.clients.iter().enumerate()) {
+            for ((low, median, high), (place, count)) in curve.points.iter().zip(self.counts.iter().enumerate()) {
                 let (across, side) = (x(place), escaped(&curve.side));
                 let _ = writeln!(
                     svg,
                     "<line x1=\"{across:.1}\" x2=\"{across:.1}\" y1=\"{:.1}\" y2=\"{:.1}\" stroke=\"{colour}\"/>\
-                     <circle cx=\"{across:.1}\" cy=\"{:.1}\" r=\"3.5\" fill=\"{colour}\"><title>{side}, {clients} clients: {} {}</title></circle>",
+                     <circle cx=\"{across:.1}\" cy=\"{:.1}\" r=\"3.5\" fill=\"{colour}\"><title>{side}, {count} {}: {} {}</title></circle>",
                     y(*low),
                     y(*high),
                     y(*median),
+                    self.axis,
                     number(*median),
                     escaped(self.unit)
                 );
@@ -233,7 +241,7 @@ mod tests {
     fn curves_lie_inside_the_chart_with_few_clients_first() {
         let report = report();
         let chart = &report.charts[0];
-        assert_eq!(chart.clients, [1, 8]);
+        assert_eq!(chart.counts, [1, 8]);
         assert_eq!(chart.curves[0].points[0], (810.0, 900.0, 990.0000000000001));
         let svg = chart.to_svg();
         for value in svg.split("y1=\"").skip(1).filter_map(|rest| rest.split('"').next()?.parse::<f64>().ok()) {

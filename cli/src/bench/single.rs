@@ -72,6 +72,7 @@ pub(crate) async fn run(exe: &Path, workload: Workload, options: SingleOptions) 
     let mut live = Live::new();
     let site = Site {
         peers: options.peers,
+        is_one_server: false,
         lanes: options.lanes,
         most_clients: options.greatest(),
         server_settings: SERVER_SETTINGS,

@@ -64,7 +64,7 @@ struct Taken {
 /// If something can't be started, a request fails, or a total is wrong: then there are no figures.
 pub(crate) async fn run(exe: &Path, options: &SnapshotsOptions) -> anyhow::Result<Report> {
     let mut live = Live::new();
-    let site = Site { peers: options.peers, lanes: None, most_clients: 0, server_settings: &[], worker_settings: "" };
+    let site = Site { peers: options.peers, is_one_server: false, lanes: None, most_clients: 0, server_settings: &[], worker_settings: "" };
     let ground = Ground::start(exe, Workload::bank(), site, &mut live).await?;
     let machine = ground.machine()?;
     let before = ground.books().await?;

@@ -50,7 +50,8 @@ pub(crate) struct XtmOptions {
 pub(crate) async fn run(exe: &Path, options: &XtmOptions) -> anyhow::Result<Report> {
     let mut live = Live::new();
     let clients = usize::try_from(options.writers + options.readers).unwrap_or(usize::MAX);
-    let site = Site { peers: options.shards, lanes: None, most_clients: clients, server_settings: &[], worker_settings: "" };
+    let site =
+        Site { peers: options.shards, is_one_server: false, lanes: None, most_clients: clients, server_settings: &[], worker_settings: "" };
     let mut ground = Ground::start(exe, Workload::xtm(options.accounts), site, &mut live).await?;
     let machine = ground.machine()?;
     let mut sides = Vec::new();

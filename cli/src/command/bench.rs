@@ -18,6 +18,7 @@ use crate::{
 use super::fail;
 
 mod consistent;
+mod scale;
 
 /// What the command line asks for can't be measured.
 const CODE: &str = "RW1109";
@@ -48,6 +49,7 @@ enum What {
     Pgbench(Pgbench),
     Chains(Chains),
     Overload(Overload),
+    Scale(scale::Scale),
     Xtm(consistent::Xtm),
     Snapshots(consistent::Snapshots),
 }
@@ -203,6 +205,7 @@ async fn measure(exe: &Path, what: What) -> anyhow::Result<bench::Report> {
     match what {
         What::Chains(chains) => bench::run_chains(exe, &chains.options()).await,
         What::Overload(overload) => bench::run_overload(exe, overload.options()).await,
+        What::Scale(scale) => bench::run_scale(exe, scale.options()).await,
         What::Xtm(xtm) => bench::run_xtm(exe, &xtm.options()?).await,
         What::Snapshots(snapshots) => bench::run_snapshots(exe, &snapshots.options()).await,
         What::Bank(single) => measure_single(exe, Workload::bank(), single).await,
