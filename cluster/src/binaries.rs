@@ -81,9 +81,14 @@ impl Binaries {
         }
     }
 
-    /// The path of one of the programs.
+    /// The path of one of the programs. A directory of links may have only some of them: the others lie beside what `postgres` leads to.
     pub fn program(&self, name: &str) -> PathBuf {
-        self.directory.join(name)
+        let program = self.directory.join(name);
+        if program.exists() {
+            return program;
+        }
+        let beside = self.directory.join("postgres").canonicalize().ok().and_then(|postgres| Some(postgres.parent()?.join(name)));
+        beside.filter(|path| path.exists()).unwrap_or(program)
     }
 }
 

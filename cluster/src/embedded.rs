@@ -32,6 +32,18 @@ struct Reported {
     page: String,
 }
 
+/// Whether each node's PostgreSQL has a standby.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Standbys {
+    /// No.
+    #[default]
+    None,
+    /// One that commits don't wait for.
+    Asynchronous,
+    /// One that commits wait for, as workers declare it.
+    Synchronous,
+}
+
 /// What an embedded cluster is to be.
 #[derive(Debug, Clone)]
 pub struct EmbeddedOptions {
@@ -47,6 +59,8 @@ pub struct EmbeddedOptions {
     pub lanes: Option<u32>,
     /// Whether all databases lie in one PostgreSQL server, which starts faster and can't be killed one by one.
     pub is_one_server: bool,
+    /// Whether each node's PostgreSQL has a standby.
+    pub standbys: Standbys,
     /// More lines for every worker's settings.
     pub worker_settings: String,
     /// More lines for the router's settings.
@@ -65,6 +79,7 @@ impl EmbeddedOptions {
             listen: None,
             lanes: None,
             is_one_server: false,
+            standbys: Standbys::None,
             worker_settings: "allow_ad_hoc_sql = true\n".to_owned(),
             router_settings: String::new(),
             server_settings: Vec::new(),
@@ -117,6 +132,8 @@ pub struct EmbeddedCluster {
     workers: BTreeMap<String, Child>,
     standbys: Vec<Child>,
     servers: BTreeMap<String, Server>,
+    /// What follows them; once it is promoted, it is the primary.
+    replicas: BTreeMap<String, Server>,
     launcher: Launcher,
     options: EmbeddedOptions,
     topology: Topology,
@@ -140,13 +157,15 @@ impl EmbeddedCluster {
         };
         let ids: Vec<String> = std::iter::once(HUB.to_owned()).chain((1..=options.peers).map(|number| format!("p{number}"))).collect();
         let servers = start_servers(&launcher, &options, &ids).await?;
-        let topology = topology(&compiled.schema.name, &servers, &ids);
+        let replicas = start_replicas(&servers, options.standbys).await?;
+        let topology = topology(&compiled.schema.name, &servers, &replicas, &ids);
         deploy(&topology, &compiled.source, &compiled.schema).await?;
         let mut cluster = EmbeddedCluster {
             router: None,
             workers: BTreeMap::new(),
             standbys: Vec::new(),
             servers,
+            replicas,
             launcher,
             options,
             topology,
@@ -255,6 +274,54 @@ impl EmbeddedCluster {
         Ok(())
     }
 
+    /// The standby of a node's PostgreSQL.
+    pub fn replica(&self, id: &str) -> Option<&Server> {
+        self.replicas.get(id)
+    }
+
+    /// Promotes the standby of a node's PostgreSQL, as whoever watches over them would once the primary is gone.
+    ///
+    /// # Errors
+    /// [`EmbeddedError`] if there is none, or it doesn't become a primary.
+    pub async fn promote(&self, id: &str) -> Result<()> {
+        let replica = self.replicas.get(id).ok_or_else(|| EmbeddedError::NoNode(id.to_owned()))?;
+        Ok(replica.promote().await?)
+    }
+
+    /// Kills the standby of a node's PostgreSQL.
+    ///
+    /// # Errors
+    /// [`EmbeddedError`] if there is none.
+    pub async fn kill_replica(&mut self, id: &str) -> Result<()> {
+        let replica = self.replicas.get(id).ok_or_else(|| EmbeddedError::NoNode(id.to_owned()))?;
+        Ok(replica.kill_hard().await?)
+    }
+
+    /// Starts it again.
+    ///
+    /// # Errors
+    /// [`EmbeddedError`] if it does not start.
+    pub async fn start_replica(&mut self, id: &str) -> Result<()> {
+        let replica = self.replicas.get_mut(id).ok_or_else(|| EmbeddedError::NoNode(id.to_owned()))?;
+        Ok(replica.restart().await?)
+    }
+
+    /// Gives what was promoted a standby of its own, in the place of the primary that is gone. Commits wait for it if they did before.
+    /// A worker learns of its address when it is started anew.
+    ///
+    /// # Errors
+    /// [`EmbeddedError`] if it does not start.
+    pub async fn replace_primary(&mut self, id: &str) -> Result<()> {
+        let primary = self.replicas.remove(id).ok_or_else(|| EmbeddedError::NoNode(id.to_owned()))?;
+        let replica = primary.start_standby(&format!("{id}-standby-{}", self.replicas.len() + 2)).await?;
+        if self.options.standbys == Standbys::Synchronous {
+            primary.wait_for_standbys().await?;
+        }
+        self.replicas.insert(id.to_owned(), replica);
+        self.servers.insert(id.to_owned(), primary);
+        Ok(())
+    }
+
     /// Starts one more router, which knows these workers; returns its address and its process.
     ///
     /// # Errors
@@ -338,14 +405,15 @@ impl EmbeddedCluster {
         }
         let workers = std::mem::take(&mut self.workers).into_values().chain(std::mem::take(&mut self.standbys));
         futures_util::future::try_join_all(workers.map(async |child| child.terminate(Signal::SIGTERM, DRAIN_LIMIT).await)).await?;
+        futures_util::future::try_join_all(self.replicas.values_mut().map(|server| server.stop(Shutdown::Fast))).await?;
         futures_util::future::try_join_all(self.servers.values_mut().map(|server| server.stop(Shutdown::Fast))).await?;
         Ok(())
     }
 
     async fn spawn_worker(&self, id: &str, env: &[(&str, &str)], suffix: &str) -> Result<Child> {
         let name = format!("worker-{id}{suffix}");
-        let server = self.server(id).ok_or_else(|| EmbeddedError::NoNode(id.to_owned()))?;
-        let hub = self.server(HUB).ok_or_else(|| EmbeddedError::NoNode(HUB.to_owned()))?;
+        let address =
+            |user: &str, of: &str| conninfo(&self.servers, &self.replicas, user, of).ok_or_else(|| EmbeddedError::NoNode(of.to_owned()));
         let known = self.addresses.get(id).filter(|_| suffix.is_empty());
         let listen = known.map_or("127.0.0.1:0", |address| address.trim_start_matches("http://"));
         // About one lane for each core that this peer's PostgreSQL may use: half of them, since the worker, the router and their
@@ -356,11 +424,16 @@ impl EmbeddedCluster {
         let advertise = self.advertised.get(id).map(|address| format!("advertise = {address:?}\n")).unwrap_or_default();
         let settings = format!(
             "peer = {id:?}\nlisten = {listen:?}\n{advertise}metrics_listen = \"127.0.0.1:0\"\nlanes = {lanes}\ndatabase = {:?}\nlane_database = {:?}\nhub_database = {:?}\nreport_file = {:?}\n{}",
-            server.conninfo("rootward_system", id),
-            server.conninfo("rootward_lane", id),
-            hub.conninfo("rootward_system", HUB),
+            address("rootward_system", id)?,
+            address("rootward_lane", id)?,
+            address("rootward_system", HUB)?,
             self.file(&format!("{name}.address")),
-            self.options.worker_settings,
+            match self.options.standbys {
+                Standbys::Synchronous => "durability = \"replicated\"\n",
+                Standbys::None | Standbys::Asynchronous => "",
+            }
+            .to_owned()
+                + &self.options.worker_settings,
         );
         self.spawn("worker", &name, &settings, env).await
     }
@@ -462,6 +535,20 @@ impl EmbeddedCluster {
     }
 }
 
+async fn start_replicas(servers: &BTreeMap<String, Server>, standbys: Standbys) -> Result<BTreeMap<String, Server>> {
+    if standbys == Standbys::None {
+        return Ok(BTreeMap::new());
+    }
+    let follow = servers.iter().map(|(id, server)| async move {
+        let replica = server.start_standby(&format!("{id}-standby")).await?;
+        if standbys == Standbys::Synchronous {
+            server.wait_for_standbys().await?;
+        }
+        Ok((id.clone(), replica))
+    });
+    futures_util::future::try_join_all(follow).await.map(|replicas| replicas.into_iter().collect())
+}
+
 async fn start_servers(launcher: &Launcher, options: &EmbeddedOptions, ids: &[String]) -> Result<BTreeMap<String, Server>> {
     let configure = |config: ServerConfig| options.server_settings.iter().fold(config, |config, (name, value)| config.setting(name, value));
     if options.is_one_server {
@@ -474,10 +561,20 @@ async fn start_servers(launcher: &Launcher, options: &EmbeddedOptions, ids: &[St
     futures_util::future::try_join_all(starts).await.map(|servers| servers.into_iter().collect())
 }
 
-fn topology(name: &str, servers: &BTreeMap<String, Server>, ids: &[String]) -> Topology {
+/// The connection string for a node's primary.
+fn conninfo(servers: &BTreeMap<String, Server>, replicas: &BTreeMap<String, Server>, user: &str, id: &str) -> Option<String> {
+    let name = if servers.contains_key(id) { id } else { "all" };
+    let server = servers.get(name)?;
+    Some(match replicas.get(name) {
+        Some(replica) => server.conninfo_with(replica, user, id),
+        None => server.conninfo(user, id),
+    })
+}
+
+fn topology(name: &str, servers: &BTreeMap<String, Server>, replicas: &BTreeMap<String, Server>, ids: &[String]) -> Topology {
     let server = |id: &str| servers.get(id).or_else(|| servers.get("all"));
     let node = |id: &str| Node {
-        database: server(id).map(|server| server.conninfo(server.superuser(), id)).unwrap_or_default(),
+        database: server(id).and_then(|server| conninfo(servers, replicas, server.superuser(), id)).unwrap_or_default(),
         worker: String::new(),
         capacity: 1,
         region: String::new(),

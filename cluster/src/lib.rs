@@ -22,7 +22,7 @@ pub use apply::{ApplyError, LossyChange};
 pub use binaries::{Binaries, NotFound, Version};
 pub use compile::{CompileError, Compiled, compile_folder, compile_source};
 pub use deploy::{DeployError, Deployed, deploy};
-pub use embedded::{EmbeddedCluster, EmbeddedError, EmbeddedOptions};
+pub use embedded::{EmbeddedCluster, EmbeddedError, EmbeddedOptions, Standbys};
 pub use introspect::{IntrospectError, introspect};
 pub use measure::{
     Books, BooksError, Gauge, Moved, PageError, Pgbench, PgbenchError, PgbenchResult, PgbenchRun, Pgbouncer, PgbouncerError, Place,

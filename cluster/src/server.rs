@@ -161,10 +161,58 @@ impl Server {
     /// # Errors
     /// [`ServerError`]; the end of PostgreSQL's log is part of the message where it has one.
     pub async fn start(launcher: &Launcher, config: ServerConfig) -> Result<Server, ServerError> {
+        Server::start_as(launcher, config, None).await
+    }
+
+    /// Starts a standby that follows this server by streaming replication, with the same settings. It is known to its primary by its name.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub async fn start_standby(&self, name: &str) -> Result<Server, ServerError> {
+        let config = ServerConfig { name: name.to_owned(), databases: Vec::new(), port: None, settings: self.config.settings.clone() };
+        let mut primary = self.conninfo(SUPERUSER, "postgres");
+        primary.push_str(&format!(" application_name='{name}'"));
+        let mut standby = Server::start_as(&self.launcher, config, Some(&primary)).await?;
+        standby.password.clone_from(&self.password);
+        Ok(standby)
+    }
+
+    /// From now on commits wait until a standby has flushed them.
+    ///
+    /// # Errors
+    /// [`ServerError::SetUp`] if the server doesn't take the setting.
+    pub async fn wait_for_standbys(&self) -> Result<(), ServerError> {
+        let wait = async |client: &tokio_postgres::Client| {
+            client.batch_execute("alter system set synchronous_standby_names = '*'").await?;
+            client.batch_execute("select pg_reload_conf()").await
+        };
+        let failed = |source| ServerError::SetUp { name: self.config.name.clone(), source };
+        connect::with_connection(&self.superuser_config(), wait).await.map_err(failed)
+    }
+
+    /// Makes a standby a primary, and waits until it is.
+    ///
+    /// # Errors
+    /// [`ServerError::SetUp`] if it is none, or doesn't become one.
+    pub async fn promote(&self) -> Result<(), ServerError> {
+        let promote = async |client: &tokio_postgres::Client| client.query_one("select pg_promote(true, 30)", &[]).await.map(drop);
+        let failed = |source| ServerError::SetUp { name: self.config.name.clone(), source };
+        connect::with_connection(&self.superuser_config(), promote).await.map_err(failed)
+    }
+
+    /// libpq's connection string for whichever of two servers is the primary.
+    pub fn conninfo_with(&self, standby: &Server, user: &str, database: &str) -> String {
+        let sockets = format!("{},{}", self.files.sockets.display(), standby.files.sockets.display());
+        let ports = format!("{},{}", self.port, standby.port);
+        let primary = ("target_session_attrs", "read-write");
+        conninfo(&[("host", &sockets), ("port", &ports), ("user", user), ("dbname", database), primary])
+    }
+
+    async fn start_as(launcher: &Launcher, config: ServerConfig, primary: Option<&str>) -> Result<Server, ServerError> {
         let find = tokio::task::spawn_blocking(Binaries::find).await;
         let binaries = find.map_err(|panic| ServerError::file(Path::new("PATH"))(std::io::Error::other(panic)))??;
         let account = Account::to_switch_to();
-        let files = Files::prepare(launcher, &config.name, &binaries, account.as_ref()).await?;
+        let files = Files::prepare(launcher, &config.name, &binaries, account.as_ref(), primary).await?;
         let mut server = Server {
             port: 0,
             password: uuid::Uuid::new_v4().simple().to_string(),
@@ -297,7 +345,8 @@ impl Server {
             match self.until_ready(&child).await {
                 Ok(()) => {
                     self.child = Some(child);
-                    return self.set_up().await;
+                    // A standby takes nothing but what its primary sends.
+                    return if self.files.is_standby() { Ok(()) } else { self.set_up().await };
                 }
                 Err(ServerError::Failed { .. })
                     if attempt < PORT_ATTEMPTS && self.config.port.is_none() && self.files.lost_port(log_start) =>

@@ -162,6 +162,25 @@ impl Tool<'_> {
     }
 }
 
+/// A copy of a running server's data, which follows that server: its data directory at `to`.
+pub(crate) async fn copy_running(
+    to: &Path,
+    primary: &str,
+    binaries: &Binaries,
+    launcher: &Launcher,
+    account: Option<&Account>,
+) -> Result<(), ServerError> {
+    let parent = launcher.folder().path();
+    let folder = tempfile::Builder::new().prefix("standby-").tempdir_in(parent).map_err(ServerError::file(parent))?;
+    if let Some(account) = account {
+        account.own(folder.path()).map_err(ServerError::file(folder.path()))?;
+    }
+    let tool = Tool { binaries, launcher, account, folder: folder.path() };
+    let options = ["--checkpoint=fast", "--wal-method=stream", "--write-recovery-conf", "--dbname", primary, "--pgdata"];
+    tool.run("pg_basebackup", &options, "").await?;
+    std::fs::rename(folder.path().join("data"), to).map_err(ServerError::file(to))
+}
+
 async fn copy(from: PathBuf, to: PathBuf, account: Option<Account>, is_synced: bool) -> Result<(), ServerError> {
     let failed = ServerError::file(&to);
     let copied = tokio::task::spawn_blocking(move || copy_tree(&from, &to, account.as_ref(), is_synced)).await;

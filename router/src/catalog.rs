@@ -36,6 +36,9 @@ pub struct CatalogPeer {
     pub state: String,
     /// Whether the catalog and the source of the reference data lie on it.
     pub is_hub: bool,
+    /// The timeline of the PostgreSQL that served it last; 0 if nobody did.
+    #[serde(default)]
+    pub timeline: i32,
 }
 
 /// The owner of a partition.
@@ -105,6 +108,7 @@ impl Catalog {
                     region: peer.region.clone(),
                     state: peer.state.clone(),
                     is_hub: peer.is_hub,
+                    timeline: peer.timeline,
                 })
                 .collect(),
             owners: self.owners.clone(),
@@ -131,6 +135,7 @@ impl Catalog {
                     region: peer.region,
                     state: peer.state,
                     is_hub: peer.is_hub,
+                    timeline: peer.timeline,
                 })
                 .collect(),
             owners: message.owners,

@@ -12,6 +12,7 @@ mod docs;
 mod durability;
 mod embedded;
 mod escapes;
+mod failover;
 mod gather;
 mod history;
 mod kill_points;

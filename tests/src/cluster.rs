@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use rootward_cluster::{Compiled, EmbeddedCluster, EmbeddedOptions};
+use rootward_cluster::{Compiled, EmbeddedCluster, EmbeddedOptions, Standbys};
 use rootward_proto::v1;
 use rootward_schema::{Schema, partition_of};
 use uuid::Uuid;
@@ -32,12 +32,22 @@ pub struct Shape {
     pub data: Option<PathBuf>,
     /// Whether PostgreSQL flushes: what a kill of processes leaves in the kernel, only a power cut takes.
     pub fsync: bool,
+    /// Whether each server has a standby.
+    pub standbys: Standbys,
 }
 
 impl Shape {
     /// For tests that kill nothing: one server for all.
     pub fn shared() -> Shape {
-        Shape { peers: 3, is_one_server: true, worker_settings: "", router_settings: "", data: None, fsync: false }
+        Shape {
+            peers: 3,
+            is_one_server: true,
+            worker_settings: "",
+            router_settings: "",
+            data: None,
+            fsync: false,
+            standbys: Standbys::None,
+        }
     }
 
     /// For destructive tests: a server for each peer.
@@ -72,6 +82,7 @@ impl Cluster {
         }
         options.router_settings.push_str(shape.router_settings);
         options.data = shape.data;
+        options.standbys = shape.standbys;
         if !shape.fsync {
             // Most tests kill processes, not machines: what the kernel has, a killed server's successor finds.
             options.server_settings.push(("fsync".to_owned(), "off".to_owned()));

@@ -124,6 +124,8 @@ struct PeerRow {
     region: String,
     state: String,
     is_hub: bool,
+    #[serde(default)]
+    timeline: Option<i32>,
 }
 
 impl PeerRow {
@@ -135,6 +137,7 @@ impl PeerRow {
             region: self.region,
             state: self.state,
             is_hub: self.is_hub,
+            timeline: self.timeline.unwrap_or_default(),
         }
     }
 }

@@ -33,6 +33,10 @@ pub struct Config {
     /// How many lanes; about one per core that PostgreSQL may use.
     #[serde(default = "default_lanes")]
     pub lanes: u32,
+    /// What an acknowledged transaction has outlived: `local`, its PostgreSQL's crash; `replicated`, the loss of that server, since a
+    /// synchronous standby has it too. The worker serves nothing while PostgreSQL is not set so.
+    #[serde(default)]
+    pub durability: Durability,
     /// How many units may wait in each share of a lane's queue.
     #[serde(default = "default_queue")]
     pub queue: usize,
@@ -84,6 +88,17 @@ pub struct Config {
     /// Where the address is written once it is known, for whoever started us.
     #[serde(default)]
     pub report_file: Option<PathBuf>,
+}
+
+/// What an acknowledged transaction has outlived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// A crash of its PostgreSQL.
+    #[default]
+    Local,
+    /// The loss of its PostgreSQL's machine.
+    Replicated,
 }
 
 fn default_lanes() -> u32 {

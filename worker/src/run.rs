@@ -295,6 +295,10 @@ impl Terms {
                     tracing::info!(version = catalog.schema.version, "a new schema is in force: a new term begins");
                     serving.stop.cancel();
                 }
+                if catalog.peers.iter().any(|peer| peer.id == self.config.peer && peer.timeline > serving.primary.timeline) {
+                    tracing::warn!(timeline = serving.primary.timeline, "another PostgreSQL serves this peer by now: the term is over");
+                    serving.stop.cancel();
+                }
                 let mine = catalog.peers.iter().find(|peer| peer.id == self.config.peer);
                 is_announced = mine.is_some_and(|peer| peer.worker_address == self.address);
             }

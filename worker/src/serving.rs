@@ -9,11 +9,16 @@ use rootward_proto::{Fault, FaultResult, v1::RetryClass};
 use rootward_schema::{Schema, Text};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::lane::{Claim, Declared, Floors, LaneHandle, LaneHold};
+use crate::{
+    lane::{Claim, Declared, Floors, LaneHandle, LaneHold},
+    primary::Primary,
+};
 
 /// Everything that lives as long as this worker's term; it is dropped as a whole when the term ends.
 pub(crate) struct Serving {
     pub term: i64,
+    /// The PostgreSQL that serves it.
+    pub primary: Primary,
     /// PostgreSQL's version, for `peer list`.
     pub postgres_version: String,
     pub lanes: Vec<LaneHandle>,

@@ -1,7 +1,7 @@
 //! One term: this worker takes the peer over, serves it, and lets go when anything about its standing is in doubt.
 
 use std::{
-    sync::{Arc, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -16,6 +16,7 @@ use crate::{
     config::Config,
     lane::{Bounds, Counters, Declared, Floors, How, LaneContext, LaneHold, Pace, start_lane},
     pg,
+    primary::{self, Primary, Unfit},
     serving::{Owned, Serving},
 };
 
@@ -44,6 +45,8 @@ pub(crate) enum TermError {
     OlderBackends,
     #[error("the connection was lost while the peer was taken over")]
     Lost,
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
 }
 
 /// A connection by tokio-postgres, with a token that is cancelled when it ends.
@@ -92,12 +95,26 @@ pub(crate) async fn take_over(
     counters: &[Arc<Counters>],
     on_standby: impl Fn(),
 ) -> Result<(Arc<Serving>, Client, Option<Catalog>), TermError> {
-    let (mut client, ended) = connect(&config.database, config, "rootward worker", |_| {}).await?;
+    let warning = Arc::<Mutex<Option<String>>>::default();
+    let heard = warning.clone();
+    let on_message = move |message: AsyncMessage| {
+        if let AsyncMessage::Notice(notice) = message
+            && notice.severity() == "WARNING"
+        {
+            *heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(notice.message().to_owned());
+        }
+    };
+    let (mut client, ended) = connect(&config.database, config, "rootward worker", on_message).await?;
     on_standby();
     client.query_one("/* wait_for_peer */ select pg_advisory_lock($1)", &[&WORKER_LOCK]).await?;
+    let primary = check_primary(&client, config).await?;
     let mut secret = [0_u8; 32];
     rand::rng().fill_bytes(&mut secret);
     let (term, copy) = raise_term(&mut client, config, &Sha256::digest(secret)).await?;
+    // That commit waits behind whatever an earlier worker's left unreplicated. If somebody broke its wait off, so may others be.
+    if let Some(warning) = warning.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        return Err(Unfit::Doubtful(warning).into());
+    }
     end_older_backends(&client).await?;
     let owned = RwLock::new(read_ownership(&client).await?);
     let sql = "/* read_schema */ select definition from rootward.schema_version order by version desc limit 1";
@@ -126,7 +143,24 @@ pub(crate) async fn take_over(
     });
     let secret = Some(format!("\\x{}", hex::encode(secret)));
     let declared = Declared::all(&schema);
-    Ok((Arc::new(Serving { term, postgres_version, lanes, hold, owned, secret, schema, declared, floors, stop, tasks }), client, copy))
+    Ok((
+        Arc::new(Serving { term, primary, postgres_version, lanes, hold, owned, secret, schema, declared, floors, stop, tasks }),
+        client,
+        copy,
+    ))
+}
+
+/// Whether this PostgreSQL may serve the peer. Without the hub nobody knows of a newer one: then the peer is served as it was.
+async fn check_primary(client: &Client, config: &Config) -> Result<Primary, TermError> {
+    let mine = primary::read(client).await?;
+    primary::check_durability(client, config.durability).await??;
+    match connect(&config.hub_database, config, "rootward claim", |_| {}).await {
+        Ok((hub, _)) => primary::claim(&hub, &config.peer, &mine).await??,
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the hub is away: whether this PostgreSQL was replaced is not known")
+        }
+    }
+    Ok(mine)
 }
 
 /// The new term with its secret, committed synchronously: it writes WAL, so it flushes whatever an earlier worker's commits

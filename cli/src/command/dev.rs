@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::Args;
-use rootward_cluster::{EmbeddedCluster, EmbeddedOptions, compile_folder};
+use rootward_cluster::{EmbeddedCluster, EmbeddedOptions, Standbys, compile_folder};
 
 use super::{exit, schema};
 use crate::{output, signals};
@@ -21,9 +21,30 @@ pub(crate) struct Dev {
     /// Keep the data in this folder over restarts; without it they are gone at the end.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Give each PostgreSQL a standby that streams from it: `none`, `asynchronous`, or `synchronous`, which commits wait for.
+    #[arg(long, value_name = "HOW", default_value = "none", conflicts_with = "data")]
+    standbys: How,
     /// Where the router listens.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7400")]
     listen: SocketAddr,
+}
+
+/// Which standbys there are.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum How {
+    None,
+    Asynchronous,
+    Synchronous,
+}
+
+impl From<How> for Standbys {
+    fn from(how: How) -> Standbys {
+        match how {
+            How::None => Standbys::None,
+            How::Asynchronous => Standbys::Asynchronous,
+            How::Synchronous => Standbys::Synchronous,
+        }
+    }
 }
 
 /// Runs until Ctrl-C or SIGTERM.
@@ -42,7 +63,13 @@ pub(crate) async fn run(dev: Dev) -> anyhow::Result<ExitCode> {
         Ok(compiled) => compiled,
         Err(error) => return schema::refuse(error),
     };
-    let options = EmbeddedOptions { data: dev.data.clone(), peers: dev.peers, listen: Some(dev.listen), ..EmbeddedOptions::new(&exe) };
+    let options = EmbeddedOptions {
+        data: dev.data.clone(),
+        peers: dev.peers,
+        listen: Some(dev.listen),
+        standbys: dev.standbys.into(),
+        ..EmbeddedOptions::new(&exe)
+    };
     let stop = signals::shutdown();
     let cluster = tokio::select! {
         cluster = EmbeddedCluster::start(options, &compiled) => cluster?,

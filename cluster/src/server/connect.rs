@@ -53,7 +53,7 @@ impl Server {
         with_connection(&self.superuser_config(), set_up).await.map_err(failed)
     }
 
-    fn superuser_config(&self) -> Config {
+    pub(super) fn superuser_config(&self) -> Config {
         let mut config = Config::new();
         config.host_path(&self.files.sockets).port(self.port).user(SUPERUSER).dbname("postgres").application_name("rootward set-up");
         config
@@ -65,7 +65,7 @@ async fn has_database(client: &Client, name: &str) -> Result<bool, tokio_postgre
 }
 
 /// Connects, does the work, and disconnects.
-async fn with_connection<T>(
+pub(super) async fn with_connection<T>(
     config: &Config,
     work: impl AsyncFnOnce(&Client) -> Result<T, tokio_postgres::Error>,
 ) -> Result<T, tokio_postgres::Error> {

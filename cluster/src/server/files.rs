@@ -39,12 +39,14 @@ pub struct Files {
 }
 
 impl Files {
-    /// Makes what is missing; a data directory that is there stays as it is.
+    /// Makes what is missing; a data directory that is there stays as it is. A new one is a copy of the template, or of the server at
+    /// `primary`, which it then follows.
     pub(super) async fn prepare(
         launcher: &Launcher,
         name: &str,
         binaries: &Binaries,
         account: Option<&Account>,
+        primary: Option<&str>,
     ) -> Result<Files, ServerError> {
         let folder = launcher.folder().path().join(name);
         make(&folder, 0o711, None)?;
@@ -63,10 +65,18 @@ impl Files {
             if fresh.exists() {
                 std::fs::remove_dir_all(&fresh).map_err(ServerError::file(&fresh))?;
             }
-            template::copy_to(&fresh, binaries, launcher, account, !launcher.folder().is_temporary()).await?;
+            match primary {
+                None => template::copy_to(&fresh, binaries, launcher, account, !launcher.folder().is_temporary()).await?,
+                Some(primary) => template::copy_running(&fresh, primary, binaries, launcher, account).await?,
+            }
             std::fs::rename(&fresh, &data).map_err(ServerError::file(&data))?;
         }
         Ok(Files { data, sockets, log: folder.join("postgresql.log"), _short: short })
+    }
+
+    /// Whether the data are a standby's.
+    pub(super) fn is_standby(&self) -> bool {
+        self.data.join("standby.signal").exists()
     }
 
     /// Waits until nothing of an earlier server works on the data, and removes its `postmaster.pid` if the number in

@@ -262,6 +262,21 @@ pub(super) enum Closing {
     Not(ServerError, Option<usize>),
 }
 
+/// A warning in the answer to COMMIT says that somebody broke off the wait for a standby: the commit is in PostgreSQL's own log, and may be
+/// gone when a standby takes over. So nothing is known, and this lane's peer stops until a new term has made a commit that is not warned of.
+///
+/// # Errors
+/// [`Failure::Lost`], if there was a warning.
+pub(super) fn not_warned(warning: Option<String>) -> Result<(), Failure> {
+    match warning {
+        None => Ok(()),
+        Some(warning) => {
+            let cause = std::io::Error::other(format!("PostgreSQL warned at COMMIT: {warning}"));
+            Err(Failure::Lost { was_commit_sent: true, cause: cause.into() })
+        }
+    }
+}
+
 pub(super) struct Batch<'a> {
     pub context: &'a LaneContext,
     pub connection: &'a mut Connection,
@@ -307,6 +322,7 @@ impl Batch<'_> {
         if let Some(error) = ran.error {
             return Ok(closing(&own, results.len(), error));
         }
+        not_warned(ran.last_warning)?;
         // PostgreSQL answers COMMIT of a failed transaction with ROLLBACK, not with an error.
         match results.last() {
             Some(last) if last.tag == "COMMIT" => {

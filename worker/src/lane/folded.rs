@@ -14,7 +14,9 @@ use rootward_proto::{Fault, v1::RetryClass};
 use rootward_schema::Text;
 
 use super::{
-    batch::{Attempt, Batch, Failure, Manner, UNIQUE_VIOLATION, UNKNOWN_STATEMENT, before_commit, check_standing, plain, request_of},
+    batch::{
+        Attempt, Batch, Failure, Manner, UNIQUE_VIOLATION, UNKNOWN_STATEMENT, before_commit, check_standing, not_warned, plain, request_of,
+    },
     outcome::NewOutcome,
     own,
     set_wise::{self, Given, Group},
@@ -126,6 +128,7 @@ impl Batch<'_> {
                 }
             };
         }
+        not_warned(ran.last_warning)?;
         let mut results = ran.results;
         match results.pop() {
             Some(last) if last.tag == "COMMIT" => {}

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 
 use super::{
     connect::{Stream, text_of},
-    pipeline::{Call, Expected, How, MAX_RESULT_BYTES, Pipeline, Ran, ServerError, StatementResult},
+    pipeline::{Call, Expected, How, MAX_RESULT_BYTES, Pipeline, Ran, ServerError, StatementResult, warning_of},
 };
 
 /// An open connection to PostgreSQL.
@@ -137,6 +137,7 @@ async fn read_message(reader: &mut ReadHalf<Box<dyn Stream>>, inbox: &mut BytesM
 async fn read_results(reader: &mut ReadHalf<Box<dyn Stream>>, inbox: &mut BytesMut, expected: &[Expected]) -> io::Result<Ran> {
     let mut results = Vec::with_capacity(expected.len());
     let mut error = None;
+    let mut last_warning = None;
     let mut current = StatementResult::default();
     let mut bytes = 0;
     loop {
@@ -169,7 +170,10 @@ async fn read_results(reader: &mut ReadHalf<Box<dyn Stream>>, inbox: &mut BytesM
             }
             Message::EmptyQueryResponse => results.push(std::mem::take(&mut current)),
             Message::ErrorResponse(body) => error = Some(ServerError::from_fields(body.fields())?),
-            Message::ReadyForQuery(_) => return Ok(Ran { results, error }),
+            Message::ReadyForQuery(_) => return Ok(Ran { results, error, last_warning }),
+            Message::NoticeResponse(body) if results.len() + 1 == expected.len() => {
+                last_warning = warning_of(body.fields())?.or(last_warning);
+            }
             _ => {}
         }
     }

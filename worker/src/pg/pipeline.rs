@@ -195,6 +195,8 @@ impl StatementResult {
 pub(crate) struct Ran {
     pub results: Vec<StatementResult>,
     pub error: Option<ServerError>,
+    /// What the server warned of while it did the last statement.
+    pub last_warning: Option<String>,
 }
 
 /// An error that the server reports.
@@ -223,4 +225,18 @@ impl ServerError {
         }
         Ok(error)
     }
+}
+
+/// What a notice says, if it is a warning.
+pub(super) fn warning_of(mut fields: ErrorFields<'_>) -> io::Result<Option<String>> {
+    let (mut is_warning, mut message) = (false, String::new());
+    while let Some(field) = fields.next()? {
+        match field.type_() {
+            // The severity, in English whatever the server's language is.
+            b'V' => is_warning = field.value_bytes() == b"WARNING",
+            b'M' => message = String::from_utf8_lossy(field.value_bytes()).into_owned(),
+            _ => {}
+        }
+    }
+    Ok(is_warning.then_some(message))
 }

@@ -17,6 +17,9 @@ create table if not exists rootward_catalog.peer (
   state text not null check (state in ('active', 'draining', 'removed')),
   is_hub boolean not null default false
 );
+-- The PostgreSQL that served the peer last: a worker at an older timeline is at a primary that was replaced.
+alter table rootward_catalog.peer add column if not exists system_identifier text;
+alter table rootward_catalog.peer add column if not exists timeline integer;
 create table if not exists rootward_catalog.partition (
   partition integer primary key,
   peer text not null references rootward_catalog.peer (id),

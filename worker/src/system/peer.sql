@@ -37,7 +37,7 @@ do $$
 begin
   -- The context of row security lies in a parameter that only a superuser, or this role, can set.
   execute 'grant set on parameter backtrace_functions to rootward_system';
-  grant pg_signal_backend to rootward_system;
+  grant pg_signal_backend, pg_read_all_stats to rootward_system;
 exception when others then
   -- Two peers of one cluster that grant at once update the same catalogue row; the other's grant is ours too.
   if not has_parameter_privilege('rootward_system', 'backtrace_functions', 'SET') then raise; end if;

@@ -1,0 +1,165 @@
+//! PostgreSQL servers that are lost, and standbys that take their place.
+
+use std::{sync::Arc, time::Duration};
+
+use rootward_client::{Arguments, Client};
+use rootward_cluster::Standbys;
+use tests::{Cluster, Shape, check_bank, check_everything, until};
+use tokio::sync::{Mutex, Semaphore};
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use crate::shared::exe;
+
+async fn bank(standbys: Standbys) -> Cluster {
+    Cluster::bank(exe(), Shape { standbys, ..Shape::own(1) }).await.expect("a bank with standbys starts")
+}
+
+/// A client that goes on asking for as long as a failover takes.
+fn patient(bank: &Cluster) -> Client {
+    let limit = Duration::from_secs(60);
+    Client::new([bank.embedded.router_address()]).expect("an address").with_deadline(limit).with_patience(limit)
+}
+
+/// Acknowledged when it returns.
+async fn deposit(client: &Client, account: i64, id: Uuid) {
+    let arguments = Arguments::new().with("account_id", account).with("amount", 1);
+    client.call("deposit", arguments).with_request_id(id).send().await.expect("acknowledged");
+}
+
+async fn is_serving(bank: &Cluster) -> bool {
+    let peers = bank.client().expect("a client").peers().await.expect("peers");
+    peers.into_iter().any(|peer| peer.id == "p1" && peer.status.is_some_and(|status| status.state == "serving"))
+}
+
+/// Deposits by several clients, each sent until it is answered; what was acknowledged is noted.
+struct Deposits {
+    stop: Arc<Semaphore>,
+    acknowledged: Arc<Mutex<Vec<Uuid>>>,
+    clients: JoinSet<()>,
+}
+
+impl Deposits {
+    fn start(bank: &Cluster, accounts: &[i64]) -> Deposits {
+        let (stop, acknowledged) = (Arc::new(Semaphore::new(0)), Arc::<Mutex<Vec<Uuid>>>::default());
+        let mut clients = JoinSet::new();
+        for account in accounts {
+            let (client, stop, acknowledged, account) = (patient(bank), stop.clone(), acknowledged.clone(), *account);
+            clients.spawn(async move {
+                while stop.available_permits() == 0 {
+                    let id = Uuid::now_v7();
+                    deposit(&client, account, id).await;
+                    acknowledged.lock().await.push(id);
+                }
+            });
+        }
+        Deposits { stop, acknowledged, clients }
+    }
+
+    async fn count(&self) -> usize {
+        self.acknowledged.lock().await.len()
+    }
+
+    async fn more(&self, than: usize) {
+        until("more deposits are acknowledged", async || (self.count().await > than).then_some(())).await.expect("they are");
+    }
+
+    async fn stop(self) -> Vec<Uuid> {
+        self.stop.add_permits(1);
+        self.clients.join_all().await;
+        Arc::into_inner(self.acknowledged).expect("nobody else has it").into_inner()
+    }
+}
+
+/// What was acknowledged and is not there exactly once.
+async fn wrong(bank: &Cluster, acknowledged: &[Uuid]) -> Vec<Uuid> {
+    let rows = bank.reader().rows("p1", "select entry_id::text, count(*) from entry group by 1", &[]).await.expect("read");
+    let times: std::collections::HashMap<String, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    acknowledged.iter().copied().filter(|id| times.get(&id.to_string()) != Some(&1)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_synchronous_standby_confirmed_outlives_its_primary() {
+    let mut bank = bank(Standbys::Synchronous).await;
+    let client = bank.client().expect("a client");
+    let accounts = bank.open_accounts(&client, "p1", 4, 100).await.expect("opened");
+    let term = bank.wait_until_serving("p1", 0).await.expect("it serves").term;
+    let deposits = Deposits::start(&bank, &accounts);
+    deposits.more(50).await;
+    bank.embedded.kill_postgres("p1").await.expect("killed");
+    bank.embedded.promote("p1").await.expect("promoted");
+    // The new primary has no standby yet: nothing is served, for it could be lost.
+    let log = bank.embedded.folder().join("worker-p1.log");
+    until("the worker says why it serves nothing", async || {
+        std::fs::read_to_string(&log).ok().filter(|text| text.contains("synchronous_standby_names is empty"))
+    })
+    .await
+    .expect("it says so");
+    assert!(!is_serving(&bank).await);
+    bank.embedded.replace_primary("p1").await.expect("a standby of the new one");
+    bank.wait_until_serving("p1", term).await.expect("served again");
+    deposits.more(deposits.count().await + 20).await;
+    let acknowledged = deposits.stop().await;
+    assert_eq!(wrong(&bank, &acknowledged).await, Vec::<Uuid>::new(), "of {} acknowledged", acknowledged.len());
+    check_bank(&bank).await.expect("every promise is kept");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_was_replaced_is_not_served_again() {
+    let mut bank = bank(Standbys::Asynchronous).await;
+    let client = bank.client().expect("a client");
+    let account = bank.open_accounts(&client, "p1", 1, 100).await.expect("opened")[0];
+    let key = account.to_string();
+    let caught_up = async |bank: &Cluster| {
+        let sql = "select 1 from pg_stat_replication where application_name = 'p1-standby' and replay_lsn >= pg_current_wal_flush_lsn()";
+        until("the standby has all of it", async || bank.reader().rows("p1", sql, &[]).await.ok().filter(|rows| !rows.is_empty())).await
+    };
+    caught_up(&bank).await.expect("it has");
+    let term = bank.wait_until_serving("p1", 0).await.expect("it serves").term;
+    bank.embedded.kill_postgres("p1").await.expect("killed");
+    bank.embedded.promote("p1").await.expect("promoted");
+    bank.wait_until_serving("p1", term).await.expect("the new primary is served");
+    client.settle("deposit", &[("account_id", &key), ("amount", "1")], Uuid::now_v7()).await.expect("deposited");
+    // The old one comes back and takes writes; a worker that finds it first must not serve it.
+    bank.embedded.start_postgres("p1").await.expect("the old one runs");
+    bank.embedded.kill_worker("p1").await.expect("killed");
+    bank.embedded.start_worker("p1", &[]).await.expect("started");
+    let log = bank.embedded.folder().join("worker-p1.log");
+    until("the worker says why it serves nothing", async || {
+        std::fs::read_to_string(&log).ok().filter(|text| text.contains("it was replaced; rebuild it as a standby"))
+    })
+    .await
+    .expect("it says so");
+    assert!(!is_serving(&bank).await);
+    bank.embedded.kill_postgres("p1").await.expect("killed");
+    bank.wait_until_serving("p1", 0).await.expect("the new primary is found");
+    client.settle("deposit", &[("account_id", &key), ("amount", "1")], Uuid::now_v7()).await.expect("deposited");
+    let balance = bank.reader().balance(account).await.expect("read");
+    assert_eq!(balance, Some(10_200), "in cents, both deposits and nothing lost");
+    check_everything(&bank).await.expect("every promise is kept");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_whose_wait_for_the_standby_was_broken_off_is_not_acknowledged() {
+    let mut bank = bank(Standbys::Synchronous).await;
+    let client = patient(&bank);
+    let plain = bank.client().expect("a client");
+    let account = bank.open_accounts(&plain, "p1", 1, 100).await.expect("opened")[0];
+    let term = bank.wait_until_serving("p1", 0).await.expect("it serves").term;
+    bank.embedded.kill_replica("p1").await.expect("killed");
+    let id = Uuid::now_v7();
+    let told = tokio::spawn(async move { deposit(&client, account, id).await });
+    let waiting = "select pid from pg_stat_activity where usename = 'rootward_lane' and wait_event = 'SyncRep'";
+    let reader = bank.reader();
+    let waits =
+        until("the commit waits for the standby", async || reader.rows("p1", waiting, &[]).await.ok().filter(|rows| !rows.is_empty()));
+    let pid: i32 = waits.await.expect("it waits")[0].get(0);
+    reader.run("p1", &format!("select pg_cancel_backend({pid})")).await.expect("broken off");
+    until("the term is over", async || (!is_serving(&bank).await).then_some(())).await.expect("it is");
+    assert!(!told.is_finished(), "nobody was told that it is done");
+    bank.embedded.start_replica("p1").await.expect("the standby is back");
+    bank.wait_until_serving("p1", term).await.expect("served again");
+    told.await.expect("acknowledged now");
+    assert_eq!(bank.reader().entries(account).await.expect("read"), 2, "the opening and the deposit, once");
+    check_bank(&bank).await.expect("every promise is kept");
+}
