@@ -1,6 +1,9 @@
 //! The handle that an application keeps.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicI64},
+    time::Duration,
+};
 
 use rootward_proto::{
     Fault, FaultResult,
@@ -31,6 +34,8 @@ const VERIFY_LIMIT: Duration = Duration::from_secs(600);
 pub struct Client {
     sender: Sender,
     deadline: Duration,
+    /// The newest version of the reference data that a call of it has seen, if calls are to see nothing older.
+    seen_reference: Option<Arc<AtomicI64>>,
 }
 
 impl Client {
@@ -43,7 +48,7 @@ impl Client {
     pub fn new<A: Into<String>>(routers: impl IntoIterator<Item = A>) -> FaultResult<Client> {
         let routers = Routers::new(routers.into_iter().map(Into::into))?;
         let sender = Sender { routers, budget: Arc::<Budget>::default(), patience: None };
-        Ok(Client { sender, deadline: DEFAULT_DEADLINE })
+        Ok(Client { sender, deadline: DEFAULT_DEADLINE, seen_reference: None })
     }
 
     /// The same, but a router has been reached and knows the cluster. Routers that can't be reached are given two seconds.
@@ -67,6 +72,14 @@ impl Client {
     #[must_use]
     pub fn with_patience(mut self, patience: Duration) -> Client {
         self.sender.patience = Some(patience);
+        self
+    }
+
+    /// The same client, but its calls see the reference data never older than its writes and earlier calls did, whichever peers they
+    /// run on: what was seen is carried along, and a peer that is behind is waited for. Clones made of it share what was seen.
+    #[must_use]
+    pub fn with_monotonic_reference(mut self) -> Client {
+        self.seen_reference = Some(Arc::default());
         self
     }
 
@@ -159,6 +172,10 @@ impl Client {
         let client = self.clone().with_deadline(self.deadline.max(VERIFY_LIMIT));
         let policy = Policy { try_limit: client.deadline, ..Policy::REPEATABLE };
         client.send(request, policy, |mut router, request| async move { router.verify(request).await }).await
+    }
+
+    pub(crate) fn seen_reference(&self) -> Option<&AtomicI64> {
+        self.seen_reference.as_deref()
     }
 
     pub(crate) fn sender(&self) -> &Sender {

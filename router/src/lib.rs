@@ -14,6 +14,7 @@ mod gather;
 mod link;
 mod message;
 mod metrics;
+mod reference;
 mod request;
 mod routing;
 mod run;

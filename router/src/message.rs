@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use rootward_proto::{Fault, FaultResult, v1};
-use rootward_schema::{Expression, Text};
+use rootward_schema::{Expression, Target, Text};
 use uuid::Uuid;
 
 use crate::{
@@ -40,7 +40,15 @@ pub(crate) fn call_message(catalog: &Catalog, request: v1::CallRequest) -> Fault
     let transaction = find_transaction(&catalog.schema, &request.transaction)?;
     let arguments = canonical_arguments(&transaction.name, &transaction.parameters, &request.arguments)?;
     let (entity, root_key) = resolve_root(transaction, &arguments)?;
+    if request.reference_wait == i32::from(v1::ReferenceWait::All) && transaction.target != Target::Reference {
+        return Err(Fault::refused(
+            "RW2009",
+            format!("`{}` writes no reference data, so there is nothing that all peers will show", transaction.name),
+            "leave `wait` out; to read what was written before, give `min_reference_version`",
+        ));
+    }
     Ok(v1::Execute {
+        min_reference_version: request.min_reference_version,
         transaction: request.transaction,
         entity,
         root_key,

@@ -166,10 +166,13 @@ impl RouterService {
             |client: WorkerClient<Channel>| Feed::open(client, v1::VerifyPeerRequest { only_chains, snapshot_id: snapshot_id.clone() });
         let judged = async {
             let (mut feeds, missing) = self.ask_all(VERIFY_LIMIT, ask).await?;
-            let counted = feeds.iter_mut().map(|(peer, feed)| (peer.clone(), std::mem::take(&mut feed.counted))).collect::<Vec<_>>();
+            let mut counted = feeds.iter_mut().map(|(peer, feed)| (peer.clone(), std::mem::take(&mut feed.counted))).collect::<Vec<_>>();
             let chains = tokio::time::timeout(VERIFY_LIMIT, judge_feeds(&mut feeds)).await.unwrap_or_else(|_| {
                 Err(Fault::retry("RW5002", format!("chains were not compared within {VERIFY_LIMIT:?}"), "see `rootward peer list`"))
             })?;
+            if !only_chains {
+                self.align_reference(&mut counted).await;
+            }
             Ok(if only_chains {
                 verify::judge_chains(&counted, &missing, chains)
             } else {
@@ -251,7 +254,11 @@ impl rootward_server::Rootward for RouterService {
         let deadline = self.deadline(&request);
         let call = async {
             let _permit = self.admit()?;
-            self.run(self.checked(request.into_inner()), deadline).await
+            let request = request.into_inner();
+            if request.reference_wait == i32::from(v1::ReferenceWait::All) {
+                return self.run_and_show(self.checked(request), deadline).await;
+            }
+            self.run(self.checked(request), deadline).await
         };
         self.counted(call).await
     }

@@ -4,6 +4,7 @@ mod arguments;
 mod assignments;
 mod chains;
 mod functions;
+mod insert_only;
 mod keys;
 mod locate;
 mod refusal;
@@ -33,6 +34,7 @@ pub fn check(source: &Source, facts: &Facts) -> Result<(Schema, Vec<Finding>), V
     let trees = trees::derive(source, facts, &mut findings);
     keys::check(source, facts, &trees, &mut findings);
     functions::check(source, facts, &trees, &mut findings);
+    insert_only::check_tables(source, facts, &mut findings);
     let transactions = transactions::compile(source, facts, &trees, &mut findings);
     let chains = chains::compile(source, &trees, &transactions, &mut findings);
     let invariants = invariants(source, facts, &mut findings);
@@ -50,6 +52,8 @@ pub fn check(source: &Source, facts: &Facts) -> Result<(Schema, Vec<Finding>), V
         chains,
         invariants,
         deferrable: deferrable(facts),
+        insert_only: insert_only::tables(source).map(str::to_owned).collect(),
+        content_keys: insert_only::content_keys(source),
         table_files: source.table_files.clone(),
     };
     set_wise::compile(source, facts, &mut schema);

@@ -122,6 +122,12 @@ catalogue! {
         "A string, a quoted name, a comment or a statement is not closed, so what follows could not be told apart from it. Close it at the place that is shown.";
     REFERENCE_DELETE = "RW1046", "a transaction deletes reference data that trees refer to",
         "A foreign key of a tree names the table, and peers apply a deletion without asking their foreign keys, so rows of the tree would refer to nothing. Retire rows instead, for example with a column `is_retired`.";
+    REFERENCE_KEY_UPDATE = "RW1047", "a transaction updates a key of reference data that trees refer to",
+        "A foreign key of a tree names the column, and peers apply an update without asking their foreign keys, so rows of the tree would refer to nothing. Insert another row, and retire this one.";
+    INSERT_ONLY = "RW1048", "a transaction changes a table that only takes inserts",
+        "The table stands under `[table.NAME]` with `insert_only = true`: the database refuses UPDATE, DELETE and TRUNCATE of it, whoever asks. Insert another row instead, which says what has changed.";
+    TABLE_SETTING = "RW1049", "a `[table.NAME]` can't be used",
+        "`[table.NAME]` says more about a table of the trees or about a reference table: `insert_only = true` if its rows are never changed, `key = { COLUMN = \"EXPRESSION\" }` if a column's value follows from the others'. The expression is SQL over the row's columns, or `sha256(column, …)`.";
     CALL = "RW1050", "a chain calls an unknown transaction",
         "A step, and what compensates it, calls a declared transaction of a root. Correct the name, or declare the transaction.";
     ARGUMENTS = "RW1051", "arguments of a step don't fit its transaction",

@@ -30,8 +30,25 @@ pub struct Schema {
     pub invariants: Vec<Invariant>,
     /// Constraints that can be deferred, so that a worker can make them immediate inside each unit.
     pub deferrable: Vec<DeferrableConstraint>,
+    /// Tables whose rows are only ever inserted, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub insert_only: Vec<String>,
+    /// Keys that follow from their row's content.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub content_keys: Vec<ContentKey>,
     /// The table files in the order in which they are applied.
     pub table_files: Vec<SqlFile>,
+}
+
+/// A column whose value follows from the other columns of its row.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ContentKey {
+    /// The table.
+    pub table: String,
+    /// The column.
+    pub column: String,
+    /// The SQL condition that every row meets.
+    pub condition: String,
 }
 
 /// A kind of root, and the tree of tables under it.
@@ -75,6 +92,9 @@ pub struct ReferenceTable {
     pub primary_key: Vec<String>,
     /// Whether a foreign key of a tree names this table; such a table refuses DELETE.
     pub is_referred_to: bool,
+    /// The columns that such foreign keys name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub referred_columns: Vec<String>,
 }
 
 /// A column or a parameter: a name and a type.
@@ -402,6 +422,11 @@ pub struct SqlFile {
 }
 
 impl Schema {
+    /// Whether rows of a table are only ever inserted.
+    pub fn is_insert_only(&self, table: &str) -> bool {
+        self.insert_only.iter().any(|other| other == table)
+    }
+
     /// The tree table of that name, with its entity.
     pub fn tree_table(&self, name: &str) -> Option<(&RootEntity, &TreeTable)> {
         self.roots.values().find_map(|root| root.tables.iter().find(|table| table.name == name).map(|table| (root, table)))

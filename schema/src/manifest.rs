@@ -9,6 +9,7 @@ use crate::finding::{Finding, Located, Place, Span};
 use crate::names;
 use crate::nearest::did_you_mean;
 use crate::source::MANIFEST_FILE;
+use crate::table_source::{self, TableSource};
 
 /// Many more than peers, so that peers can be added; few enough that a map of them is small.
 const DEFAULT_PARTITIONS: u32 = 1024;
@@ -31,6 +32,8 @@ pub struct Manifest {
     pub chains: Vec<ChainSource>,
     /// `[invariant.X]` in order.
     pub invariants: Vec<InvariantSource>,
+    /// `[table.X]` in order.
+    pub tables: Vec<TableSource>,
 }
 
 impl Default for Manifest {
@@ -43,6 +46,7 @@ impl Default for Manifest {
             reference: Vec::new(),
             chains: Vec::new(),
             invariants: Vec::new(),
+            tables: Vec::new(),
         }
     }
 }
@@ -131,7 +135,11 @@ pub(crate) fn parse(text: &str, findings: &mut Vec<Finding>) -> Manifest {
                 let invariants = named_tables(&entry, "invariant", findings);
                 manifest.invariants = invariants.iter().filter_map(|invariant| invariant_source(invariant, findings)).collect();
             }
-            _ => unknown(&entry.key, &["name", "version", "partitions", "root", "reference", "chain", "invariant"], "", findings),
+            "table" => {
+                let tables = named_tables(&entry, "table", findings);
+                manifest.tables = tables.iter().map(|table| table_source::parse(table, findings)).collect();
+            }
+            _ => unknown(&entry.key, &["name", "version", "partitions", "root", "reference", "chain", "invariant", "table"], "", findings),
         }
     }
     if !has_name {

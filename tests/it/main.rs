@@ -14,6 +14,7 @@ mod embedded;
 mod escapes;
 mod gather;
 mod history;
+mod insert_only;
 mod kill_points;
 mod manners;
 mod metrics;

@@ -14,6 +14,7 @@ mod fail_point;
 mod lane;
 mod metrics;
 mod pg;
+mod reference;
 mod run;
 mod service;
 mod serving;

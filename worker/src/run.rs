@@ -21,7 +21,9 @@ use crate::{
     execute::Limits,
     lane::Counters,
     metrics::WorkerMetrics,
-    pg, service,
+    pg,
+    reference::ReferenceVersion,
+    service,
     snapshot::Snapshots,
     term::{self, TermError},
 };
@@ -263,6 +265,7 @@ impl Terms {
             gate: Arc::default(),
             open: OpenChains::default(),
             retention: Duration::from_secs(u64::from(self.config.retention_hours) * 3600),
+            reference: ReferenceVersion::follow(self.config.clone(), &serving.tasks, serving.stop.clone()),
         });
         self.home.send_replace(Some(home.clone()));
         self.state.send_replace("serving");

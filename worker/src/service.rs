@@ -37,6 +37,8 @@ const MAX_COALESCED: usize = 512;
 const MAX_COALESCED_BYTES: usize = 16 << 20;
 /// How many requests may be under way in this process; more are refused at once.
 pub(crate) const MAX_IN_FLIGHT: usize = 16_384;
+/// The longest wait for a version of the reference data.
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
 /// The most chains that one list returns.
 const MAX_LISTED: u32 = 10_000;
 
@@ -101,7 +103,7 @@ impl WorkerService {
         })?;
         let home = home.clone()?;
         let execute = execute.ok_or_else(|| Fault::internal("an envelope came without content"))?;
-        if execute.open_chain.is_none() && !execute.is_forgotten {
+        if execute.open_chain.is_none() && !execute.is_forgotten && execute.min_reference_version.is_none() {
             return execute::submit(&home, &self.limits, execute, (correlation, permit), answers);
         }
         let (limits, replies) = (self.limits.clone(), answers.clone());
@@ -297,6 +299,24 @@ impl worker_server::Worker for WorkerService {
         let (pages, told) = mpsc::channel(1);
         self.tasks.spawn(snapshot::read(self.snapshots.clone(), id, request.sql, pages));
         Ok(Response::new(Box::pin(ReceiverStream::new(told))))
+    }
+
+    async fn get_reference_data(
+        &self,
+        request: Request<v1::GetReferenceDataRequest>,
+    ) -> Result<Response<v1::GetReferenceDataResponse>, Status> {
+        let request = request.into_inner();
+        let tell = async {
+            let home = self.home()?;
+            let until = tokio::time::Instant::now() + Duration::from_millis(request.wait_ms).min(LONGEST_WAIT);
+            let version = home.reference.wait(request.at_least, until).await;
+            if !request.with_digests {
+                return Ok(v1::GetReferenceDataResponse { version, ..v1::GetReferenceDataResponse::default() });
+            }
+            let counted = verify::reference_data(&home.pool, &home.serving.schema).await;
+            counted.map_err(|error| Fault::retry("RW5002", format!("the reference data can't be counted: {error}"), "try again"))
+        };
+        tell.await.map(Response::new).map_err(Fault::into_status)
     }
 
     async fn release_peer_snapshot(

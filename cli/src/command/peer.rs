@@ -58,7 +58,7 @@ fn list(context: &Context, response: &v1::ListPeersResponse) -> ExitCode {
         output::print_list(
             context.format,
             "peers",
-            response.peers.iter().map(peer_json).collect(),
+            response.peers.iter().map(|peer| peer_json(peer, newest_reference(response))).collect(),
             json!({"map_version": response.map_version}),
         );
     } else {
@@ -79,7 +79,8 @@ fn list(context: &Context, response: &v1::ListPeersResponse) -> ExitCode {
             "MEMORY",
             "WORKER",
         ];
-        let rows: Vec<Vec<String>> = response.peers.iter().map(peer_row).collect();
+        let newest = newest_reference(response);
+        let rows: Vec<Vec<String>> = response.peers.iter().map(|peer| peer_row(peer, newest)).collect();
         output::print(&format!("{}\nmap version {}", output::table(&headings, &rows), response.map_version));
     }
     code_of(response)
@@ -90,7 +91,24 @@ fn code_of(response: &v1::ListPeersResponse) -> ExitCode {
     if is_whole { ExitCode::SUCCESS } else { ExitCode::from(exit::PARTIAL) }
 }
 
-fn peer_row(peer: &v1::Peer) -> Vec<String> {
+/// The version of the reference data on the hub, where it is written; none if its worker doesn't answer.
+fn newest_reference(response: &v1::ListPeersResponse) -> Option<i64> {
+    response.peers.iter().find(|peer| peer.is_hub)?.status.as_ref().map(|status| status.reference_version)
+}
+
+/// How many versions a peer's copy is behind. What came to it while the hub was asked is no lag.
+fn lag(status: &v1::PeerStatus, newest: Option<i64>) -> Option<i64> {
+    newest.map(|newest| (newest - status.reference_version).max(0))
+}
+
+fn reference_text(status: &v1::PeerStatus, newest: Option<i64>) -> String {
+    match lag(status, newest) {
+        Some(lag) if lag > 0 => format!("{} ({lag} behind)", status.reference_version),
+        _ => status.reference_version.to_string(),
+    }
+}
+
+fn peer_row(peer: &v1::Peer, newest: Option<i64>) -> Vec<String> {
     let id = if peer.is_hub { format!("{} (catalog)", peer.id) } else { peer.id.clone() };
     let Some(status) = &peer.status else {
         let mut row = vec![id, "no answer".to_owned(), peer.partitions.to_string()];
@@ -110,7 +128,7 @@ fn peer_row(peer: &v1::Peer) -> Vec<String> {
         queue_us(status).map_or_else(|| "-".to_owned(), |mean| output::duration(mean as u64)),
         batch_size(status).map_or_else(|| "-".to_owned(), |mean| format!("{mean:.1}")),
         status.open_chains.to_string(),
-        status.reference_version.to_string(),
+        reference_text(status, newest),
         status.schema_version.to_string(),
         format!("{} MB", status.resident_bytes / 1_000_000),
         peer.worker_address.clone(),
@@ -127,13 +145,13 @@ fn batch_size(status: &v1::PeerStatus) -> Option<f64> {
     (status.batches > 0).then(|| (status.batch_units as f64 / status.batches as f64 * 10.0).round() / 10.0)
 }
 
-fn peer_json(peer: &v1::Peer) -> serde_json::Value {
+fn peer_json(peer: &v1::Peer, newest: Option<i64>) -> serde_json::Value {
     let status = peer.status.as_ref().map(|status| {
         json!({
             "state": status.state, "term": status.term, "lanes": status.lanes, "committed": status.committed, "refused": status.refused,
             "batches": status.batches, "set_wise": status.set_wise, "queued": status.queued,
             "queue_us": queue_us(status), "batch_units": batch_size(status), "open_chains": status.open_chains,
-            "reference_version": status.reference_version, "schema_version": status.schema_version, "map_version": status.map_version,
+            "reference_version": status.reference_version, "reference_lag": lag(status, newest), "schema_version": status.schema_version, "map_version": status.map_version,
             "postgres_version": status.postgres_version, "resident_bytes": status.resident_bytes,
         })
     });
@@ -235,7 +253,7 @@ fn status_json(peers: &v1::ListPeersResponse, schema: &v1::GetSchemaResponse, ch
         "schema": {"name": schema.name, "version": schema.version},
         "chains": {"running": chains.running, "waiting": chains.matched, "missing_peers": chains.missing_peers},
         "map_version": peers.map_version,
-        "peers": peers.peers.iter().map(peer_json).collect::<Vec<_>>(),
+        "peers": peers.peers.iter().map(|peer| peer_json(peer, newest_reference(peers))).collect::<Vec<_>>(),
     })
 }
 
@@ -271,10 +289,19 @@ mod tests {
 
     #[test]
     fn a_peer_that_does_not_answer_has_a_row_as_wide_as_the_others() {
-        let rows: Vec<Vec<String>> = peers().peers.iter().map(peer_row).collect();
+        let rows: Vec<Vec<String>> = peers().peers.iter().map(|peer| peer_row(peer, None)).collect();
         assert_eq!(rows[0].len(), rows[1].len());
         assert_eq!((rows[0][13].as_str(), rows[1][1].as_str()), ("21 MB", "no answer"));
         assert_eq!((rows[0][6].as_str(), rows[0][8].as_str(), rows[0][9].as_str()), ("5", "1.4 ms", "2.3"));
+    }
+
+    #[test]
+    fn a_copy_that_is_behind_the_hub_says_by_how_much() {
+        let status = v1::PeerStatus { reference_version: 7, ..v1::PeerStatus::default() };
+        assert_eq!(reference_text(&status, Some(9)), "7 (2 behind)");
+        assert_eq!(reference_text(&status, Some(7)), "7");
+        assert_eq!((reference_text(&status, Some(6)), lag(&status, Some(6))), ("7".to_owned(), Some(0)));
+        assert_eq!((reference_text(&status, None), lag(&status, None)), ("7".to_owned(), None));
     }
 
     #[test]
@@ -284,7 +311,7 @@ mod tests {
         let wanted = concat!(
             r#"{"chains":{"missing_peers":[],"running":4,"waiting":1},"map_version":7,"peers":[{"capacity":0,"id":"p1","is_hub":false,"#,
             r#""partitions":512,"region":"","state":"","status":{"batch_units":2.3,"batches":3,"committed":0,"lanes":0,"map_version":0,"open_chains":2,"#,
-            r#""postgres_version":"","queue_us":1429.0,"queued":0,"reference_version":0,"refused":0,"resident_bytes":21000000,"schema_version":0,"#,
+            r#""postgres_version":"","queue_us":1429.0,"queued":0,"reference_lag":null,"reference_version":0,"refused":0,"resident_bytes":21000000,"schema_version":0,"#,
             r#""set_wise":5,"state":"serving","term":0},"worker_address":""},{"capacity":0,"id":"p2","is_hub":false,"partitions":512,"region":"","#,
             r#""state":"","status":null,"worker_address":""}],"schema":{"name":"bank","version":3}}"#
         );

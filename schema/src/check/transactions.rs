@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::check::assignments::{self, Assignment};
+use crate::check::insert_only;
 use crate::check::refusal::{self, Reason};
 use crate::check::statements;
 use crate::check::trees::Trees;
@@ -69,6 +70,8 @@ fn compile_one(
                     statements::check_reference_delete(facts, trees, statement, fact, findings);
                 }
                 statements::check_root_key(trees, statement, fact, findings);
+                statements::check_referred_key(facts, trees, statement, fact, findings);
+                insert_only::check(source, statement, fact, findings);
             }
             Some(StatementOutcome::Skipped) | None => {}
         }

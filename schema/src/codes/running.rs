@@ -109,6 +109,11 @@ pub(super) const RUNNING: &[Code] = &[
         "`rootward explain` has PostgreSQL prepare the statement without running it, and PostgreSQL refused it: it is not one SELECT, INSERT, UPDATE, DELETE, MERGE or VALUES, or it names what is not there. Its own message says which.",
     ),
     code(
+        "RW2009",
+        "a call waits for peers to show a write, and writes no reference data",
+        "`wait = all` is for transactions with `-- reference: write`, whose effect every peer shows a moment later. A root's data lie on one peer, and are there when the answer comes. Nothing was executed; leave `--wait all` out.",
+    ),
+    code(
         "RW2020",
         "a statement over all peers can't be judged",
         "Nothing was run. Before a query goes to all peers, Rootward has to see how their results become one. It reads one SELECT, in PostgreSQL's plainer grammar, of a thousand words and signs at most. Write the statement in plainer words, or run it on each peer by itself with `--per-peer`, where PostgreSQL alone judges it.",
@@ -182,6 +187,11 @@ pub(super) const RUNNING: &[Code] = &[
         "RW3108",
         "the answer is too large",
         "An answer is held in memory and kept as the outcome of its request, so it has a limit. Everything the transaction did was rolled back. Ask for less: fewer columns, LIMIT, or pages by key.",
+    ),
+    code(
+        "RW3109",
+        "the peer's copy of the reference data is too old for the transaction",
+        "The transaction carries a version of the reference data that it must see at least (`min_reference_version`), and the root's peer did not show it before the deadline. It was not queued; nothing was executed. `rootward peer list` shows how far each peer is behind. If a peer stays behind, its subscription is broken: `rootward reference repair PEER` makes it anew.",
     ),
     code(
         "RW4001",

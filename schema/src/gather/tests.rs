@@ -39,11 +39,14 @@ fn schema() -> Schema {
             columns: currency,
             primary_key: vec!["code".to_owned()],
             is_referred_to: true,
+            referred_columns: vec!["code".to_owned()],
         }],
         transactions: [].into(),
         chains: [].into(),
         invariants: Vec::new(),
         deferrable: Vec::new(),
+        insert_only: vec![],
+        content_keys: vec![],
         table_files: vec![SqlFile { path: "tables.sql".to_owned(), text: text.to_owned() }],
     }
 }

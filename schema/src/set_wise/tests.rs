@@ -110,6 +110,8 @@ fn schema<const N: usize>(roots: [RootEntity; N]) -> Schema {
         chains: [].into(),
         invariants: Vec::new(),
         deferrable: Vec::new(),
+        insert_only: vec![],
+        content_keys: vec![],
         table_files: Vec::new(),
     }
 }
