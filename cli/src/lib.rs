@@ -17,7 +17,7 @@ use clap::{Parser, Subcommand, error::ErrorKind};
 
 use command::{
     Context, bench::Bench, call::Call, chain::Chain, completions::Completions, demo::Demo, dev::Dev, error::Error, explain::Explain, peer,
-    process::Process, query::Query, schema::Schema, snapshot::Snapshot, verify,
+    process::Process, query::Query, reference::Reference, schema::Schema, snapshot::Snapshot, verify,
 };
 use rootward_client::Client;
 
@@ -73,6 +73,7 @@ enum Command {
     Peer(peer::Peer),
     Partition(peer::Partition),
     Snapshot(Snapshot),
+    Reference(Reference),
     /// The cluster at a glance.
     #[command(after_help = "Example:\n  rootward status")]
     Status,
@@ -126,6 +127,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Demo(demo) => command::demo::run(demo).await?,
         Command::Bench(bench) => command::bench::run(bench, format).await?,
         Command::Schema(schema) => command::schema::run(schema, format).await?,
+        Command::Reference(reference) => command::reference::run(reference, format).await?,
         Command::Router(process) => command::process::router(process).await,
         Command::Worker(process) => command::process::worker(process).await,
         Command::Error(error) => command::error::run(&error, format),
@@ -157,6 +159,7 @@ async fn ask(context: &Context, command: Command) -> ExitCode {
         | Command::Demo(_)
         | Command::Bench(_)
         | Command::Schema(_)
+        | Command::Reference(_)
         | Command::Router(_)
         | Command::Worker(_)
         | Command::Error(_)

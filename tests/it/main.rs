@@ -23,6 +23,7 @@ mod placement;
 mod plans;
 mod reference;
 mod refusals;
+mod repair;
 mod request_ids;
 mod routing;
 mod schema_fixtures;

@@ -17,6 +17,7 @@ pub(crate) mod explain;
 pub(crate) mod peer;
 pub(crate) mod process;
 pub(crate) mod query;
+pub(crate) mod reference;
 pub(crate) mod schema;
 pub(crate) mod snapshot;
 pub(crate) mod verify;
