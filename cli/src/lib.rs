@@ -16,8 +16,8 @@ use std::{process::ExitCode, time::Duration};
 use clap::{Parser, Subcommand, error::ErrorKind};
 
 use command::{
-    Context, bench::Bench, call::Call, chain::Chain, completions::Completions, demo::Demo, dev::Dev, error::Error, explain::Explain, peer,
-    process::Process, query::Query, reference::Reference, schema::Schema, snapshot::Snapshot, verify,
+    Context, bench::Bench, call::Call, chain::Chain, completions::Completions, demo::Demo, dev::Dev, error::Error, explain::Explain,
+    journal::Journal, peer, process::Process, query::Query, reference::Reference, schema::Schema, snapshot::Snapshot, verify,
 };
 use rootward_client::Client;
 
@@ -74,6 +74,7 @@ enum Command {
     Partition(peer::Partition),
     Snapshot(Snapshot),
     Reference(Reference),
+    Journal(Journal),
     /// The cluster at a glance.
     #[command(after_help = "Example:\n  rootward status")]
     Status,
@@ -153,6 +154,7 @@ async fn ask(context: &Context, command: Command) -> ExitCode {
         Command::Peer(peer) => peer::peers(context, peer).await,
         Command::Partition(partition) => peer::partitions(context, partition).await,
         Command::Snapshot(snapshot) => command::snapshot::run(context, snapshot).await,
+        Command::Journal(journal) => command::journal::run(context, journal).await,
         Command::Status => peer::status(context).await,
         Command::Verify => verify::run(context).await,
         Command::Dev(_)

@@ -24,6 +24,8 @@ const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
 /// Counting takes as long as the data are large.
 const VERIFY_LIMIT: Duration = Duration::from_secs(600);
+/// So does reading all journals.
+const JOURNAL_LIMIT: Duration = Duration::from_secs(3_600);
 
 /// A handle to the routers; cheap to clone, all clones share connections. It connects when it is first used, and again when
 /// a connection broke. Must be made inside a tokio runtime.
@@ -166,6 +168,25 @@ impl Client {
     /// As [`Client::verify`].
     pub async fn verify_chains(&self) -> FaultResult<v1::VerifyResponse> {
         self.verify_some(v1::VerifyRequest { only_chains: true }).await
+    }
+
+    /// The last row of each partition's journal: keep them elsewhere, and give them to [`Client::verify_journal`] later.
+    ///
+    /// # Errors
+    /// If no router answers. Peers that don't answer are named in the response.
+    pub async fn journal_heads(&self) -> FaultResult<v1::ListJournalHeadsResponse> {
+        self.read(v1::ListJournalHeadsRequest {}, |mut router, request| async move { router.list_journal_heads(request).await }).await
+    }
+
+    /// Reads all journals and compares them with their hashes and with these heads, for up to an hour whatever the deadline.
+    ///
+    /// # Errors
+    /// If no router answers; a journal that is not sound is no error.
+    pub async fn verify_journal(&self, heads: Vec<v1::JournalHead>) -> FaultResult<v1::VerifyJournalResponse> {
+        let client = self.clone().with_deadline(self.deadline.max(JOURNAL_LIMIT));
+        let policy = Policy { try_limit: client.deadline, ..Policy::REPEATABLE };
+        let request = v1::VerifyJournalRequest { heads };
+        client.send(request, policy, |mut router, request| async move { router.verify_journal(request).await }).await
     }
 
     async fn verify_some(&self, request: v1::VerifyRequest) -> FaultResult<v1::VerifyResponse> {

@@ -11,6 +11,7 @@ mod exchange;
 mod explain;
 mod follow;
 mod gather;
+mod journal;
 mod link;
 mod message;
 mod metrics;

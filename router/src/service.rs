@@ -368,6 +368,18 @@ impl rootward_server::Rootward for RouterService {
         query.await.map(Response::new).map_err(Fault::into_status)
     }
 
+    async fn list_journal_heads(
+        &self,
+        request: Request<v1::ListJournalHeadsRequest>,
+    ) -> Result<Response<v1::ListJournalHeadsResponse>, Status> {
+        self.journal_heads(self.ask_limit(&request)).await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn verify_journal(&self, request: Request<v1::VerifyJournalRequest>) -> Result<Response<v1::VerifyJournalResponse>, Status> {
+        let limit = self.ask_limit(&request);
+        RouterService::verify_journal(self, request.into_inner(), limit).await.map(Response::new).map_err(Fault::into_status)
+    }
+
     async fn release_snapshot(
         &self,
         request: Request<v1::ReleaseSnapshotRequest>,

@@ -47,7 +47,7 @@ pub fn check(source: &Source, facts: &Facts) -> Result<(Schema, Vec<Finding>), V
         version: source.manifest.version,
         partitions: source.manifest.partitions,
         reference: trees.reference_tables(source, facts),
-        roots: trees.into_roots(facts),
+        roots: trees.into_roots(source, facts),
         transactions: transactions.into_iter().map(|compiled| (compiled.transaction.name.clone(), compiled.transaction)).collect(),
         chains,
         invariants,

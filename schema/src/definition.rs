@@ -64,6 +64,9 @@ pub struct RootEntity {
     pub key_type: Type,
     /// All tables of the tree, the root table first, parents before children.
     pub tables: Vec<TreeTable>,
+    /// Whether what takes effect at its roots is written into a journal.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub has_journal: bool,
 }
 
 /// One table of a tree.
@@ -121,6 +124,9 @@ pub struct Transaction {
     pub columns: Vec<Column>,
     /// Whether a business refusal can come of it: an `expect`, a CHECK, a RAISE or a key that may be taken.
     pub can_refuse: bool,
+    /// Whether it may write: a call that only reads has no place in a journal.
+    #[serde(default = "yes")]
+    pub writes: bool,
     /// Whether it may leave settings of the session changed, so that they have to be reset before the next unit.
     #[serde(default = "yes")]
     pub may_change_settings: bool,

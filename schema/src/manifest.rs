@@ -58,6 +58,8 @@ pub struct RootSource {
     pub name: Located<String>,
     /// The root table.
     pub table: Located<String>,
+    /// Whether what takes effect at its roots is written into a journal.
+    pub has_journal: bool,
 }
 
 /// `[invariant.X]`
@@ -178,17 +180,18 @@ fn partitions(entry: &Entry<'_>, manifest: &mut Manifest, findings: &mut Vec<Fin
 }
 
 fn root_source(entry: &Entry<'_>, findings: &mut Vec<Finding>) -> Option<RootSource> {
-    let mut table = None;
+    let (mut table, mut has_journal) = (None, false);
     for setting in sub_entries(entry, findings) {
         match setting.key.value.as_str() {
             "table" => table = string(&setting, findings),
-            _ => unknown(&setting.key, &["table"], &format!("root.{}", entry.key.value), findings),
+            "journal" => has_journal = boolean(&setting, findings).unwrap_or(false),
+            _ => unknown(&setting.key, &["table", "journal"], &format!("root.{}", entry.key.value), findings),
         }
     }
     if table.is_none() {
         missing(entry, "table", "name the root table: `table = \"account\"`", findings);
     }
-    Some(RootSource { name: entry.key.clone(), table: table? })
+    Some(RootSource { name: entry.key.clone(), table: table?, has_journal })
 }
 
 fn reference(entry: &Entry<'_>, findings: &mut Vec<Finding>) -> Vec<Located<String>> {

@@ -15,6 +15,7 @@ mod escapes;
 mod gather;
 mod history;
 mod insert_only;
+mod journal;
 mod kill_points;
 mod manners;
 mod metrics;

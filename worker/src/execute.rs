@@ -201,6 +201,8 @@ fn unit_of<'h>(
     let execute = &request.execute;
     let is_undo = execute.direction() == v1::Direction::Undo;
     let (effect, fingerprint) = plan_effect(home, limits, schema, request)?;
+    let has_journal = schema.roots.get(&execute.entity).is_some_and(|root| root.has_journal);
+    let is_journaled = has_journal && effect.as_ref().is_some_and(|effect| effect.declared.writes);
     let freshness = freshness(limits, request)?;
     let is_scheduled = opening.as_ref().is_some_and(|opening| opening.is_scheduled);
     let writes_nothing = execute.is_tombstone || execute.is_look_up || execute.mark.is_some() || is_scheduled;
@@ -236,6 +238,7 @@ fn unit_of<'h>(
             in_chain: !execute.chain_fingerprint.is_empty(),
             opens_chain,
             issued_at_ms: issued_at(request),
+            is_journaled,
         }),
         is_alone: execute.transaction.is_empty() && !writes_nothing,
         freshness,

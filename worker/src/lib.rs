@@ -11,6 +11,7 @@ mod config;
 mod describe;
 mod execute;
 mod fail_point;
+mod journal;
 mod lane;
 mod metrics;
 mod pg;

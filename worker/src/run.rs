@@ -19,6 +19,7 @@ use crate::{
     collect::{Retention, collect},
     config::Config,
     execute::Limits,
+    journal,
     lane::Counters,
     metrics::WorkerMetrics,
     pg,
@@ -271,6 +272,7 @@ impl Terms {
         self.state.send_replace("serving");
         serving.tasks.spawn(home.clone().recover());
         serving.tasks.spawn(home.clone().count_open());
+        serving.tasks.spawn(journal::tell_heads(home.clone()));
         let hours = |hours: u32| Duration::from_secs(u64::from(hours) * 3600);
         let idle = Duration::from_millis(self.config.collection_pause_ms);
         let retention = Retention { requests: hours(self.config.retention_hours), chains: hours(self.config.chain_retention_hours), idle };

@@ -26,6 +26,7 @@ use crate::{
     chain::{self, Bulk, ChainFilter, ChainHome, Change, Skip},
     describe,
     execute::{self, Limits},
+    journal,
     lane::Outgoing,
     snapshot::{self, Coordinator, Snapshots, take_part},
     verify,
@@ -313,10 +314,37 @@ impl worker_server::Worker for WorkerService {
             if !request.with_digests {
                 return Ok(v1::GetReferenceDataResponse { version, ..v1::GetReferenceDataResponse::default() });
             }
-            let counted = verify::reference_data(&home.pool, &home.serving.schema).await;
-            counted.map_err(|error| Fault::retry("RW5002", format!("the reference data can't be counted: {error}"), "try again"))
+            verify::reference_data(&home.pool, &home.serving.schema).await.map_err(away)
         };
         tell.await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn list_peer_journal_heads(
+        &self,
+        _: Request<v1::ListJournalHeadsRequest>,
+    ) -> Result<Response<v1::ListPeerJournalHeadsResponse>, Status> {
+        let list = async {
+            let client = self.home()?.pool.get().await.map_err(away)?;
+            let heads = journal::heads(&client).await.map_err(away)?;
+            let witnessed = journal::witnessed(&client).await.map_err(away)?;
+            Ok(v1::ListPeerJournalHeadsResponse { heads, witnessed })
+        };
+        list.await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn verify_peer_journal(&self, request: Request<v1::VerifyJournalRequest>) -> Result<Response<v1::VerifyJournalResponse>, Status> {
+        let verify = async { journal::verify(&self.home()?.pool, &self.peer, request.into_inner().heads).await.map_err(away) };
+        verify.await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn witness_journal(&self, request: Request<v1::WitnessJournalRequest>) -> Result<Response<v1::WitnessJournalResponse>, Status> {
+        let request = request.into_inner();
+        let keep = async {
+            let client = self.home()?.pool.get().await.map_err(away)?;
+            journal::keep_witnessed(&client, &request.peer, &request.heads).await.map_err(away)
+        };
+        keep.await.map_err(Fault::into_status)?;
+        Ok(Response::new(v1::WitnessJournalResponse {}))
     }
 
     async fn release_peer_snapshot(
@@ -326,6 +354,11 @@ impl worker_server::Worker for WorkerService {
         self.snapshots.release(snapshot_id(&request.get_ref().snapshot_id).map_err(Fault::into_status)?);
         Ok(Response::new(v1::ReleaseSnapshotResponse {}))
     }
+}
+
+/// The peer's database can't be asked.
+fn away(error: impl std::fmt::Display) -> Fault {
+    Fault::retry("RW5002", format!("the peer's database can't be asked: {error}"), "nothing was changed; try again")
 }
 
 /// A message of what is answered, as much of it as fits.

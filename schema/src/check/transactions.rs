@@ -23,8 +23,6 @@ pub(crate) struct Compiled {
     pub is_whole: bool,
     /// Whether it says where it runs; [`Transaction::target`] means nothing if not.
     pub has_target: bool,
-    /// Whether a statement of it writes.
-    pub writes: bool,
     /// For what it can be refused.
     pub reasons: Vec<Reason>,
     /// What its SET clauses do.
@@ -89,7 +87,6 @@ fn compile_one(
     Compiled {
         is_whole: known.iter().all(Option::is_some),
         has_target: target.is_some(),
-        writes: pairs().any(|(statement, fact)| statements::writes(facts, statement, fact)),
         transaction: Transaction {
             name: transaction.name.value.clone(),
             target: target.unwrap_or(Target::Reference),
@@ -97,6 +94,7 @@ fn compile_one(
             statements,
             columns,
             can_refuse: !reasons.is_empty(),
+            writes: pairs().any(|(statement, fact)| statements::writes(facts, statement, fact)),
             may_change_settings: super::functions::may_change_settings(
                 source,
                 facts,

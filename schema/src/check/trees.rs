@@ -96,12 +96,13 @@ impl Trees {
             .collect()
     }
 
-    pub fn into_roots(self, facts: &Facts) -> BTreeMap<String, RootEntity> {
+    pub fn into_roots(self, source: &Source, facts: &Facts) -> BTreeMap<String, RootEntity> {
         let Trees { homes, entities } = self;
         let root = |(name, key): (String, Option<RootKey>)| {
             let key = key?;
             let tables = tree_tables(&name, &homes, facts);
-            Some((name.clone(), RootEntity { name, table: key.table, key_column: key.column, key_type: key.r#type, tables }))
+            let has_journal = source.manifest.roots.iter().any(|root| root.name.value == name && root.has_journal);
+            Some((name.clone(), RootEntity { name, table: key.table, key_column: key.column, key_type: key.r#type, tables, has_journal }))
         };
         entities.into_iter().filter_map(root).collect()
     }

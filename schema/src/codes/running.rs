@@ -69,6 +69,11 @@ pub(super) const RUNNING: &[Code] = &[
         "Nothing was started. Accounts are spread by the hash of their numbers, so there must be some for each shard, and kills are spread over the iterations of all writers. The message names the option, the help line what fits.",
     ),
     code(
+        "RW1130",
+        "a file of journal heads can't be read",
+        "`rootward journal verify --heads FILE` takes what `rootward journal heads -o json` prints: an object with a list `heads`, each with `partition`, `sequence` and `hash`. Nothing was verified.",
+    ),
+    code(
         "RW2001",
         "there is no such transaction",
         "Clients call transactions by the names that the schema's files declare with `-- name:`. Nothing was executed. The help line proposes the nearest name; `rootward schema show DIR` lists all of them. If the name is new, `rootward schema apply` has not brought it to the cluster yet.",

@@ -13,7 +13,14 @@ fn table(name: &str, key: &str, columns: Vec<Column>) -> TreeTable {
 }
 
 fn root(name: &str, key: &str, tables: Vec<TreeTable>) -> RootEntity {
-    RootEntity { name: name.to_owned(), table: name.to_owned(), key_column: key.to_owned(), key_type: Type::Bigint, tables }
+    RootEntity {
+        name: name.to_owned(),
+        table: name.to_owned(),
+        key_column: key.to_owned(),
+        key_type: Type::Bigint,
+        tables,
+        has_journal: false,
+    }
 }
 
 /// Accounts with entries and notes, safes as another tree, currencies as reference data, and some code.
