@@ -17,7 +17,7 @@ use clap::{Parser, Subcommand, error::ErrorKind};
 
 use command::{
     Context, bench::Bench, call::Call, chain::Chain, completions::Completions, demo::Demo, dev::Dev, error::Error, explain::Explain,
-    journal::Journal, peer, process::Process, query::Query, reference::Reference, schema::Schema, snapshot::Snapshot, verify,
+    journal::Journal, peer, process::Process, query::Query, reference::Reference, schema::Schema, snapshot::Snapshot, stage::Stage, verify,
 };
 use rootward_client::Client;
 
@@ -75,6 +75,7 @@ enum Command {
     Snapshot(Snapshot),
     Reference(Reference),
     Journal(Journal),
+    Stage(Stage),
     /// The cluster at a glance.
     #[command(after_help = "Example:\n  rootward status")]
     Status,
@@ -155,6 +156,7 @@ async fn ask(context: &Context, command: Command) -> ExitCode {
         Command::Partition(partition) => peer::partitions(context, partition).await,
         Command::Snapshot(snapshot) => command::snapshot::run(context, snapshot).await,
         Command::Journal(journal) => command::journal::run(context, journal).await,
+        Command::Stage(stage) => command::stage::run(context, stage).await,
         Command::Status => peer::status(context).await,
         Command::Verify => verify::run(context).await,
         Command::Dev(_)

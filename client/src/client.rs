@@ -170,6 +170,22 @@ impl Client {
         self.verify_some(v1::VerifyRequest { only_chains: true }).await
     }
 
+    /// Rows that were staged by plain SQL, oldest first, of all peers; those that don't answer are named in the response.
+    ///
+    /// # Errors
+    /// RW2010 if there is no such stage; or if no router answers.
+    pub async fn list_staged(&self, request: v1::ListStagedRequest) -> FaultResult<v1::ListStagedResponse> {
+        self.read(request, |mut router, request| async move { router.list_staged(request).await }).await
+    }
+
+    /// Has refused rows sent anew, each as another request. Repeating it finds none that is refused any more.
+    ///
+    /// # Errors
+    /// As [`Client::list_staged`].
+    pub async fn replay_staged(&self, request: v1::ReplayStagedRequest) -> FaultResult<v1::ReplayStagedResponse> {
+        self.read(request, |mut router, request| async move { router.replay_staged(request).await }).await
+    }
+
     /// The last row of each partition's journal: keep them elsewhere, and give them to [`Client::verify_journal`] later.
     ///
     /// # Errors

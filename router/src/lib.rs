@@ -21,10 +21,12 @@ mod routing;
 mod run;
 mod service;
 mod snapshot;
+mod stage;
 mod verify;
 
 pub use catalog::{Catalog, CatalogPeer, Owner};
 pub use config::{Config, ConfigError, is_address, parse_config};
+pub use message::{call_message, chain_message};
 pub use request::{canonical_arguments, check_arguments, resolve_root};
 pub use routing::{Routing, Sent};
 pub use run::{Router, RunError};

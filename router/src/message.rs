@@ -36,7 +36,7 @@ pub(crate) fn query_message(catalog: &Catalog, request: v1::QueryRequest) -> Fau
 ///
 /// # Errors
 /// RW2001 to RW2003 with the name of what is wrong.
-pub(crate) fn call_message(catalog: &Catalog, request: v1::CallRequest) -> FaultResult<v1::Execute> {
+pub fn call_message(catalog: &Catalog, request: v1::CallRequest) -> FaultResult<v1::Execute> {
     let transaction = find_transaction(&catalog.schema, &request.transaction)?;
     let arguments = canonical_arguments(&transaction.name, &transaction.parameters, &request.arguments)?;
     let (entity, root_key) = resolve_root(transaction, &arguments)?;
@@ -64,7 +64,7 @@ pub(crate) fn call_message(catalog: &Catalog, request: v1::CallRequest) -> Fault
 ///
 /// # Errors
 /// RW4004 with the name of what is wrong.
-pub(crate) fn chain_message(catalog: &Catalog, request: v1::StartChainRequest) -> FaultResult<v1::Execute> {
+pub fn chain_message(catalog: &Catalog, request: v1::StartChainRequest) -> FaultResult<v1::Execute> {
     let schema = &catalog.schema;
     let chain = schema.chains.get(&request.chain).ok_or_else(|| {
         let known = schema.chains.keys().cloned().collect::<Vec<_>>().join(", ");

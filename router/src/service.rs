@@ -368,6 +368,16 @@ impl rootward_server::Rootward for RouterService {
         query.await.map(Response::new).map_err(Fault::into_status)
     }
 
+    async fn list_staged(&self, request: Request<v1::ListStagedRequest>) -> Result<Response<v1::ListStagedResponse>, Status> {
+        let limit = self.ask_limit(&request);
+        RouterService::list_staged(self, request.into_inner(), limit).await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn replay_staged(&self, request: Request<v1::ReplayStagedRequest>) -> Result<Response<v1::ReplayStagedResponse>, Status> {
+        let limit = self.ask_limit(&request);
+        RouterService::replay_staged(self, request.into_inner(), limit).await.map(Response::new).map_err(Fault::into_status)
+    }
+
     async fn list_journal_heads(
         &self,
         request: Request<v1::ListJournalHeadsRequest>,

@@ -20,6 +20,7 @@ use crate::facts::{Access, Facts, StatementOutcome};
 use crate::finding::{Finding, Located, Severity};
 use crate::set_wise;
 use crate::source::{MANIFEST_FILE, Source};
+use crate::stage;
 use crate::value::Type;
 
 /// Compiles a schema.
@@ -54,8 +55,14 @@ pub fn check(source: &Source, facts: &Facts) -> Result<(Schema, Vec<Finding>), V
         deferrable: deferrable(facts),
         insert_only: insert_only::tables(source).map(str::to_owned).collect(),
         content_keys: insert_only::content_keys(source),
+        stages: Vec::new(),
         table_files: source.table_files.clone(),
     };
+    schema.stages = stage::compile(&source.manifest.stages, &schema, &mut findings);
+    sort(&mut findings, source);
+    if findings.iter().any(|finding| finding.severity == Severity::Error) {
+        return Err(findings);
+    }
     set_wise::compile(source, facts, &mut schema);
     Ok((schema, findings))
 }

@@ -162,6 +162,8 @@ catalogue! {
         "Between two steps everybody sees what the first one did. What was added may be spent before the step that subtracts is refused, and then it can't be taken back. Put the step that subtracts first; or add to a column of its own, such as `reserved`, which a step behind the other one moves to where it can be spent.";
     LATE_UNDONE = "RW1067", "a deadline calls back what cannot be undone",
         "A chain whose deadline passes before its pivot is done goes back; this step writes and has nothing that undoes it, so its effect would stay. That is a warning, no error: a refusal is part of the business and will happen, a deadline passes when something else is wrong, and an effect that stays may be harmless then. Give the step `compensate`, or make it the pivot.";
+    STAGE = "RW1070", "a `[stage.NAME]` can't be used",
+        "`[stage.NAME]` makes a table `stage.NAME` on every node, whose rows are sent as transactions or as chains: `call` names which, and its parameters are the table's columns. Names that begin with `stage_` are for our own columns.";
 }
 
 #[cfg(test)]

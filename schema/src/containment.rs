@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use crate::definition::{Schema, TreeTable};
 use crate::guards::guards_sql;
+use crate::stage::stages_sql;
 
 /// On which kind of node the tables lie; reference tables are written on the hub only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +48,7 @@ pub fn containment_sql(schema: &Schema, node: Node) -> String {
         );
     }
     guards_sql(&mut sql, schema, node);
+    stages_sql(&mut sql, schema);
     for set_wise in schema.transactions.values().filter_map(|transaction| transaction.set_wise.as_ref()) {
         // Its arguments are the name's: another definition has another name. Only ours are in that namespace.
         let _ = writeln!(sql, "{};", set_wise.sql);

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::stage::Stage;
 use crate::value::Type;
 
 /// A whole schema: the root entities with their trees, the reference tables, the transactions and the chains.
@@ -36,6 +37,9 @@ pub struct Schema {
     /// Keys that follow from their row's content.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub content_keys: Vec<ContentKey>,
+    /// Tables into which rows are staged, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<Stage>,
     /// The table files in the order in which they are applied.
     pub table_files: Vec<SqlFile>,
 }

@@ -22,6 +22,7 @@ mod sql;
 mod chain_source;
 mod manifest;
 mod source;
+mod stage;
 mod table_source;
 mod transaction_file;
 
@@ -47,6 +48,7 @@ pub use nearest::{nearest, nearest_setting};
 pub use placement::{BadKey, partition_of, sql_partition_expression};
 pub use ring::{Capacity, NoCapacity, assign, reassign};
 pub use source::{Source, TableStatement};
+pub use stage::{Stage, StageSource};
 pub use table_source::{KeySource, TableSource};
 pub use transaction_file::{StatementSource, TargetSource, TransactionSource};
 pub use value::{BadValue, Text, Type};

@@ -9,6 +9,7 @@ use crate::finding::{Finding, Located, Place, Span};
 use crate::names;
 use crate::nearest::did_you_mean;
 use crate::source::MANIFEST_FILE;
+use crate::stage::{self, StageSource};
 use crate::table_source::{self, TableSource};
 
 /// Many more than peers, so that peers can be added; few enough that a map of them is small.
@@ -34,6 +35,8 @@ pub struct Manifest {
     pub invariants: Vec<InvariantSource>,
     /// `[table.X]` in order.
     pub tables: Vec<TableSource>,
+    /// `[stage.X]` in order.
+    pub stages: Vec<StageSource>,
 }
 
 impl Default for Manifest {
@@ -47,6 +50,7 @@ impl Default for Manifest {
             chains: Vec::new(),
             invariants: Vec::new(),
             tables: Vec::new(),
+            stages: Vec::new(),
         }
     }
 }
@@ -141,7 +145,14 @@ pub(crate) fn parse(text: &str, findings: &mut Vec<Finding>) -> Manifest {
                 let tables = named_tables(&entry, "table", findings);
                 manifest.tables = tables.iter().map(|table| table_source::parse(table, findings)).collect();
             }
-            _ => unknown(&entry.key, &["name", "version", "partitions", "root", "reference", "chain", "invariant", "table"], "", findings),
+            "stage" => {
+                let stages = named_tables(&entry, "stage", findings);
+                manifest.stages = stages.iter().filter_map(|entry| stage::parse(entry, findings)).collect();
+            }
+            _ => {
+                let known = ["name", "version", "partitions", "root", "reference", "chain", "invariant", "table", "stage"];
+                unknown(&entry.key, &known, "", findings);
+            }
         }
     }
     if !has_name {

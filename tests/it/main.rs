@@ -31,6 +31,7 @@ mod schema_fixtures;
 mod set_wise;
 mod shared;
 mod snapshots;
+mod stage;
 mod standby;
 mod stream;
 mod structure;

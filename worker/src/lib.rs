@@ -20,6 +20,7 @@ mod run;
 mod service;
 mod serving;
 mod snapshot;
+mod stage;
 mod system;
 mod term;
 mod verify;

@@ -29,7 +29,7 @@ use crate::{
     journal,
     lane::Outgoing,
     snapshot::{self, Coordinator, Snapshots, take_part},
-    verify,
+    stage, verify,
 };
 
 /// How many answers go out in one message.
@@ -319,6 +319,38 @@ impl worker_server::Worker for WorkerService {
         tell.await.map(Response::new).map_err(Fault::into_status)
     }
 
+    async fn list_peer_staged(&self, request: Request<v1::ListStagedRequest>) -> Result<Response<v1::ListStagedResponse>, Status> {
+        let request = request.into_inner();
+        let list = async {
+            let home = self.home()?;
+            let client = home.pool.get().await.map_err(away)?;
+            let mut all = v1::ListStagedResponse::default();
+            for stage in stages(&home, &request.stage)? {
+                let (rows, matched) =
+                    stage::list(&client, stage, &request.state, request.limit.min(MAX_LISTED).into()).await.map_err(away)?;
+                all.rows.extend(rows);
+                all.matched += matched;
+            }
+            Ok(all)
+        };
+        list.await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn replay_peer_staged(&self, request: Request<v1::ReplayStagedRequest>) -> Result<Response<v1::ReplayStagedResponse>, Status> {
+        let request = request.into_inner();
+        let replay = async {
+            let home = self.home()?;
+            let id = if request.id.is_empty() { None } else { Some(staged_id(&request.id)?) };
+            let client = home.pool.get().await.map_err(away)?;
+            let mut replayed = 0;
+            for stage in stages(&home, &request.stage)? {
+                replayed += stage::replay(&client, stage, id).await.map_err(away)?;
+            }
+            Ok(v1::ReplayStagedResponse { replayed, ..v1::ReplayStagedResponse::default() })
+        };
+        replay.await.map(Response::new).map_err(Fault::into_status)
+    }
+
     async fn list_peer_journal_heads(
         &self,
         _: Request<v1::ListJournalHeadsRequest>,
@@ -354,6 +386,24 @@ impl worker_server::Worker for WorkerService {
         self.snapshots.release(snapshot_id(&request.get_ref().snapshot_id).map_err(Fault::into_status)?);
         Ok(Response::new(v1::ReleaseSnapshotResponse {}))
     }
+}
+
+/// The stage of this name, or all of them.
+fn stages<'h>(home: &'h ChainHome, name: &str) -> FaultResult<Vec<&'h rootward_schema::Stage>> {
+    let all = &home.serving.schema.stages;
+    let found: Vec<_> = all.iter().filter(|stage| name.is_empty() || stage.name == name).collect();
+    if found.is_empty() && !name.is_empty() {
+        let near = rootward_schema::nearest(name, all.iter().map(|stage| stage.name.as_str()));
+        let help = near
+            .map_or_else(|| "stages are declared in rootward.toml: `[stage.NAME]`".to_owned(), |near| format!("did you mean `{near}`?"));
+        return Err(Fault::refused("RW2010", format!("there is no stage `{name}`"), help));
+    }
+    Ok(found)
+}
+
+fn staged_id(text: &str) -> FaultResult<Uuid> {
+    Uuid::parse_str(text)
+        .map_err(|_| Fault::refused("RW2002", format!("`{text}` is no id of a staged row"), "ids are UUIDs; see `rootward stage list`"))
 }
 
 /// The peer's database can't be asked.

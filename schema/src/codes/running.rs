@@ -119,6 +119,11 @@ pub(super) const RUNNING: &[Code] = &[
         "`wait = all` is for transactions with `-- reference: write`, whose effect every peer shows a moment later. A root's data lie on one peer, and are there when the answer comes. Nothing was executed; leave `--wait all` out.",
     ),
     code(
+        "RW2010",
+        "there is no such stage",
+        "Stages are declared in rootward.toml as `[stage.NAME]`; each has a table `stage.NAME` on every node. The help line proposes the nearest name. Nothing was changed.",
+    ),
+    code(
         "RW2020",
         "a statement over all peers can't be judged",
         "Nothing was run. Before a query goes to all peers, Rootward has to see how their results become one. It reads one SELECT, in PostgreSQL's plainer grammar, of a thousand words and signs at most. Write the statement in plainer words, or run it on each peer by itself with `--per-peer`, where PostgreSQL alone judges it.",

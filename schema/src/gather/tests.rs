@@ -54,6 +54,7 @@ fn schema() -> Schema {
         deferrable: Vec::new(),
         insert_only: vec![],
         content_keys: vec![],
+        stages: vec![],
         table_files: vec![SqlFile { path: "tables.sql".to_owned(), text: text.to_owned() }],
     }
 }

@@ -114,6 +114,7 @@ fn schema<const N: usize>(roots: [RootEntity; N]) -> Schema {
         deferrable: Vec::new(),
         insert_only: vec![],
         content_keys: vec![],
+        stages: vec![],
         table_files: Vec::new(),
     }
 }
