@@ -4,6 +4,7 @@ mod bank;
 mod bench;
 mod command;
 mod demo;
+mod distance;
 mod edge;
 mod internal;
 mod load;

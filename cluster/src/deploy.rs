@@ -123,10 +123,14 @@ async fn install(topology: &Topology, clients: &BTreeMap<String, Client>) -> Res
     }
     let Some(hub) = clients.get(HUB) else { return Ok(()) };
     hub.batch_execute(HUB_SQL).await.map_err(at(HUB))?;
-    let sql = "insert into rootward_catalog.peer (id, worker_address, capacity, region, state, is_hub) values ($1, $2, $3, $4, 'active', $5) on conflict do nothing";
+    let sql = "insert into rootward_catalog.peer (id, worker_address, capacity, region, state, is_hub, latitude, longitude) \
+               values ($1, $2, $3, $4, 'active', $5, $6, $7) on conflict (id) do update set latitude = excluded.latitude, longitude = excluded.longitude \
+               where (peer.latitude, peer.longitude) is distinct from (excluded.latitude, excluded.longitude)";
     for (id, node) in topology.nodes() {
         let capacity = if id == HUB { 0 } else { i32::try_from(node.capacity).unwrap_or(i32::MAX) };
-        hub.execute(sql, &[&id, &node.worker, &capacity, &node.region, &(id == HUB)]).await.map_err(at(HUB))?;
+        hub.execute(sql, &[&id, &node.worker, &capacity, &node.region, &(id == HUB), &node.latitude, &node.longitude])
+            .await
+            .map_err(at(HUB))?;
     }
     Ok(())
 }

@@ -34,4 +34,4 @@ pub use process::{Child, DeathSignal, Folder, Launcher, ProcessError, Spawn, exe
 pub use repair::{Repaired, repair_reference};
 pub use scratch::{ScratchServer, scratch_database};
 pub use server::{Server, ServerConfig, ServerError, Shutdown};
-pub use topology::{Node, Topology, TopologyError, parse_topology};
+pub use topology::{Node, Position, Topology, TopologyError, parse_topology};

@@ -36,6 +36,12 @@ pub struct CatalogPeer {
     pub state: String,
     /// Whether the catalog and the source of the reference data lie on it.
     pub is_hub: bool,
+    /// Where it stands, in degrees, if that is known.
+    #[serde(default)]
+    pub latitude: Option<f64>,
+    /// The same to the east.
+    #[serde(default)]
+    pub longitude: Option<f64>,
 }
 
 /// The owner of a partition.
@@ -105,6 +111,8 @@ impl Catalog {
                     region: peer.region.clone(),
                     state: peer.state.clone(),
                     is_hub: peer.is_hub,
+                    latitude: peer.latitude,
+                    longitude: peer.longitude,
                 })
                 .collect(),
             owners: self.owners.clone(),
@@ -131,6 +139,8 @@ impl Catalog {
                     region: peer.region,
                     state: peer.state,
                     is_hub: peer.is_hub,
+                    latitude: peer.latitude,
+                    longitude: peer.longitude,
                 })
                 .collect(),
             owners: message.owners,

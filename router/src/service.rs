@@ -134,12 +134,19 @@ impl RouterService {
 
     async fn peers(&self) -> FaultResult<v1::ListPeersResponse> {
         let catalog = self.routing.catalog()?;
-        let ask =
-            |mut client: WorkerClient<Channel>| async move { Ok(client.get_peer_status(v1::GetPeerStatusRequest {}).await?.into_inner()) };
+        let ask = |mut client: WorkerClient<Channel>| async move {
+            let status = client.get_peer_status(v1::GetPeerStatusRequest {}).await?.into_inner().status;
+            // A question that the worker answers from memory: what is measured is the way.
+            let began = Instant::now();
+            let asked = client.get_reference_data(v1::GetReferenceDataRequest::default()).await;
+            let round_trip_us = asked.map_or(0, |_| u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+            Ok((status, round_trip_us))
+        };
         let (mut answered, _) = self.ask_all(STATUS_LIMIT, ask).await?;
         let counts = catalog.partition_counts();
         let peers = catalog.peers.iter().map(|peer| {
             let at = answered.iter().position(|(other, _)| other.id == peer.id);
+            let (status, round_trip_us) = at.map_or((None, 0), |at| answered.swap_remove(at).1);
             v1::Peer {
                 id: peer.id.clone(),
                 worker_address: peer.worker_address.clone(),
@@ -148,7 +155,10 @@ impl RouterService {
                 state: peer.state.clone(),
                 is_hub: peer.is_hub,
                 partitions: counts.get(peer.id.as_str()).copied().unwrap_or(0),
-                status: at.and_then(|at| answered.swap_remove(at).1.status),
+                status,
+                latitude: peer.latitude,
+                longitude: peer.longitude,
+                round_trip_us,
             }
         });
         Ok(v1::ListPeersResponse { peers: peers.collect(), map_version: catalog.version })

@@ -101,7 +101,9 @@ fn expanded(expression: &str) -> String {
 fn columns_of_sha256(expression: &str) -> Option<Vec<String>> {
     let tokens: Vec<Token> = sql::code(expression);
     let [name, open, inner @ .., close] = tokens.as_slice() else { return None };
-    if !name.is_word(expression, "sha256") || open.text(expression) != "(" || close.text(expression) != ")" {
+    // A comma behind the last column is no list.
+    if inner.len().is_multiple_of(2) || !name.is_word(expression, "sha256") || open.text(expression) != "(" || close.text(expression) != ")"
+    {
         return None;
     }
     inner

@@ -124,6 +124,10 @@ struct PeerRow {
     region: String,
     state: String,
     is_hub: bool,
+    #[serde(default)]
+    latitude: Option<f64>,
+    #[serde(default)]
+    longitude: Option<f64>,
 }
 
 impl PeerRow {
@@ -135,6 +139,8 @@ impl PeerRow {
             region: self.region,
             state: self.state,
             is_hub: self.is_hub,
+            latitude: self.latitude,
+            longitude: self.longitude,
         }
     }
 }

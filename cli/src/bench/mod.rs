@@ -28,6 +28,7 @@ mod xtm;
 
 pub(crate) use baseline::Baseline;
 pub(crate) use chains::{ChainsOptions, run as run_chains};
+pub(crate) use figures::percentile;
 pub(crate) use file_script::FileScript;
 pub(crate) use kill::Kill;
 pub(crate) use overload::{OverloadOptions, run as run_overload};

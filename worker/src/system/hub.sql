@@ -17,6 +17,9 @@ create table if not exists rootward_catalog.peer (
   state text not null check (state in ('active', 'draining', 'removed')),
   is_hub boolean not null default false
 );
+-- Where it stands, in degrees, if that is known.
+alter table rootward_catalog.peer add column if not exists latitude double precision;
+alter table rootward_catalog.peer add column if not exists longitude double precision;
 create table if not exists rootward_catalog.partition (
   partition integer primary key,
   peer text not null references rootward_catalog.peer (id),
