@@ -4,6 +4,7 @@ mod bank;
 mod bench;
 mod command;
 mod demo;
+mod distance;
 mod edge;
 mod internal;
 mod load;
@@ -16,8 +17,8 @@ use std::{process::ExitCode, time::Duration};
 use clap::{Parser, Subcommand, error::ErrorKind};
 
 use command::{
-    Context, bench::Bench, call::Call, chain::Chain, completions::Completions, demo::Demo, dev::Dev, error::Error, explain::Explain, peer,
-    process::Process, query::Query, schema::Schema, snapshot::Snapshot, verify,
+    Context, bench::Bench, call::Call, chain::Chain, completions::Completions, demo::Demo, dev::Dev, error::Error, explain::Explain,
+    journal::Journal, peer, process::Process, query::Query, reference::Reference, schema::Schema, snapshot::Snapshot, stage::Stage, verify,
 };
 use rootward_client::Client;
 
@@ -73,6 +74,9 @@ enum Command {
     Peer(peer::Peer),
     Partition(peer::Partition),
     Snapshot(Snapshot),
+    Reference(Reference),
+    Journal(Journal),
+    Stage(Stage),
     /// The cluster at a glance.
     #[command(after_help = "Example:\n  rootward status")]
     Status,
@@ -126,6 +130,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Demo(demo) => command::demo::run(demo).await?,
         Command::Bench(bench) => command::bench::run(bench, format).await?,
         Command::Schema(schema) => command::schema::run(schema, format).await?,
+        Command::Reference(reference) => command::reference::run(reference, format).await?,
         Command::Router(process) => command::process::router(process).await,
         Command::Worker(process) => command::process::worker(process).await,
         Command::Error(error) => command::error::run(&error, format),
@@ -151,12 +156,15 @@ async fn ask(context: &Context, command: Command) -> ExitCode {
         Command::Peer(peer) => peer::peers(context, peer).await,
         Command::Partition(partition) => peer::partitions(context, partition).await,
         Command::Snapshot(snapshot) => command::snapshot::run(context, snapshot).await,
+        Command::Journal(journal) => command::journal::run(context, journal).await,
+        Command::Stage(stage) => command::stage::run(context, stage).await,
         Command::Status => peer::status(context).await,
         Command::Verify => verify::run(context).await,
         Command::Dev(_)
         | Command::Demo(_)
         | Command::Bench(_)
         | Command::Schema(_)
+        | Command::Reference(_)
         | Command::Router(_)
         | Command::Worker(_)
         | Command::Error(_)

@@ -115,7 +115,8 @@ pub(crate) async fn run_chain(client: &RootwardClient<Channel>, tally: &Tally, n
 
 /// Calls a transaction; true if it took effect.
 pub(crate) async fn run_call(client: &RootwardClient<Channel>, tally: &Tally, name: &str, arguments: HashMap<String, v1::Value>) -> bool {
-    let message = v1::CallRequest { transaction: name.to_owned(), arguments, request_id: Uuid::now_v7().to_string(), issued_at_ms: 0 };
+    let message =
+        v1::CallRequest { transaction: name.to_owned(), arguments, request_id: Uuid::now_v7().to_string(), ..v1::CallRequest::default() };
     let answer = until_answered(tally, || {
         let mut client = client.clone();
         let mut request = Request::new(message.clone());

@@ -1,6 +1,9 @@
 //! The handle that an application keeps.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicI64},
+    time::Duration,
+};
 
 use rootward_proto::{
     Fault, FaultResult,
@@ -21,6 +24,8 @@ const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
 /// Counting takes as long as the data are large.
 const VERIFY_LIMIT: Duration = Duration::from_secs(600);
+/// So does reading all journals.
+const JOURNAL_LIMIT: Duration = Duration::from_secs(3_600);
 
 /// A handle to the routers; cheap to clone, all clones share connections. It connects when it is first used, and again when
 /// a connection broke. Must be made inside a tokio runtime.
@@ -31,6 +36,8 @@ const VERIFY_LIMIT: Duration = Duration::from_secs(600);
 pub struct Client {
     sender: Sender,
     deadline: Duration,
+    /// The newest version of the reference data that a call of it has seen, if calls are to see nothing older.
+    seen_reference: Option<Arc<AtomicI64>>,
 }
 
 impl Client {
@@ -43,7 +50,7 @@ impl Client {
     pub fn new<A: Into<String>>(routers: impl IntoIterator<Item = A>) -> FaultResult<Client> {
         let routers = Routers::new(routers.into_iter().map(Into::into))?;
         let sender = Sender { routers, budget: Arc::<Budget>::default(), patience: None };
-        Ok(Client { sender, deadline: DEFAULT_DEADLINE })
+        Ok(Client { sender, deadline: DEFAULT_DEADLINE, seen_reference: None })
     }
 
     /// The same, but a router has been reached and knows the cluster. Routers that can't be reached are given two seconds.
@@ -67,6 +74,14 @@ impl Client {
     #[must_use]
     pub fn with_patience(mut self, patience: Duration) -> Client {
         self.sender.patience = Some(patience);
+        self
+    }
+
+    /// The same client, but its calls see the reference data never older than its writes and earlier calls did, whichever peers they
+    /// run on: what was seen is carried along, and a peer that is behind is waited for. Clones made of it share what was seen.
+    #[must_use]
+    pub fn with_monotonic_reference(mut self) -> Client {
+        self.seen_reference = Some(Arc::default());
         self
     }
 
@@ -155,10 +170,49 @@ impl Client {
         self.verify_some(v1::VerifyRequest { only_chains: true }).await
     }
 
+    /// Rows that were staged by plain SQL, oldest first, of all peers; those that don't answer are named in the response.
+    ///
+    /// # Errors
+    /// RW2010 if there is no such stage; or if no router answers.
+    pub async fn list_staged(&self, request: v1::ListStagedRequest) -> FaultResult<v1::ListStagedResponse> {
+        self.read(request, |mut router, request| async move { router.list_staged(request).await }).await
+    }
+
+    /// Has refused rows sent anew, each as another request. Repeating it finds none that is refused any more.
+    ///
+    /// # Errors
+    /// As [`Client::list_staged`].
+    pub async fn replay_staged(&self, request: v1::ReplayStagedRequest) -> FaultResult<v1::ReplayStagedResponse> {
+        self.read(request, |mut router, request| async move { router.replay_staged(request).await }).await
+    }
+
+    /// The last row of each partition's journal: keep them elsewhere, and give them to [`Client::verify_journal`] later.
+    ///
+    /// # Errors
+    /// If no router answers. Peers that don't answer are named in the response.
+    pub async fn journal_heads(&self) -> FaultResult<v1::ListJournalHeadsResponse> {
+        self.read(v1::ListJournalHeadsRequest {}, |mut router, request| async move { router.list_journal_heads(request).await }).await
+    }
+
+    /// Reads all journals and compares them with their hashes and with these heads, for up to an hour whatever the deadline.
+    ///
+    /// # Errors
+    /// If no router answers; a journal that is not sound is no error.
+    pub async fn verify_journal(&self, heads: Vec<v1::JournalHead>) -> FaultResult<v1::VerifyJournalResponse> {
+        let client = self.clone().with_deadline(self.deadline.max(JOURNAL_LIMIT));
+        let policy = Policy { try_limit: client.deadline, ..Policy::REPEATABLE };
+        let request = v1::VerifyJournalRequest { heads };
+        client.send(request, policy, |mut router, request| async move { router.verify_journal(request).await }).await
+    }
+
     async fn verify_some(&self, request: v1::VerifyRequest) -> FaultResult<v1::VerifyResponse> {
         let client = self.clone().with_deadline(self.deadline.max(VERIFY_LIMIT));
         let policy = Policy { try_limit: client.deadline, ..Policy::REPEATABLE };
         client.send(request, policy, |mut router, request| async move { router.verify(request).await }).await
+    }
+
+    pub(crate) fn seen_reference(&self) -> Option<&AtomicI64> {
+        self.seen_reference.as_deref()
     }
 
     pub(crate) fn sender(&self) -> &Sender {

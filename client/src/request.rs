@@ -1,6 +1,9 @@
 //! Requests with an id: calls and chains. The id and the time of issue are fixed when the request is made.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use rootward_proto::{
     Fault, FaultResult,
@@ -29,6 +32,7 @@ impl Call {
             arguments: arguments.into(),
             request_id: Uuid::now_v7().to_string(),
             issued_at_ms: now_ms(),
+            ..v1::CallRequest::default()
         };
         Call { client: client.clone(), message, deadline: client.deadline() }
     }
@@ -47,6 +51,22 @@ impl Call {
         self
     }
 
+    /// Waits until its peer shows this version of the reference data, which a write's answer has as `reference_version`, and tells in the
+    /// same field of its own answer which version the peer showed behind it.
+    #[must_use]
+    pub fn with_min_reference_version(mut self, version: i64) -> Call {
+        self.message.min_reference_version = Some(version);
+        self
+    }
+
+    /// For a write of reference data: answers when every peer shows it, or when the deadline is near. Peers that don't show it by then,
+    /// or are away, are named in `lagging_peers`; the write stays.
+    #[must_use]
+    pub fn wait_for_all_peers(mut self) -> Call {
+        self.message.reference_wait = v1::ReferenceWait::All.into();
+        self
+    }
+
     /// The id under which its outcome is stored.
     pub fn request_id(&self) -> &str {
         &self.message.request_id
@@ -58,10 +78,17 @@ impl Call {
     ///
     /// # Errors
     /// The refusal (class `Refused`); or why it was not executed (`Retry`, `Reroute`); or RW3102 (`OutcomeUnknown`), which
-    /// names the id to send it again with.
-    pub async fn send(self) -> FaultResult<v1::CallResponse> {
+    /// names the id to send it again with; or RW3109 (`Retry`) if reference data that it waits for did not come.
+    pub async fn send(mut self) -> FaultResult<v1::CallResponse> {
         let deadline = Sender::deadline(self.deadline);
+        if let Some(seen) = self.client.seen_reference() {
+            let wanted = self.message.min_reference_version.unwrap_or(0).max(seen.load(Ordering::Acquire));
+            self.message.min_reference_version = Some(wanted);
+        }
         let sent = self.client.sender().send_by_stream(&self.message, deadline).await;
+        if let (Ok(response), Some(seen)) = (&sent, self.client.seen_reference()) {
+            seen.fetch_max(response.reference_version, Ordering::AcqRel);
+        }
         sent.map_err(|fault| name_id(fault, &self.message.transaction, "--request-id", &self.message.request_id))
     }
 }

@@ -145,6 +145,10 @@ macro_rules! service {
 
 service! {
     query(QueryRequest) -> CallResponse by answer;
+    list_staged(ListStagedRequest) -> ListStagedResponse by answer;
+    replay_staged(ReplayStagedRequest) -> ReplayStagedResponse by answer;
+    list_journal_heads(ListJournalHeadsRequest) -> ListJournalHeadsResponse by answer;
+    verify_journal(VerifyJournalRequest) -> VerifyJournalResponse by answer;
     explain(ExplainRequest) -> ExplainResponse by answer;
     list_chains(ListChainsRequest) -> ListChainsResponse by answer;
     get_chain(GetChainRequest) -> GetChainResponse by answer;

@@ -57,12 +57,15 @@ pub enum DeployError {
     /// No peer can take partitions.
     #[error(transparent)]
     NoCapacity(#[from] NoCapacity),
+    /// There is no such peer.
+    #[error("there is no peer `{0}`; there are {1}")]
+    NoNode(String, String),
     /// The definition in the catalog is not readable.
     #[error("the definition in the catalog can't be read: {0}")]
     Definition(#[from] serde_json::Error),
 }
 
-fn at(node: &str) -> impl Fn(tokio_postgres::Error) -> DeployError + '_ {
+pub(crate) fn at(node: &str) -> impl Fn(tokio_postgres::Error) -> DeployError + '_ {
     move |source| DeployError::Postgres { node: node.to_owned(), source }
 }
 
@@ -101,7 +104,7 @@ pub async fn deploy(topology: &Topology, source: &Source, schema: &Schema) -> Re
     Ok(Deployed { from_version, version: schema.version, nodes, copying })
 }
 
-async fn connect(id: &str, node: &Node) -> Result<Client, DeployError> {
+pub(crate) async fn connect(id: &str, node: &Node) -> Result<Client, DeployError> {
     let (client, connection) = tokio_postgres::connect(&node.database, NoTls).await.map_err(at(id))?;
     // The connection's own task; it ends when the client is dropped.
     #[allow(clippy::disallowed_methods)] // it ends when the client is dropped
@@ -120,10 +123,14 @@ async fn install(topology: &Topology, clients: &BTreeMap<String, Client>) -> Res
     }
     let Some(hub) = clients.get(HUB) else { return Ok(()) };
     hub.batch_execute(HUB_SQL).await.map_err(at(HUB))?;
-    let sql = "insert into rootward_catalog.peer (id, worker_address, capacity, region, state, is_hub) values ($1, $2, $3, $4, 'active', $5) on conflict do nothing";
+    let sql = "insert into rootward_catalog.peer (id, worker_address, capacity, region, state, is_hub, latitude, longitude) \
+               values ($1, $2, $3, $4, 'active', $5, $6, $7) on conflict (id) do update set latitude = excluded.latitude, longitude = excluded.longitude \
+               where (peer.latitude, peer.longitude) is distinct from (excluded.latitude, excluded.longitude)";
     for (id, node) in topology.nodes() {
         let capacity = if id == HUB { 0 } else { i32::try_from(node.capacity).unwrap_or(i32::MAX) };
-        hub.execute(sql, &[&id, &node.worker, &capacity, &node.region, &(id == HUB)]).await.map_err(at(HUB))?;
+        hub.execute(sql, &[&id, &node.worker, &capacity, &node.region, &(id == HUB), &node.latitude, &node.longitude])
+            .await
+            .map_err(at(HUB))?;
     }
     Ok(())
 }

@@ -12,8 +12,8 @@ use rootward_proto::v1::{self, rootward_client::RootwardClient};
 use tokio::time::Instant;
 
 use crate::{
-    Child, Compiled, DeployError, Launcher, Node, ProcessError, Server, ServerConfig, ServerError, Shutdown, Spawn, Topology, deploy,
-    topology::HUB,
+    Child, Compiled, DeployError, Launcher, Node, Position, ProcessError, Server, ServerConfig, ServerError, Shutdown, Spawn, Topology,
+    deploy, topology::HUB,
 };
 
 /// How long a worker or router may take to listen.
@@ -67,6 +67,8 @@ pub struct EmbeddedOptions {
     pub router_settings: String,
     /// More settings for every PostgreSQL server.
     pub server_settings: Vec<(String, String)>,
+    /// Where nodes stand, by id.
+    pub positions: BTreeMap<String, Position>,
 }
 
 impl EmbeddedOptions {
@@ -83,6 +85,7 @@ impl EmbeddedOptions {
             worker_settings: "allow_ad_hoc_sql = true\n".to_owned(),
             router_settings: String::new(),
             server_settings: Vec::new(),
+            positions: BTreeMap::new(),
         }
     }
 }
@@ -158,7 +161,7 @@ impl EmbeddedCluster {
         let ids: Vec<String> = std::iter::once(HUB.to_owned()).chain((1..=options.peers).map(|number| format!("p{number}"))).collect();
         let servers = start_servers(&launcher, &options, &ids).await?;
         let replicas = start_replicas(&servers, options.standbys).await?;
-        let topology = topology(&compiled.schema.name, &servers, &replicas, &ids);
+        let topology = topology(&compiled.schema.name, &servers, &replicas, &ids, &options.positions);
         deploy(&topology, &compiled.source, &compiled.schema).await?;
         let mut cluster = EmbeddedCluster {
             router: None,
@@ -571,13 +574,21 @@ fn conninfo(servers: &BTreeMap<String, Server>, replicas: &BTreeMap<String, Serv
     })
 }
 
-fn topology(name: &str, servers: &BTreeMap<String, Server>, replicas: &BTreeMap<String, Server>, ids: &[String]) -> Topology {
+fn topology(
+    name: &str,
+    servers: &BTreeMap<String, Server>,
+    replicas: &BTreeMap<String, Server>,
+    ids: &[String],
+    positions: &BTreeMap<String, Position>,
+) -> Topology {
     let server = |id: &str| servers.get(id).or_else(|| servers.get("all"));
     let node = |id: &str| Node {
         database: server(id).and_then(|server| conninfo(servers, replicas, server.superuser(), id)).unwrap_or_default(),
         worker: String::new(),
         capacity: 1,
         region: String::new(),
+        latitude: positions.get(id).map(|position| position.latitude),
+        longitude: positions.get(id).map(|position| position.longitude),
         replication: server(id).filter(|_| id == HUB).map(|server| server.conninfo("rootward_system", HUB)).unwrap_or_default(),
     };
     Topology { name: name.to_owned(), hub: node(HUB), peer: ids.iter().filter(|id| *id != HUB).map(|id| (id.clone(), node(id))).collect() }

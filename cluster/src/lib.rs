@@ -12,6 +12,7 @@ mod introspect;
 mod measure;
 mod process;
 mod reference;
+mod repair;
 mod scratch;
 mod server;
 mod settings;
@@ -30,6 +31,7 @@ pub use measure::{
     run_sql,
 };
 pub use process::{Child, DeathSignal, Folder, Launcher, ProcessError, Spawn, exec_child, reap};
+pub use repair::{Repaired, repair_reference};
 pub use scratch::{ScratchServer, scratch_database};
 pub use server::{Server, ServerConfig, ServerError, Shutdown};
-pub use topology::{Node, Topology, TopologyError, parse_topology};
+pub use topology::{Node, Position, Topology, TopologyError, parse_topology};

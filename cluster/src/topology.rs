@@ -31,9 +31,35 @@ pub struct Node {
     /// Where it stands.
     #[serde(default)]
     pub region: String,
+    /// Its latitude in degrees, for distances.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latitude: Option<f64>,
+    /// Its longitude in degrees.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub longitude: Option<f64>,
     /// On the hub: the connection string by which peers copy reference data, for role `rootward_system`.
     #[serde(default)]
     pub replication: String,
+}
+
+impl Node {
+    /// Both degrees or neither, and on the globe.
+    fn has_sound_place(&self) -> bool {
+        match (self.latitude, self.longitude) {
+            (Some(latitude), Some(longitude)) => latitude.abs() <= 90.0 && longitude.abs() <= 180.0,
+            (None, None) => true,
+            _ => false,
+        }
+    }
+}
+
+/// Where a node stands, in degrees.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Position {
+    /// North of the equator.
+    pub latitude: f64,
+    /// East of Greenwich.
+    pub longitude: f64,
 }
 
 fn default_capacity() -> u32 {
@@ -55,6 +81,9 @@ pub enum TopologyError {
     /// The hub's own id is taken.
     #[error("a peer can't be called `hub`")]
     PeerCalledHub,
+    /// A place that is none.
+    #[error("{0} has no place on the globe: it needs both `latitude`, -90 to 90, and `longitude`, -180 to 180")]
+    NoPlace(String),
     /// Peers could not copy reference data.
     #[error("[hub] has no `replication`: the connection string by which peers copy reference data")]
     NoReplication,
@@ -65,7 +94,7 @@ impl TopologyError {
     pub fn help(&self) -> String {
         let near = match self {
             TopologyError::Toml(error) => rootward_schema::nearest_setting(error.message()),
-            TopologyError::NoPeer | TopologyError::PeerCalledHub | TopologyError::NoReplication => None,
+            TopologyError::NoPeer | TopologyError::PeerCalledHub | TopologyError::NoPlace(_) | TopologyError::NoReplication => None,
         };
         near.map_or_else(|| "docs/samples/cluster.toml is a complete example".to_owned(), |near| format!("did you mean `{near}`?"))
     }
@@ -85,6 +114,9 @@ pub fn parse_topology(text: &str) -> Result<Topology, TopologyError> {
     }
     if topology.hub.replication.is_empty() {
         return Err(TopologyError::NoReplication);
+    }
+    if let Some((id, _)) = topology.nodes().find(|(_, node)| !node.has_sound_place()) {
+        return Err(TopologyError::NoPlace(id.to_owned()));
     }
     Ok(topology)
 }
@@ -106,6 +138,14 @@ mod tests {
     fn the_sample_is_right() {
         let sample = parse_topology(SAMPLE).expect("the sample is right");
         assert_eq!(sample.nodes().map(|(id, _)| id).collect::<Vec<_>>(), ["hub", "p1", "p2"]);
+    }
+
+    #[test]
+    fn half_a_place_is_none() {
+        for wrong in ["latitude = 42.0", "latitude = 42.0\nlongitude = 181.0", "latitude = -91.0\nlongitude = 0.0"] {
+            let text = SAMPLE.replacen("latitude = 53.35\nlongitude = -6.26", wrong, 1);
+            assert!(matches!(parse_topology(&text), Err(TopologyError::NoPlace(id)) if id == "p1"), "{wrong}");
+        }
     }
 
     #[test]

@@ -39,6 +39,12 @@ pub struct CatalogPeer {
     /// The timeline of the PostgreSQL that served it last; 0 if nobody did.
     #[serde(default)]
     pub timeline: i32,
+    /// Where it stands, in degrees, if that is known.
+    #[serde(default)]
+    pub latitude: Option<f64>,
+    /// The same to the east.
+    #[serde(default)]
+    pub longitude: Option<f64>,
 }
 
 /// The owner of a partition.
@@ -109,6 +115,8 @@ impl Catalog {
                     state: peer.state.clone(),
                     is_hub: peer.is_hub,
                     timeline: peer.timeline,
+                    latitude: peer.latitude,
+                    longitude: peer.longitude,
                 })
                 .collect(),
             owners: self.owners.clone(),
@@ -136,6 +144,8 @@ impl Catalog {
                     state: peer.state,
                     is_hub: peer.is_hub,
                     timeline: peer.timeline,
+                    latitude: peer.latitude,
+                    longitude: peer.longitude,
                 })
                 .collect(),
             owners: message.owners,

@@ -71,6 +71,9 @@ fn handle(
     let time_left = (envelope.time_left_ms > 0).then(|| Duration::from_millis(envelope.time_left_ms));
     let deadline = service.deadline_in(time_left);
     let work = match envelope.request {
+        Some(call_envelope::Request::Call(request)) if request.reference_wait == i32::from(v1::ReferenceWait::All) => {
+            Work::Shown(Box::new(service.checked(request)))
+        }
         Some(call_envelope::Request::Call(request)) => Work::Call(service.checked(request)),
         Some(call_envelope::Request::StartChain(request)) => Work::Chain(request),
         None => Work::Call(Err(Fault::refused("RW2002", "an envelope came without a request", "fill `call` or `start_chain`"))),
@@ -80,6 +83,7 @@ fn handle(
         let result = match work {
             Work::Call(execute) => service.run(execute, deadline).await.map(call_reply::Result::Called),
             // Rarer and larger: not in every call's future.
+            Work::Shown(execute) => Box::pin(service.run_and_show(*execute, deadline)).await.map(call_reply::Result::Called),
             Work::Chain(request) => Box::pin(service.start(*request, deadline)).await.map(Box::new).map(call_reply::Result::Started),
         };
         service.counters.answered(&result);
@@ -90,6 +94,8 @@ fn handle(
 /// What a request is once it is checked; a chain's start is checked when it runs.
 enum Work {
     Call(FaultResult<Box<v1::Execute>>),
+    /// A write of reference data that all peers are to show.
+    Shown(Box<FaultResult<Box<v1::Execute>>>),
     Chain(Box<v1::StartChainRequest>),
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use rootward_proto::{Fault, FaultResult, v1};
-use rootward_schema::{Expression, Text};
+use rootward_schema::{Expression, Target, Text};
 use uuid::Uuid;
 
 use crate::{
@@ -36,11 +36,19 @@ pub(crate) fn query_message(catalog: &Catalog, request: v1::QueryRequest) -> Fau
 ///
 /// # Errors
 /// RW2001 to RW2003 with the name of what is wrong.
-pub(crate) fn call_message(catalog: &Catalog, request: v1::CallRequest) -> FaultResult<v1::Execute> {
+pub fn call_message(catalog: &Catalog, request: v1::CallRequest) -> FaultResult<v1::Execute> {
     let transaction = find_transaction(&catalog.schema, &request.transaction)?;
     let arguments = canonical_arguments(&transaction.name, &transaction.parameters, &request.arguments)?;
     let (entity, root_key) = resolve_root(transaction, &arguments)?;
+    if request.reference_wait == i32::from(v1::ReferenceWait::All) && transaction.target != Target::Reference {
+        return Err(Fault::refused(
+            "RW2009",
+            format!("`{}` writes no reference data, so there is nothing that all peers will show", transaction.name),
+            "leave `wait` out; to read what was written before, give `min_reference_version`",
+        ));
+    }
     Ok(v1::Execute {
+        min_reference_version: request.min_reference_version,
         transaction: request.transaction,
         entity,
         root_key,
@@ -56,7 +64,7 @@ pub(crate) fn call_message(catalog: &Catalog, request: v1::CallRequest) -> Fault
 ///
 /// # Errors
 /// RW4004 with the name of what is wrong.
-pub(crate) fn chain_message(catalog: &Catalog, request: v1::StartChainRequest) -> FaultResult<v1::Execute> {
+pub fn chain_message(catalog: &Catalog, request: v1::StartChainRequest) -> FaultResult<v1::Execute> {
     let schema = &catalog.schema;
     let chain = schema.chains.get(&request.chain).ok_or_else(|| {
         let known = schema.chains.keys().cloned().collect::<Vec<_>>().join(", ");

@@ -97,7 +97,8 @@ impl Routing {
                 RetryClass::Reroute => self.refresh.notify_one(),
                 // Under overload the honest refusal goes out at once; more tries would only add to the load. So would those
                 // of a statement that used up its time.
-                RetryClass::Retry if !(fault.is_overload() || fault.code() == "RW3104") || unknown.is_some() => {}
+                // The same goes for one that has waited for reference data as long as it could.
+                RetryClass::Retry if !(fault.is_overload() || matches!(fault.code(), "RW3104" | "RW3109")) || unknown.is_some() => {}
                 _ => return Err(fault),
             }
             let pause_now = pause.max(fault.retry_after().unwrap_or_default());

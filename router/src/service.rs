@@ -134,12 +134,19 @@ impl RouterService {
 
     async fn peers(&self) -> FaultResult<v1::ListPeersResponse> {
         let catalog = self.routing.catalog()?;
-        let ask =
-            |mut client: WorkerClient<Channel>| async move { Ok(client.get_peer_status(v1::GetPeerStatusRequest {}).await?.into_inner()) };
+        let ask = |mut client: WorkerClient<Channel>| async move {
+            let status = client.get_peer_status(v1::GetPeerStatusRequest {}).await?.into_inner().status;
+            // A question that the worker answers from memory: what is measured is the way.
+            let began = Instant::now();
+            let asked = client.get_reference_data(v1::GetReferenceDataRequest::default()).await;
+            let round_trip_us = asked.map_or(0, |_| u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+            Ok((status, round_trip_us))
+        };
         let (mut answered, _) = self.ask_all(STATUS_LIMIT, ask).await?;
         let counts = catalog.partition_counts();
         let peers = catalog.peers.iter().map(|peer| {
             let at = answered.iter().position(|(other, _)| other.id == peer.id);
+            let (status, round_trip_us) = at.map_or((None, 0), |at| answered.swap_remove(at).1);
             v1::Peer {
                 id: peer.id.clone(),
                 worker_address: peer.worker_address.clone(),
@@ -148,7 +155,10 @@ impl RouterService {
                 state: peer.state.clone(),
                 is_hub: peer.is_hub,
                 partitions: counts.get(peer.id.as_str()).copied().unwrap_or(0),
-                status: at.and_then(|at| answered.swap_remove(at).1.status),
+                status,
+                latitude: peer.latitude,
+                longitude: peer.longitude,
+                round_trip_us,
             }
         });
         Ok(v1::ListPeersResponse { peers: peers.collect(), map_version: catalog.version })
@@ -166,10 +176,13 @@ impl RouterService {
             |client: WorkerClient<Channel>| Feed::open(client, v1::VerifyPeerRequest { only_chains, snapshot_id: snapshot_id.clone() });
         let judged = async {
             let (mut feeds, missing) = self.ask_all(VERIFY_LIMIT, ask).await?;
-            let counted = feeds.iter_mut().map(|(peer, feed)| (peer.clone(), std::mem::take(&mut feed.counted))).collect::<Vec<_>>();
+            let mut counted = feeds.iter_mut().map(|(peer, feed)| (peer.clone(), std::mem::take(&mut feed.counted))).collect::<Vec<_>>();
             let chains = tokio::time::timeout(VERIFY_LIMIT, judge_feeds(&mut feeds)).await.unwrap_or_else(|_| {
                 Err(Fault::retry("RW5002", format!("chains were not compared within {VERIFY_LIMIT:?}"), "see `rootward peer list`"))
             })?;
+            if !only_chains {
+                self.align_reference(&mut counted).await;
+            }
             Ok(if only_chains {
                 verify::judge_chains(&counted, &missing, chains)
             } else {
@@ -251,7 +264,11 @@ impl rootward_server::Rootward for RouterService {
         let deadline = self.deadline(&request);
         let call = async {
             let _permit = self.admit()?;
-            self.run(self.checked(request.into_inner()), deadline).await
+            let request = request.into_inner();
+            if request.reference_wait == i32::from(v1::ReferenceWait::All) {
+                return self.run_and_show(self.checked(request), deadline).await;
+            }
+            self.run(self.checked(request), deadline).await
         };
         self.counted(call).await
     }
@@ -359,6 +376,28 @@ impl rootward_server::Rootward for RouterService {
             self.query_rows(request.into_inner(), deadline).await
         };
         query.await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn list_staged(&self, request: Request<v1::ListStagedRequest>) -> Result<Response<v1::ListStagedResponse>, Status> {
+        let limit = self.ask_limit(&request);
+        RouterService::list_staged(self, request.into_inner(), limit).await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn replay_staged(&self, request: Request<v1::ReplayStagedRequest>) -> Result<Response<v1::ReplayStagedResponse>, Status> {
+        let limit = self.ask_limit(&request);
+        RouterService::replay_staged(self, request.into_inner(), limit).await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn list_journal_heads(
+        &self,
+        request: Request<v1::ListJournalHeadsRequest>,
+    ) -> Result<Response<v1::ListJournalHeadsResponse>, Status> {
+        self.journal_heads(self.ask_limit(&request)).await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn verify_journal(&self, request: Request<v1::VerifyJournalRequest>) -> Result<Response<v1::VerifyJournalResponse>, Status> {
+        let limit = self.ask_limit(&request);
+        RouterService::verify_journal(self, request.into_inner(), limit).await.map(Response::new).map_err(Fault::into_status)
     }
 
     async fn release_snapshot(

@@ -23,6 +23,9 @@ pub(crate) fn judge(catalog: &Catalog, counted: &[Counted], missing: &[(CatalogP
     checks.extend(catalog.schema.invariants.iter().map(|invariant| judge_invariant(invariant, counted)));
     checks.push(chains.check());
     checks.push(reference(catalog, counted));
+    if !catalog.schema.content_keys.is_empty() {
+        checks.push(content_keys(catalog, counted));
+    }
     let is_ok = checks.iter().all(|check| check.is_ok);
     v1::VerifyResponse { checks, is_ok }
 }
@@ -65,6 +68,25 @@ fn placement(catalog: &Catalog, counted: &[Counted]) -> v1::Check {
     }
     let rows: u64 = counted.iter().map(|(_, part)| part.rows).sum();
     check("placement", wrong, format!("{rows} rows, each on the peer that owns its partition"))
+}
+
+fn content_keys(catalog: &Catalog, counted: &[Counted]) -> v1::Check {
+    let mut wrong = Vec::new();
+    let mut total = 0;
+    for (peer, part) in counted {
+        for (table, list) in &part.content_keys {
+            total += list.count;
+            wrong.extend(
+                list.examples.iter().map(|row| format!("peer {}: `{table}` {row}: the key is not that of the row's content", peer.id)),
+            );
+        }
+    }
+    let tables: Vec<&str> = catalog.schema.content_keys.iter().map(|key| key.table.as_str()).collect();
+    check(
+        "content_keys",
+        wrong,
+        format!("{}: {total} rows with another key than their content's, on {} peers", tables.join(", "), counted.len()),
+    )
 }
 
 fn judge_invariant(invariant: &rootward_schema::Invariant, counted: &[Counted]) -> v1::Check {

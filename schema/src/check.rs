@@ -4,6 +4,7 @@ mod arguments;
 mod assignments;
 mod chains;
 mod functions;
+mod insert_only;
 mod keys;
 mod locate;
 mod refusal;
@@ -19,6 +20,7 @@ use crate::facts::{Access, Facts, StatementOutcome};
 use crate::finding::{Finding, Located, Severity};
 use crate::set_wise;
 use crate::source::{MANIFEST_FILE, Source};
+use crate::stage;
 use crate::value::Type;
 
 /// Compiles a schema.
@@ -33,6 +35,7 @@ pub fn check(source: &Source, facts: &Facts) -> Result<(Schema, Vec<Finding>), V
     let trees = trees::derive(source, facts, &mut findings);
     keys::check(source, facts, &trees, &mut findings);
     functions::check(source, facts, &trees, &mut findings);
+    insert_only::check_tables(source, facts, &mut findings);
     let transactions = transactions::compile(source, facts, &trees, &mut findings);
     let chains = chains::compile(source, &trees, &transactions, &mut findings);
     let invariants = invariants(source, facts, &mut findings);
@@ -45,13 +48,21 @@ pub fn check(source: &Source, facts: &Facts) -> Result<(Schema, Vec<Finding>), V
         version: source.manifest.version,
         partitions: source.manifest.partitions,
         reference: trees.reference_tables(source, facts),
-        roots: trees.into_roots(facts),
+        roots: trees.into_roots(source, facts),
         transactions: transactions.into_iter().map(|compiled| (compiled.transaction.name.clone(), compiled.transaction)).collect(),
         chains,
         invariants,
         deferrable: deferrable(facts),
+        insert_only: insert_only::tables(source).map(str::to_owned).collect(),
+        content_keys: insert_only::content_keys(source),
+        stages: Vec::new(),
         table_files: source.table_files.clone(),
     };
+    schema.stages = stage::compile(&source.manifest.stages, &schema, &mut findings);
+    sort(&mut findings, source);
+    if findings.iter().any(|finding| finding.severity == Severity::Error) {
+        return Err(findings);
+    }
     set_wise::compile(source, facts, &mut schema);
     Ok((schema, findings))
 }

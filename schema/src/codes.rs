@@ -122,6 +122,12 @@ catalogue! {
         "A string, a quoted name, a comment or a statement is not closed, so what follows could not be told apart from it. Close it at the place that is shown.";
     REFERENCE_DELETE = "RW1046", "a transaction deletes reference data that trees refer to",
         "A foreign key of a tree names the table, and peers apply a deletion without asking their foreign keys, so rows of the tree would refer to nothing. Retire rows instead, for example with a column `is_retired`.";
+    REFERENCE_KEY_UPDATE = "RW1047", "a transaction updates a key of reference data that trees refer to",
+        "A foreign key of a tree names the column, and peers apply an update without asking their foreign keys, so rows of the tree would refer to nothing. Insert another row, and retire this one.";
+    INSERT_ONLY = "RW1048", "a transaction changes a table that only takes inserts",
+        "The table stands under `[table.NAME]` with `insert_only = true`: the database refuses UPDATE, DELETE and TRUNCATE of it, whoever asks. Insert another row instead, which says what has changed.";
+    TABLE_SETTING = "RW1049", "a `[table.NAME]` can't be used",
+        "`[table.NAME]` says more about a table of the trees or about a reference table: `insert_only = true` if its rows are never changed, `key = { COLUMN = \"EXPRESSION\" }` if a column's value follows from the others'. The expression is SQL over the row's columns, or `sha256(column, …)`.";
     CALL = "RW1050", "a chain calls an unknown transaction",
         "A step, and what compensates it, calls a declared transaction of a root. Correct the name, or declare the transaction.";
     ARGUMENTS = "RW1051", "arguments of a step don't fit its transaction",
@@ -156,6 +162,8 @@ catalogue! {
         "Between two steps everybody sees what the first one did. What was added may be spent before the step that subtracts is refused, and then it can't be taken back. Put the step that subtracts first; or add to a column of its own, such as `reserved`, which a step behind the other one moves to where it can be spent.";
     LATE_UNDONE = "RW1067", "a deadline calls back what cannot be undone",
         "A chain whose deadline passes before its pivot is done goes back; this step writes and has nothing that undoes it, so its effect would stay. That is a warning, no error: a refusal is part of the business and will happen, a deadline passes when something else is wrong, and an effect that stays may be harmless then. Give the step `compensate`, or make it the pivot.";
+    STAGE = "RW1070", "a `[stage.NAME]` can't be used",
+        "`[stage.NAME]` makes a table `stage.NAME` on every node, whose rows are sent as transactions or as chains: `call` names which, and its parameters are the table's columns. Names that begin with `stage_` are for our own columns.";
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@
 use std::fmt::Write as _;
 
 use crate::definition::{Schema, TreeTable};
+use crate::guards::guards_sql;
+use crate::stage::stages_sql;
 
 /// On which kind of node the tables lie; reference tables are written on the hub only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,13 +27,14 @@ pub fn containment_sql(schema: &Schema, node: Node) -> String {
     for root in schema.roots.values() {
         for table in &root.tables {
             let policy = format!("{} = rootward.root_key('{}')::{}", quoted(&table.key_column), root.name, root.key_type.name());
-            tree_table(&mut sql, table, &policy);
+            tree_table(&mut sql, table, &policy, schema.is_insert_only(&table.name));
         }
     }
     for table in &schema.reference {
         let name = quoted(&table.name);
         let rights = match (node, table.is_referred_to) {
             (Node::Peer, _) => "select",
+            (Node::Hub, _) if schema.is_insert_only(&table.name) => "select, insert",
             // Rows that a tree may refer to are retired, never deleted: the apply worker on a peer checks no foreign keys.
             (Node::Hub, true) => "select, insert, update",
             (Node::Hub, false) => "select, insert, update, delete",
@@ -44,6 +47,8 @@ pub fn containment_sql(schema: &Schema, node: Node) -> String {
              grant select on public.{name} to rootward_system, rootward_reader;\n"
         );
     }
+    guards_sql(&mut sql, schema, node);
+    stages_sql(&mut sql, schema);
     for set_wise in schema.transactions.values().filter_map(|transaction| transaction.set_wise.as_ref()) {
         // Its arguments are the name's: another definition has another name. Only ours are in that namespace.
         let _ = writeln!(sql, "{};", set_wise.sql);
@@ -57,10 +62,11 @@ pub fn containment_sql(schema: &Schema, node: Node) -> String {
     sql
 }
 
-fn tree_table(sql: &mut String, table: &TreeTable, policy: &str) {
+fn tree_table(sql: &mut String, table: &TreeTable, policy: &str, is_insert_only: bool) {
     let name = quoted(&table.name);
     let updatable: Vec<String> =
         table.columns.iter().filter(|column| column.name != table.key_column).map(|column| quoted(&column.name)).collect();
+    let rights = if is_insert_only { "select, insert" } else { "select, insert, delete" };
     let _ = write!(
         sql,
         "alter table public.{name} owner to rootward_owner;\n\
@@ -69,13 +75,13 @@ fn tree_table(sql: &mut String, table: &TreeTable, policy: &str) {
          drop policy if exists rootward_root on public.{name};\n\
          create policy rootward_root on public.{name} for all to rootward_lane using ({policy}) with check ({policy});\n\
          revoke all on public.{name} from public, rootward_lane, rootward_reader;\n\
-         grant select, insert, delete on public.{name} to rootward_lane;\n\
+         grant {rights} on public.{name} to rootward_lane;\n\
          grant select on public.{name} to rootward_system, rootward_reader;\n\
          revoke all on public.{name} from rootward_set;\n\
-         grant select, insert, delete on public.{name} to rootward_set;\n"
+         grant {rights} on public.{name} to rootward_set;\n"
     );
     // No right to update the root key: a row can't be handed to another root even by a statement that the check missed.
-    if !updatable.is_empty() {
+    if !updatable.is_empty() && !is_insert_only {
         let _ = writeln!(sql, "grant update ({}) on public.{name} to rootward_lane, rootward_set;", updatable.join(", "));
     }
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::stage::Stage;
 use crate::value::Type;
 
 /// A whole schema: the root entities with their trees, the reference tables, the transactions and the chains.
@@ -30,8 +31,28 @@ pub struct Schema {
     pub invariants: Vec<Invariant>,
     /// Constraints that can be deferred, so that a worker can make them immediate inside each unit.
     pub deferrable: Vec<DeferrableConstraint>,
+    /// Tables whose rows are only ever inserted, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub insert_only: Vec<String>,
+    /// Keys that follow from their row's content.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub content_keys: Vec<ContentKey>,
+    /// Tables into which rows are staged, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<Stage>,
     /// The table files in the order in which they are applied.
     pub table_files: Vec<SqlFile>,
+}
+
+/// A column whose value follows from the other columns of its row.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ContentKey {
+    /// The table.
+    pub table: String,
+    /// The column.
+    pub column: String,
+    /// The SQL condition that every row meets.
+    pub condition: String,
 }
 
 /// A kind of root, and the tree of tables under it.
@@ -47,6 +68,9 @@ pub struct RootEntity {
     pub key_type: Type,
     /// All tables of the tree, the root table first, parents before children.
     pub tables: Vec<TreeTable>,
+    /// Whether what takes effect at its roots is written into a journal.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub has_journal: bool,
 }
 
 /// One table of a tree.
@@ -75,6 +99,9 @@ pub struct ReferenceTable {
     pub primary_key: Vec<String>,
     /// Whether a foreign key of a tree names this table; such a table refuses DELETE.
     pub is_referred_to: bool,
+    /// The columns that such foreign keys name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub referred_columns: Vec<String>,
 }
 
 /// A column or a parameter: a name and a type.
@@ -101,6 +128,9 @@ pub struct Transaction {
     pub columns: Vec<Column>,
     /// Whether a business refusal can come of it: an `expect`, a CHECK, a RAISE or a key that may be taken.
     pub can_refuse: bool,
+    /// Whether it may write: a call that only reads has no place in a journal.
+    #[serde(default = "yes")]
+    pub writes: bool,
     /// Whether it may leave settings of the session changed, so that they have to be reset before the next unit.
     #[serde(default = "yes")]
     pub may_change_settings: bool,
@@ -402,6 +432,11 @@ pub struct SqlFile {
 }
 
 impl Schema {
+    /// Whether rows of a table are only ever inserted.
+    pub fn is_insert_only(&self, table: &str) -> bool {
+        self.insert_only.iter().any(|other| other == table)
+    }
+
     /// The tree table of that name, with its entity.
     pub fn tree_table(&self, name: &str) -> Option<(&RootEntity, &TreeTable)> {
         self.roots.values().find_map(|root| root.tables.iter().find(|table| table.name == name).map(|table| (root, table)))

@@ -7,6 +7,7 @@
 mod containment;
 mod definition;
 mod duration;
+mod guards;
 mod pg_hash;
 mod placement;
 mod ring;
@@ -21,6 +22,8 @@ mod sql;
 mod chain_source;
 mod manifest;
 mod source;
+mod stage;
+mod table_source;
 mod transaction_file;
 
 pub mod codes;
@@ -33,8 +36,9 @@ mod set_wise;
 pub use chain_source::{ActionSource, Arguments, ChainSource, CompensationSource, StepSource};
 pub use check::check;
 pub use definition::{
-    BUILT_IN_PARAMETERS, Chain, Column, Compensation, DeferrableConstraint, Expect, ExpectedRows, Expression, Invariant, OnExhausted,
-    OnFailure, ReferenceTable, Retry, RootEntity, Schema, SetWise, SqlFile, Statement, Step, Target, Transaction, TreeTable, Wait,
+    BUILT_IN_PARAMETERS, Chain, Column, Compensation, ContentKey, DeferrableConstraint, Expect, ExpectedRows, Expression, Invariant,
+    OnExhausted, OnFailure, ReferenceTable, Retry, RootEntity, Schema, SetWise, SqlFile, Statement, Step, Target, Transaction, TreeTable,
+    Wait,
 };
 pub use duration::duration_text;
 pub use finding::{Finding, Located, Place, Severity, Span, line_and_column, render};
@@ -44,5 +48,7 @@ pub use nearest::{nearest, nearest_setting};
 pub use placement::{BadKey, partition_of, sql_partition_expression};
 pub use ring::{Capacity, NoCapacity, assign, reassign};
 pub use source::{Source, TableStatement};
+pub use stage::{Stage, StageSource};
+pub use table_source::{KeySource, TableSource};
 pub use transaction_file::{StatementSource, TargetSource, TransactionSource};
 pub use value::{BadValue, Text, Type};

@@ -9,6 +9,8 @@ use crate::finding::{Finding, Located, Place, Span};
 use crate::names;
 use crate::nearest::did_you_mean;
 use crate::source::MANIFEST_FILE;
+use crate::stage::{self, StageSource};
+use crate::table_source::{self, TableSource};
 
 /// Many more than peers, so that peers can be added; few enough that a map of them is small.
 const DEFAULT_PARTITIONS: u32 = 1024;
@@ -31,6 +33,10 @@ pub struct Manifest {
     pub chains: Vec<ChainSource>,
     /// `[invariant.X]` in order.
     pub invariants: Vec<InvariantSource>,
+    /// `[table.X]` in order.
+    pub tables: Vec<TableSource>,
+    /// `[stage.X]` in order.
+    pub stages: Vec<StageSource>,
 }
 
 impl Default for Manifest {
@@ -43,6 +49,8 @@ impl Default for Manifest {
             reference: Vec::new(),
             chains: Vec::new(),
             invariants: Vec::new(),
+            tables: Vec::new(),
+            stages: Vec::new(),
         }
     }
 }
@@ -54,6 +62,8 @@ pub struct RootSource {
     pub name: Located<String>,
     /// The root table.
     pub table: Located<String>,
+    /// Whether what takes effect at its roots is written into a journal.
+    pub has_journal: bool,
 }
 
 /// `[invariant.X]`
@@ -131,7 +141,18 @@ pub(crate) fn parse(text: &str, findings: &mut Vec<Finding>) -> Manifest {
                 let invariants = named_tables(&entry, "invariant", findings);
                 manifest.invariants = invariants.iter().filter_map(|invariant| invariant_source(invariant, findings)).collect();
             }
-            _ => unknown(&entry.key, &["name", "version", "partitions", "root", "reference", "chain", "invariant"], "", findings),
+            "table" => {
+                let tables = named_tables(&entry, "table", findings);
+                manifest.tables = tables.iter().map(|table| table_source::parse(table, findings)).collect();
+            }
+            "stage" => {
+                let stages = named_tables(&entry, "stage", findings);
+                manifest.stages = stages.iter().filter_map(|entry| stage::parse(entry, findings)).collect();
+            }
+            _ => {
+                let known = ["name", "version", "partitions", "root", "reference", "chain", "invariant", "table", "stage"];
+                unknown(&entry.key, &known, "", findings);
+            }
         }
     }
     if !has_name {
@@ -170,17 +191,18 @@ fn partitions(entry: &Entry<'_>, manifest: &mut Manifest, findings: &mut Vec<Fin
 }
 
 fn root_source(entry: &Entry<'_>, findings: &mut Vec<Finding>) -> Option<RootSource> {
-    let mut table = None;
+    let (mut table, mut has_journal) = (None, false);
     for setting in sub_entries(entry, findings) {
         match setting.key.value.as_str() {
             "table" => table = string(&setting, findings),
-            _ => unknown(&setting.key, &["table"], &format!("root.{}", entry.key.value), findings),
+            "journal" => has_journal = boolean(&setting, findings).unwrap_or(false),
+            _ => unknown(&setting.key, &["table", "journal"], &format!("root.{}", entry.key.value), findings),
         }
     }
     if table.is_none() {
         missing(entry, "table", "name the root table: `table = \"account\"`", findings);
     }
-    Some(RootSource { name: entry.key.clone(), table: table? })
+    Some(RootSource { name: entry.key.clone(), table: table?, has_journal })
 }
 
 fn reference(entry: &Entry<'_>, findings: &mut Vec<Finding>) -> Vec<Located<String>> {

@@ -10,6 +10,7 @@ use crate::definition::SqlFile;
 use crate::finding::{Finding, Place, Span};
 use crate::manifest::{self, Manifest};
 use crate::sql::{self, Kind, Token};
+use crate::table_source;
 use crate::transaction_file::{self, TransactionSource};
 
 /// The file of settings.
@@ -110,7 +111,8 @@ impl Source {
         };
         let table_files: Vec<SqlFile> =
             table_paths.iter().map(|path| SqlFile { path: path.clone(), text: text_of(path).to_owned() }).collect();
-        let table_statements = table_files.iter().flat_map(|file| table_statements(file, &mut findings)).collect();
+        let mut table_statements: Vec<TableStatement> = table_files.iter().flat_map(|file| table_statements(file, &mut findings)).collect();
+        table_statements.extend(manifest.tables.iter().filter_map(table_source::key_statement));
         let transactions = transaction_paths.iter().flat_map(|path| transaction_file::parse(path, text_of(path), &mut findings)).collect();
         Source { manifest, table_files, table_statements, transactions, findings, texts }
     }

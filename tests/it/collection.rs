@@ -34,6 +34,7 @@ async fn call_at(client: &Client, seconds: i64, transaction: &str, given: &[(&st
         // An id of version 7 would carry today's date.
         request_id: Uuid::new_v4().to_string(),
         issued_at_ms: now_ms() + seconds * 1000,
+        ..v1::CallRequest::default()
     };
     client.send(message).await
 }

@@ -113,6 +113,7 @@ async fn a_request_older_than_outcomes_are_kept_is_refused_and_has_no_effect() {
             arguments: arguments(&[("account_id", &account.to_string()), ("amount", "1")]),
             request_id: id.to_string(),
             issued_at_ms,
+            ..v1::CallRequest::default()
         };
         let fault = client.send(message).await.expect_err("too old");
         assert_eq!((fault.code(), fault.retry_class()), ("RW3107", RetryClass::Refused), "{fault}");

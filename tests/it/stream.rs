@@ -39,6 +39,7 @@ impl RawStream {
                 arguments: arguments(&[("account_id", &account.to_string()), ("amount", "1")]),
                 request_id: Uuid::now_v7().to_string(),
                 issued_at_ms: 0,
+                ..v1::CallRequest::default()
             };
             v1::CallEnvelope { correlation, time_left_ms: 60_000, request: Some(call_envelope::Request::Call(call)) }
         };

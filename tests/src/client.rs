@@ -62,6 +62,7 @@ impl Client {
             arguments: arguments(given),
             request_id: id.to_string(),
             issued_at_ms: 0,
+            ..v1::CallRequest::default()
         };
         self.send(message).await
     }
@@ -76,6 +77,7 @@ impl Client {
             arguments: arguments(given),
             request_id: id.to_string(),
             issued_at_ms: 0,
+            ..v1::CallRequest::default()
         };
         let mut request = Request::new(message);
         request.set_timeout(limit);

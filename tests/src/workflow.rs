@@ -75,6 +75,7 @@ impl Client {
             arguments: given,
             request_id: Uuid::now_v7().to_string(),
             issued_at_ms: 0,
+            ..rootward_proto::v1::CallRequest::default()
         };
         self.send(message).await.map(|_| ())
     }

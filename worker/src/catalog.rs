@@ -126,6 +126,10 @@ struct PeerRow {
     is_hub: bool,
     #[serde(default)]
     timeline: Option<i32>,
+    #[serde(default)]
+    latitude: Option<f64>,
+    #[serde(default)]
+    longitude: Option<f64>,
 }
 
 impl PeerRow {
@@ -138,6 +142,8 @@ impl PeerRow {
             state: self.state,
             is_hub: self.is_hub,
             timeline: self.timeline.unwrap_or_default(),
+            latitude: self.latitude,
+            longitude: self.longitude,
         }
     }
 }

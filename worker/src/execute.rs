@@ -53,6 +53,10 @@ struct Request {
 pub(crate) async fn execute(home: &Arc<ChainHome>, limits: &Limits, execute: v1::Execute) -> FaultResult<reply::Result> {
     let schema = home.serving.schema.clone();
     let request = check(&schema, execute)?;
+    if let Some(version) = request.execute.min_reference_version {
+        // Before it is queued: a lane waits for nothing but PostgreSQL.
+        home.reference.require(&home.peer, version, request.deadline).await?;
+    }
     let open_chain = request.execute.open_chain.clone();
     if request.execute.is_forgotten {
         let root = (request.execute.entity.as_str(), request.root_key.as_str());
@@ -64,7 +68,11 @@ pub(crate) async fn execute(home: &Arc<ChainHome>, limits: &Limits, execute: v1:
         Some(open) => Box::pin(start_chain(home, limits, &schema, request, open)).await,
         None => {
             let (done, lane) = run(home, limits, &schema, &request, None).await?;
-            Ok(reply::Result::Executed(answer(home, &request, done, lane)))
+            let mut answer = answer(home, &request, done, lane);
+            if request.execute.min_reference_version.is_some() && request.partition != REFERENCE_PARTITION {
+                answer.reference_version = home.reference.seen(&home.pool).await;
+            }
+            Ok(reply::Result::Executed(answer))
         }
     }
 }
@@ -193,6 +201,8 @@ fn unit_of<'h>(
     let execute = &request.execute;
     let is_undo = execute.direction() == v1::Direction::Undo;
     let (effect, fingerprint) = plan_effect(home, limits, schema, request)?;
+    let has_journal = schema.roots.get(&execute.entity).is_some_and(|root| root.has_journal);
+    let is_journaled = has_journal && effect.as_ref().is_some_and(|effect| effect.declared.writes);
     let freshness = freshness(limits, request)?;
     let is_scheduled = opening.as_ref().is_some_and(|opening| opening.is_scheduled);
     let writes_nothing = execute.is_tombstone || execute.is_look_up || execute.mark.is_some() || is_scheduled;
@@ -228,6 +238,7 @@ fn unit_of<'h>(
             in_chain: !execute.chain_fingerprint.is_empty(),
             opens_chain,
             issued_at_ms: issued_at(request),
+            is_journaled,
         }),
         is_alone: execute.transaction.is_empty() && !writes_nothing,
         freshness,

@@ -19,10 +19,14 @@ use crate::{
     collect::{Retention, collect},
     config::Config,
     execute::Limits,
+    journal,
     lane::Counters,
     metrics::WorkerMetrics,
-    pg, service,
+    pg,
+    reference::ReferenceVersion,
+    service,
     snapshot::Snapshots,
+    stage,
     term::{self, TermError},
 };
 
@@ -263,11 +267,14 @@ impl Terms {
             gate: Arc::default(),
             open: OpenChains::default(),
             retention: Duration::from_secs(u64::from(self.config.retention_hours) * 3600),
+            reference: ReferenceVersion::follow(self.config.clone(), &serving.tasks, serving.stop.clone()),
         });
         self.home.send_replace(Some(home.clone()));
         self.state.send_replace("serving");
         serving.tasks.spawn(home.clone().recover());
         serving.tasks.spawn(home.clone().count_open());
+        serving.tasks.spawn(journal::tell_heads(home.clone()));
+        serving.tasks.spawn(stage::pick_up(home.clone(), self.config.clone()));
         let hours = |hours: u32| Duration::from_secs(u64::from(hours) * 3600);
         let idle = Duration::from_millis(self.config.collection_pause_ms);
         let retention = Retention { requests: hours(self.config.retention_hours), chains: hours(self.config.chain_retention_hours), idle };

@@ -26,9 +26,10 @@ use crate::{
     chain::{self, Bulk, ChainFilter, ChainHome, Change, Skip},
     describe,
     execute::{self, Limits},
+    journal,
     lane::Outgoing,
     snapshot::{self, Coordinator, Snapshots, take_part},
-    verify,
+    stage, verify,
 };
 
 /// How many answers go out in one message.
@@ -37,6 +38,8 @@ const MAX_COALESCED: usize = 512;
 const MAX_COALESCED_BYTES: usize = 16 << 20;
 /// How many requests may be under way in this process; more are refused at once.
 pub(crate) const MAX_IN_FLIGHT: usize = 16_384;
+/// The longest wait for a version of the reference data.
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
 /// The most chains that one list returns.
 const MAX_LISTED: u32 = 10_000;
 
@@ -101,7 +104,7 @@ impl WorkerService {
         })?;
         let home = home.clone()?;
         let execute = execute.ok_or_else(|| Fault::internal("an envelope came without content"))?;
-        if execute.open_chain.is_none() && !execute.is_forgotten {
+        if execute.open_chain.is_none() && !execute.is_forgotten && execute.min_reference_version.is_none() {
             return execute::submit(&home, &self.limits, execute, (correlation, permit), answers);
         }
         let (limits, replies) = (self.limits.clone(), answers.clone());
@@ -299,6 +302,83 @@ impl worker_server::Worker for WorkerService {
         Ok(Response::new(Box::pin(ReceiverStream::new(told))))
     }
 
+    async fn get_reference_data(
+        &self,
+        request: Request<v1::GetReferenceDataRequest>,
+    ) -> Result<Response<v1::GetReferenceDataResponse>, Status> {
+        let request = request.into_inner();
+        let tell = async {
+            let home = self.home()?;
+            let until = tokio::time::Instant::now() + Duration::from_millis(request.wait_ms).min(LONGEST_WAIT);
+            let version = home.reference.wait(request.at_least, until).await;
+            if !request.with_digests {
+                return Ok(v1::GetReferenceDataResponse { version, ..v1::GetReferenceDataResponse::default() });
+            }
+            verify::reference_data(&home.pool, &home.serving.schema).await.map_err(away)
+        };
+        tell.await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn list_peer_staged(&self, request: Request<v1::ListStagedRequest>) -> Result<Response<v1::ListStagedResponse>, Status> {
+        let request = request.into_inner();
+        let list = async {
+            let home = self.home()?;
+            let client = home.pool.get().await.map_err(away)?;
+            let mut all = v1::ListStagedResponse::default();
+            for stage in stages(&home, &request.stage)? {
+                let (rows, matched) =
+                    stage::list(&client, stage, &request.state, request.limit.min(MAX_LISTED).into()).await.map_err(away)?;
+                all.rows.extend(rows);
+                all.matched += matched;
+            }
+            Ok(all)
+        };
+        list.await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn replay_peer_staged(&self, request: Request<v1::ReplayStagedRequest>) -> Result<Response<v1::ReplayStagedResponse>, Status> {
+        let request = request.into_inner();
+        let replay = async {
+            let home = self.home()?;
+            let id = if request.id.is_empty() { None } else { Some(staged_id(&request.id)?) };
+            let client = home.pool.get().await.map_err(away)?;
+            let mut replayed = 0;
+            for stage in stages(&home, &request.stage)? {
+                replayed += stage::replay(&client, stage, id).await.map_err(away)?;
+            }
+            Ok(v1::ReplayStagedResponse { replayed, ..v1::ReplayStagedResponse::default() })
+        };
+        replay.await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn list_peer_journal_heads(
+        &self,
+        _: Request<v1::ListJournalHeadsRequest>,
+    ) -> Result<Response<v1::ListPeerJournalHeadsResponse>, Status> {
+        let list = async {
+            let client = self.home()?.pool.get().await.map_err(away)?;
+            let heads = journal::heads(&client).await.map_err(away)?;
+            let witnessed = journal::witnessed(&client).await.map_err(away)?;
+            Ok(v1::ListPeerJournalHeadsResponse { heads, witnessed })
+        };
+        list.await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn verify_peer_journal(&self, request: Request<v1::VerifyJournalRequest>) -> Result<Response<v1::VerifyJournalResponse>, Status> {
+        let verify = async { journal::verify(&self.home()?.pool, &self.peer, request.into_inner().heads).await.map_err(away) };
+        verify.await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn witness_journal(&self, request: Request<v1::WitnessJournalRequest>) -> Result<Response<v1::WitnessJournalResponse>, Status> {
+        let request = request.into_inner();
+        let keep = async {
+            let client = self.home()?.pool.get().await.map_err(away)?;
+            journal::keep_witnessed(&client, &request.peer, &request.heads).await.map_err(away)
+        };
+        keep.await.map_err(Fault::into_status)?;
+        Ok(Response::new(v1::WitnessJournalResponse {}))
+    }
+
     async fn release_peer_snapshot(
         &self,
         request: Request<v1::ReleaseSnapshotRequest>,
@@ -306,6 +386,29 @@ impl worker_server::Worker for WorkerService {
         self.snapshots.release(snapshot_id(&request.get_ref().snapshot_id).map_err(Fault::into_status)?);
         Ok(Response::new(v1::ReleaseSnapshotResponse {}))
     }
+}
+
+/// The stage of this name, or all of them.
+fn stages<'h>(home: &'h ChainHome, name: &str) -> FaultResult<Vec<&'h rootward_schema::Stage>> {
+    let all = &home.serving.schema.stages;
+    let found: Vec<_> = all.iter().filter(|stage| name.is_empty() || stage.name == name).collect();
+    if found.is_empty() && !name.is_empty() {
+        let near = rootward_schema::nearest(name, all.iter().map(|stage| stage.name.as_str()));
+        let help = near
+            .map_or_else(|| "stages are declared in rootward.toml: `[stage.NAME]`".to_owned(), |near| format!("did you mean `{near}`?"));
+        return Err(Fault::refused("RW2010", format!("there is no stage `{name}`"), help));
+    }
+    Ok(found)
+}
+
+fn staged_id(text: &str) -> FaultResult<Uuid> {
+    Uuid::parse_str(text)
+        .map_err(|_| Fault::refused("RW2002", format!("`{text}` is no id of a staged row"), "ids are UUIDs; see `rootward stage list`"))
+}
+
+/// The peer's database can't be asked.
+fn away(error: impl std::fmt::Display) -> Fault {
+    Fault::retry("RW5002", format!("the peer's database can't be asked: {error}"), "nothing was changed; try again")
 }
 
 /// A message of what is answered, as much of it as fits.

@@ -46,6 +46,7 @@ pub(crate) async fn count(
         }
         count_misplaced_bookkeeping(&transaction, &mut counted).await?;
         count_invariants(&transaction, schema, &mut counted).await?;
+        count_content_keys(&transaction, schema, &mut counted).await?;
         count_reference(&transaction, schema, &mut counted).await?;
     }
     // Nobody listens any more: nothing is left to do.
@@ -122,8 +123,43 @@ async fn count_invariants(transaction: &Transaction<'_>, schema: &Schema, counte
     Ok(())
 }
 
+/// Rows whose key does not follow from their content any more.
+async fn count_content_keys(
+    transaction: &Transaction<'_>,
+    schema: &Schema,
+    counted: &mut v1::VerifyPeerResponse,
+) -> Result<(), VerifyError> {
+    for key in &schema.content_keys {
+        let (table, column) = (quoted(&key.table), quoted(&key.column));
+        let sql = format!(
+            "/* verify_content_key */ select {column}::text, count(*) over () from public.{table} where not ({}) order by 1 limit {EXAMPLES}",
+            key.condition
+        );
+        let rows = transaction.query(&sql, &[]).await?;
+        let count = rows.first().map_or(Ok(0), |row| row.try_get::<_, i64>(1))?;
+        let example = |row: &tokio_postgres::Row| -> Result<String, tokio_postgres::Error> {
+            let text: Option<String> = row.try_get(0)?;
+            Ok(format!("{} = {}", key.column, text.as_deref().unwrap_or("NULL")))
+        };
+        let examples = rows.iter().map(example).collect::<Result<_, _>>()?;
+        counted.content_keys.insert(key.table.clone(), v1::ExampleList { examples, count: u64::try_from(count).unwrap_or_default() });
+    }
+    Ok(())
+}
+
 fn trimmed(sql: &str) -> &str {
     sql.trim().trim_end_matches(';')
+}
+
+/// The version of the reference data with the digests of its tables, at one moment.
+pub(crate) async fn reference_data(pool: &Pool, schema: &Schema) -> Result<v1::GetReferenceDataResponse, VerifyError> {
+    let mut client = pool.get().await?;
+    let transaction =
+        client.build_transaction().isolation_level(tokio_postgres::IsolationLevel::RepeatableRead).read_only(true).start().await?;
+    let mut counted = v1::VerifyPeerResponse::default();
+    count_reference(&transaction, schema, &mut counted).await?;
+    transaction.rollback().await?;
+    Ok(v1::GetReferenceDataResponse { version: counted.reference_version, digests: counted.reference_digests })
 }
 
 async fn count_reference(transaction: &Transaction<'_>, schema: &Schema, counted: &mut v1::VerifyPeerResponse) -> Result<(), VerifyError> {

@@ -30,6 +30,7 @@ mod xtm;
 
 pub(crate) use baseline::Baseline;
 pub(crate) use chains::{ChainsOptions, run as run_chains};
+pub(crate) use figures::percentile;
 pub(crate) use file_script::FileScript;
 pub(crate) use given::run as run_given;
 pub(crate) use kill::Kill;

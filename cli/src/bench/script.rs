@@ -95,6 +95,7 @@ mod tests {
             statements: statements.iter().map(statement).collect(),
             columns: Vec::new(),
             can_refuse: true,
+            writes: true,
             may_change_settings: false,
             set_wise: None,
             file: String::new(),

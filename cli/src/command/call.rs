@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use rootward_client::{Fault, v1};
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
-use super::{Context, arguments, fail};
+use super::{Context, arguments, exit, fail};
 use crate::output;
 
 /// Call a declared transaction at the owner of its root.
@@ -22,6 +22,22 @@ pub(crate) struct Call {
     /// The id under which the outcome is stored; send it again with the same id if you didn't get the answer.
     #[arg(long, value_name = "UUID")]
     request_id: Option<Uuid>,
+    /// For a write of reference data: `all` answers when every peer shows it, and ends with code 6 if one doesn't in time.
+    #[arg(long, value_enum, value_name = "WHOM", default_value_t)]
+    wait: Wait,
+    /// Run when the peer shows this version of the reference data, which a write's answer tells.
+    #[arg(long, value_name = "VERSION", value_parser = clap::value_parser!(i64).range(0..))]
+    min_reference_version: Option<i64>,
+}
+
+/// Whom a write of reference data waits for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Wait {
+    /// Nobody: the write is durable on the hub.
+    #[default]
+    None,
+    /// Every peer.
+    All,
 }
 
 /// Sends it and prints the answer.
@@ -32,6 +48,11 @@ pub(crate) async fn run(context: &Context, call: Call) -> ExitCode {
             Some(id) => request.with_request_id(id),
             None => request,
         };
+        let request = if call.wait == Wait::All { request.wait_for_all_peers() } else { request };
+        let request = match call.min_reference_version {
+            Some(version) => request.with_min_reference_version(version),
+            None => request,
+        };
         request.send().await
     };
     answer(context, sent.await)
@@ -39,12 +60,12 @@ pub(crate) async fn run(context: &Context, call: Call) -> ExitCode {
 
 /// Prints the answer of a call or a query.
 pub(super) fn answer(context: &Context, answer: Result<v1::CallResponse, Fault>) -> ExitCode {
-    match answer {
-        Ok(response) if context.format.is_json() => output::print(&json_of(&response).to_string()),
-        Ok(response) => output::print(&text_of(&response)),
+    let response = match answer {
+        Ok(response) => response,
         Err(fault) => return fail(&fault, context.format),
-    }
-    ExitCode::SUCCESS
+    };
+    output::print(&if context.format.is_json() { json_of(&response).to_string() } else { text_of(&response) });
+    if response.lagging_peers.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::PARTIAL) }
 }
 
 fn text_of(response: &v1::CallResponse) -> String {
@@ -63,7 +84,8 @@ fn text_of(response: &v1::CallResponse) -> String {
         place.push(output::duration(response.worker_us));
         place.push(format!("request {}", response.request_id));
     }
-    let place = place.join("  ");
+    let behind = response.lagging_peers.iter().map(lagging_text);
+    let place = std::iter::once(place.join("  ")).chain(behind).collect::<Vec<_>>().join("\n");
     match response.rows.as_slice() {
         [row] if response.columns.len() <= 6 => format!("{}     {place}", row_text(&response.columns, row)),
         [] if response.columns.is_empty() => format!("{}     {place}", rows(response.row_count)),
@@ -73,6 +95,11 @@ fn text_of(response: &v1::CallResponse) -> String {
             format!("{}\n{}     {place}", output::table(&headings, &cells), rows(response.row_count))
         }
     }
+}
+
+fn lagging_text(lagging: &v1::LaggingPeer) -> String {
+    let shows = if lagging.reference_version < 0 { String::new() } else { format!(" (it shows version {})", lagging.reference_version) };
+    format!("peer {} does not show it yet: {}{shows}", lagging.peer, lagging.reason)
 }
 
 fn rows(count: u64) -> String {
@@ -106,6 +133,9 @@ fn json_of(response: &v1::CallResponse) -> Json {
         "partition": response.partition, "peer": response.peer, "lane": response.lane,
         "from_stored_outcome": response.from_stored_outcome, "worker_us": response.worker_us,
         "reference_version": response.reference_version,
+        "lagging_peers": response.lagging_peers.iter().map(|lagging| json!({
+            "peer": lagging.peer, "reference_version": lagging.reference_version, "reason": lagging.reason,
+        })).collect::<Vec<_>>(),
     })
 }
 
@@ -140,7 +170,7 @@ mod tests {
 
     #[test]
     fn the_answer_for_programs_keeps_its_form() {
-        let wanted = r#"{"columns":[{"name":"balance","type":"numeric"}],"entity":"account","from_stored_outcome":false,"lane":1,"partition":417,"peer":"p2","reference_version":0,"request_id":"0193","root_key":"1007","row_count":1,"rows":[{"balance":"750.00"}],"worker_us":1800}"#;
+        let wanted = r#"{"columns":[{"name":"balance","type":"numeric"}],"entity":"account","from_stored_outcome":false,"lagging_peers":[],"lane":1,"partition":417,"peer":"p2","reference_version":0,"request_id":"0193","root_key":"1007","row_count":1,"rows":[{"balance":"750.00"}],"worker_us":1800}"#;
         assert_eq!(json_of(&response()).to_string(), wanted);
     }
 
@@ -159,5 +189,8 @@ mod tests {
         assert!(text_of(&none).starts_with("0 rows     account 1007"));
         let reference = v1::CallResponse { partition: -1, reference_version: 9, ..response() };
         assert!(text_of(&reference).contains("reference data version 9  peer p2"));
+        let lagging = v1::LaggingPeer { peer: "p3".into(), reference_version: 7, reason: "it was behind".into() };
+        let behind = v1::CallResponse { lagging_peers: vec![lagging], ..reference };
+        assert!(text_of(&behind).ends_with("\npeer p3 does not show it yet: it was behind (it shows version 7)"), "{}", text_of(&behind));
     }
 }

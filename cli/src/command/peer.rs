@@ -7,6 +7,7 @@ use rootward_client::{Fault, v1};
 use serde_json::json;
 
 use super::{Context, exit, fail};
+use crate::distance;
 use crate::output;
 
 /// How many characters of ranges are shown in a list of all peers.
@@ -22,8 +23,12 @@ pub(crate) struct Peer {
 #[derive(Debug, Subcommand)]
 enum PeerVerb {
     /// List the peers and how they are.
-    #[command(after_help = "Example:\n  rootward peer list -o json")]
-    List,
+    #[command(after_help = "Example:\n  rootward peer list --from p1 -o json")]
+    List {
+        /// The peer that distances are from; the hub if none is named.
+        #[arg(long, value_name = "ID")]
+        from: Option<String>,
+    },
 }
 
 /// The partitions of the hash space.
@@ -46,19 +51,36 @@ enum PartitionVerb {
 
 /// Runs the verb.
 pub(crate) async fn peers(context: &Context, peer: Peer) -> ExitCode {
-    let PeerVerb::List = peer.verb;
+    let PeerVerb::List { from } = peer.verb;
     match context.client.peers().await {
-        Ok(response) => list(context, &response),
+        Ok(response) => match from.as_ref().filter(|from| !response.peers.iter().any(|peer| peer.id == **from)) {
+            Some(unknown) => {
+                let ids: Vec<&str> = response.peers.iter().map(|peer| peer.id.as_str()).collect();
+                fail(&no_peer(unknown, &ids), context.format)
+            }
+            None => list(context, &response, from.as_deref()),
+        },
         Err(fault) => fail(&fault, context.format),
     }
 }
 
-fn list(context: &Context, response: &v1::ListPeersResponse) -> ExitCode {
+fn no_peer(id: &str, known: &[&str]) -> Fault {
+    let (message, help) = (format!("there is no peer `{id}`"), format!("there are {}", known.join(", ")));
+    Fault::new("RW5007", v1::RetryClass::NotFound, message, help)
+}
+
+/// How far a peer is from the one that distances are from, in kilometres.
+fn distance_km(peer: &v1::Peer, all: &[v1::Peer], from: Option<&str>) -> Option<f64> {
+    let here = all.iter().find(|other| from.map_or(other.is_hub, |from| other.id == from))?;
+    Some(distance::kilometres((here.latitude?, here.longitude?), (peer.latitude?, peer.longitude?)))
+}
+
+fn list(context: &Context, response: &v1::ListPeersResponse, from: Option<&str>) -> ExitCode {
     if context.format.is_json() {
         output::print_list(
             context.format,
             "peers",
-            response.peers.iter().map(peer_json).collect(),
+            response.peers.iter().map(|peer| peer_json(peer, response, from)).collect(),
             json!({"map_version": response.map_version}),
         );
     } else {
@@ -77,9 +99,11 @@ fn list(context: &Context, response: &v1::ListPeersResponse) -> ExitCode {
             "REFERENCE",
             "SCHEMA",
             "MEMORY",
+            "DISTANCE",
+            "ROUND TRIP",
             "WORKER",
         ];
-        let rows: Vec<Vec<String>> = response.peers.iter().map(peer_row).collect();
+        let rows: Vec<Vec<String>> = response.peers.iter().map(|peer| peer_row(peer, response, from)).collect();
         output::print(&format!("{}\nmap version {}", output::table(&headings, &rows), response.map_version));
     }
     code_of(response)
@@ -90,11 +114,31 @@ fn code_of(response: &v1::ListPeersResponse) -> ExitCode {
     if is_whole { ExitCode::SUCCESS } else { ExitCode::from(exit::PARTIAL) }
 }
 
-fn peer_row(peer: &v1::Peer) -> Vec<String> {
+/// The version of the reference data on the hub, where it is written; none if its worker doesn't answer.
+fn newest_reference(response: &v1::ListPeersResponse) -> Option<i64> {
+    response.peers.iter().find(|peer| peer.is_hub)?.status.as_ref().map(|status| status.reference_version)
+}
+
+/// How many versions a peer's copy is behind. What came to it while the hub was asked is no lag.
+fn lag(status: &v1::PeerStatus, newest: Option<i64>) -> Option<i64> {
+    newest.map(|newest| (newest - status.reference_version).max(0))
+}
+
+fn reference_text(status: &v1::PeerStatus, newest: Option<i64>) -> String {
+    match lag(status, newest) {
+        Some(lag) if lag > 0 => format!("{} ({lag} behind)", status.reference_version),
+        _ => status.reference_version.to_string(),
+    }
+}
+
+fn peer_row(peer: &v1::Peer, all: &v1::ListPeersResponse, from: Option<&str>) -> Vec<String> {
+    let newest = newest_reference(all);
+    let distance = distance_km(peer, &all.peers, from).map_or_else(|| "-".to_owned(), |distance| format!("{distance:.1} km"));
     let id = if peer.is_hub { format!("{} (catalog)", peer.id) } else { peer.id.clone() };
     let Some(status) = &peer.status else {
         let mut row = vec![id, "no answer".to_owned(), peer.partitions.to_string()];
         row.extend(std::iter::repeat_n("-".to_owned(), 11));
+        row.extend([distance, "-".to_owned()]);
         row.push(peer.worker_address.clone());
         return row;
     };
@@ -110,9 +154,11 @@ fn peer_row(peer: &v1::Peer) -> Vec<String> {
         queue_us(status).map_or_else(|| "-".to_owned(), |mean| output::duration(mean as u64)),
         batch_size(status).map_or_else(|| "-".to_owned(), |mean| format!("{mean:.1}")),
         status.open_chains.to_string(),
-        status.reference_version.to_string(),
+        reference_text(status, newest),
         status.schema_version.to_string(),
         format!("{} MB", status.resident_bytes / 1_000_000),
+        distance,
+        output::duration(peer.round_trip_us),
         peer.worker_address.clone(),
     ]
 }
@@ -127,19 +173,22 @@ fn batch_size(status: &v1::PeerStatus) -> Option<f64> {
     (status.batches > 0).then(|| (status.batch_units as f64 / status.batches as f64 * 10.0).round() / 10.0)
 }
 
-fn peer_json(peer: &v1::Peer) -> serde_json::Value {
+fn peer_json(peer: &v1::Peer, all: &v1::ListPeersResponse, from: Option<&str>) -> serde_json::Value {
+    let newest = newest_reference(all);
     let status = peer.status.as_ref().map(|status| {
         json!({
             "state": status.state, "term": status.term, "lanes": status.lanes, "committed": status.committed, "refused": status.refused,
             "batches": status.batches, "set_wise": status.set_wise, "queued": status.queued,
             "queue_us": queue_us(status), "batch_units": batch_size(status), "open_chains": status.open_chains,
-            "reference_version": status.reference_version, "schema_version": status.schema_version, "map_version": status.map_version,
+            "reference_version": status.reference_version, "reference_lag": lag(status, newest), "schema_version": status.schema_version, "map_version": status.map_version,
             "postgres_version": status.postgres_version, "resident_bytes": status.resident_bytes,
         })
     });
     json!({
         "id": peer.id, "worker_address": peer.worker_address, "capacity": peer.capacity, "region": peer.region, "state": peer.state,
         "is_hub": peer.is_hub, "partitions": peer.partitions, "status": status,
+        "latitude": peer.latitude, "longitude": peer.longitude, "distance_km": distance_km(peer, &all.peers, from),
+        "round_trip_us": (peer.round_trip_us > 0).then_some(peer.round_trip_us),
     })
 }
 
@@ -151,13 +200,8 @@ pub(crate) async fn partitions(context: &Context, partition: Partition) -> ExitC
         Err(fault) => return fail(&fault, context.format),
     };
     if let Some(id) = peer.as_ref().filter(|id| !response.peers.contains(id)) {
-        let fault = Fault::new(
-            "RW5007",
-            v1::RetryClass::NotFound,
-            format!("there is no peer `{id}`"),
-            format!("there are {}", response.peers.join(", ")),
-        );
-        return fail(&fault, context.format);
+        let known: Vec<&str> = response.peers.iter().map(String::as_str).collect();
+        return fail(&no_peer(id, &known), context.format);
     }
     let owned: Vec<(String, Vec<usize>)> = response
         .peers
@@ -227,7 +271,7 @@ pub(crate) async fn status(context: &Context) -> ExitCode {
         "schema `{}` version {}   {} chains running, {} wait for a person",
         schema.name, schema.version, chains.running, chains.matched
     ));
-    list(context, &peers)
+    list(context, &peers, None)
 }
 
 fn status_json(peers: &v1::ListPeersResponse, schema: &v1::GetSchemaResponse, chains: &v1::ListChainsResponse) -> serde_json::Value {
@@ -235,7 +279,7 @@ fn status_json(peers: &v1::ListPeersResponse, schema: &v1::GetSchemaResponse, ch
         "schema": {"name": schema.name, "version": schema.version},
         "chains": {"running": chains.running, "waiting": chains.matched, "missing_peers": chains.missing_peers},
         "map_version": peers.map_version,
-        "peers": peers.peers.iter().map(peer_json).collect::<Vec<_>>(),
+        "peers": peers.peers.iter().map(|peer| peer_json(peer, peers, None)).collect::<Vec<_>>(),
     })
 }
 
@@ -271,10 +315,19 @@ mod tests {
 
     #[test]
     fn a_peer_that_does_not_answer_has_a_row_as_wide_as_the_others() {
-        let rows: Vec<Vec<String>> = peers().peers.iter().map(peer_row).collect();
+        let rows: Vec<Vec<String>> = peers().peers.iter().map(|peer| peer_row(peer, &peers(), None)).collect();
         assert_eq!(rows[0].len(), rows[1].len());
         assert_eq!((rows[0][13].as_str(), rows[1][1].as_str()), ("21 MB", "no answer"));
         assert_eq!((rows[0][6].as_str(), rows[0][8].as_str(), rows[0][9].as_str()), ("5", "1.4 ms", "2.3"));
+    }
+
+    #[test]
+    fn a_copy_that_is_behind_the_hub_says_by_how_much() {
+        let status = v1::PeerStatus { reference_version: 7, ..v1::PeerStatus::default() };
+        assert_eq!(reference_text(&status, Some(9)), "7 (2 behind)");
+        assert_eq!(reference_text(&status, Some(7)), "7");
+        assert_eq!((reference_text(&status, Some(6)), lag(&status, Some(6))), ("7".to_owned(), Some(0)));
+        assert_eq!((reference_text(&status, None), lag(&status, None)), ("7".to_owned(), None));
     }
 
     #[test]
@@ -282,11 +335,11 @@ mod tests {
         let schema = v1::GetSchemaResponse { name: "bank".into(), version: 3, ..v1::GetSchemaResponse::default() };
         let chains = v1::ListChainsResponse { running: 4, matched: 1, ..v1::ListChainsResponse::default() };
         let wanted = concat!(
-            r#"{"chains":{"missing_peers":[],"running":4,"waiting":1},"map_version":7,"peers":[{"capacity":0,"id":"p1","is_hub":false,"#,
-            r#""partitions":512,"region":"","state":"","status":{"batch_units":2.3,"batches":3,"committed":0,"lanes":0,"map_version":0,"open_chains":2,"#,
-            r#""postgres_version":"","queue_us":1429.0,"queued":0,"reference_version":0,"refused":0,"resident_bytes":21000000,"schema_version":0,"#,
-            r#""set_wise":5,"state":"serving","term":0},"worker_address":""},{"capacity":0,"id":"p2","is_hub":false,"partitions":512,"region":"","#,
-            r#""state":"","status":null,"worker_address":""}],"schema":{"name":"bank","version":3}}"#
+            r#"{"chains":{"missing_peers":[],"running":4,"waiting":1},"map_version":7,"peers":[{"capacity":0,"distance_km":null,"id":"p1","is_hub":false,"#,
+            r#""latitude":null,"longitude":null,"partitions":512,"region":"","round_trip_us":null,"state":"","status":{"batch_units":2.3,"batches":3,"committed":0,"lanes":0,"map_version":0,"open_chains":2,"#,
+            r#""postgres_version":"","queue_us":1429.0,"queued":0,"reference_lag":null,"reference_version":0,"refused":0,"resident_bytes":21000000,"schema_version":0,"#,
+            r#""set_wise":5,"state":"serving","term":0},"worker_address":""},{"capacity":0,"distance_km":null,"id":"p2","is_hub":false,"latitude":null,"longitude":null,"partitions":512,"region":"","#,
+            r#""round_trip_us":null,"state":"","status":null,"worker_address":""}],"schema":{"name":"bank","version":3}}"#
         );
         assert_eq!(status_json(&peers(), &schema, &chains).to_string(), wanted);
     }

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use rootward_cluster::{ApplyError, CompileError, Compiled, DeployError, compile_folder, deploy, parse_topology};
+use rootward_cluster::{ApplyError, CompileError, Compiled, DeployError, Topology, TopologyError, compile_folder, deploy, parse_topology};
 use rootward_schema::{Finding, Source};
 
 use crate::{
@@ -123,15 +123,18 @@ pub(crate) fn print_findings(source: &Source, findings: &[Finding]) {
     output::print_error(schema_command::report(findings, source, is_coloured).trim_end());
 }
 
-async fn apply(compiled: &Compiled, cluster: &Path) -> anyhow::Result<ExitCode> {
+/// The databases that a file names; none if it is wrong, which has been said then.
+pub(super) fn topology_of(cluster: &Path) -> anyhow::Result<Option<Topology>> {
     let text = std::fs::read_to_string(cluster).with_context(|| format!("can't read {}", cluster.display()))?;
-    let topology = match parse_topology(&text) {
-        Ok(topology) => topology,
-        Err(error) => {
-            output::print_error(&format!("error[RW1102]: {}: {error}\n  help: {}", cluster.display(), error.help()));
-            return Ok(ExitCode::from(2));
-        }
+    let parsed = parse_topology(&text);
+    let wrong = |error: &TopologyError| {
+        output::print_error(&format!("error[RW1102]: {}: {error}\n  help: {}", cluster.display(), error.help()));
     };
+    Ok(parsed.inspect_err(wrong).ok())
+}
+
+async fn apply(compiled: &Compiled, cluster: &Path) -> anyhow::Result<ExitCode> {
+    let Some(topology) = topology_of(cluster)? else { return Ok(ExitCode::from(2)) };
     match deploy(&topology, &compiled.source, &compiled.schema).await {
         Ok(deployed) => {
             let from = deployed.from_version.map_or_else(|| "nothing".to_owned(), |version| format!("version {version}"));
@@ -149,7 +152,7 @@ async fn apply(compiled: &Compiled, cluster: &Path) -> anyhow::Result<ExitCode> 
     }
 }
 
-fn explain(error: &DeployError) -> (&'static str, u8, &'static str) {
+pub(super) fn explain(error: &DeployError) -> (&'static str, u8, &'static str) {
     match error {
         DeployError::Postgres { .. } => ("RW5006", 5, "what was done stays; the same command goes on from there"),
         DeployError::Apply { source: ApplyError::Lossy(_), .. } => {
@@ -158,6 +161,7 @@ fn explain(error: &DeployError) -> (&'static str, u8, &'static str) {
         DeployError::Apply { .. } => ("RW5006", 5, "that database is unchanged, the others are done; the same command goes on from there"),
         DeployError::SameVersion(_) | DeployError::OlderVersion(..) => ("RW1104", 4, "raise `version` in rootward.toml with every change"),
         DeployError::Partitions(..) => ("RW1105", 4, "put the old number back into rootward.toml"),
+        DeployError::NoNode(..) => ("RW5007", 3, "name one of them"),
         DeployError::NoCapacity(_) => ("RW1102", 2, "give at least one peer a capacity above 0"),
         DeployError::Definition(_) => ("RW5006", 5, "this program may be older than the one that applied it"),
     }

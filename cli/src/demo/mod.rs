@@ -2,6 +2,7 @@
 //! command that a user could type, or a count of what really happened; it succeeds only if every check held.
 
 mod bank;
+mod locations;
 mod shop;
 mod stage;
 
@@ -20,6 +21,8 @@ pub(crate) enum Story {
     Bank,
     /// Orders over customers and products.
     Shop,
+    /// A network of databases that share places.
+    Locations,
 }
 
 /// What the command line says.
@@ -39,12 +42,18 @@ pub(crate) struct DemoOptions {
 pub(crate) async fn play(exe: &Path, options: DemoOptions) -> anyhow::Result<ExitCode> {
     let started = std::time::Instant::now();
     let compiled = compile(options.story, exe).await?;
-    let cluster = EmbeddedCluster::start(EmbeddedOptions::new(exe), &compiled).await?;
+    let mut cluster = EmbeddedOptions::new(exe);
+    if options.story == Story::Locations {
+        cluster.peers = 4;
+        cluster.positions = locations::positions().collect();
+    }
+    let cluster = EmbeddedCluster::start(cluster, &compiled).await?;
     let mut stage = Stage::new(exe, cluster);
     stage.header(options.story, &compiled, started.elapsed());
     match options.story {
         Story::Bank => bank::play(&mut stage, options.load_seconds).await?,
         Story::Shop => shop::play(&mut stage, options.load_seconds).await?,
+        Story::Locations => locations::play(&mut stage).await?,
     }
     stage.closing(started.elapsed());
     if options.is_stay {
@@ -61,6 +70,7 @@ async fn compile(story: Story, exe: &Path) -> anyhow::Result<Compiled> {
     let files: &[(&str, &str)] = match story {
         Story::Bank => crate::bank::FILES,
         Story::Shop => shop::FILES,
+        Story::Locations => locations::FILES,
     };
     Ok(compile_source(Source::from_texts(files.iter().copied()), exe, None).await?)
 }

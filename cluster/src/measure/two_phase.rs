@@ -239,6 +239,7 @@ mod tests {
             parameters: Vec::new(),
             statements: vec![statement],
             columns: Vec::new(),
+            writes: true,
             can_refuse: true,
             file: String::new(),
             line: 1,

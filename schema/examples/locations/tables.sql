@@ -14,20 +14,8 @@ create table location (
   location_id text primary key,
   name        text not null,
   latitude    double precision not null check (latitude between -90 and 90),
-  longitude   double precision not null check (longitude between -180 and 180),
-  constraint location_id_is_hash_of_content check (location_id = location_key(name, latitude, longitude))
+  longitude   double precision not null check (longitude between -180 and 180)
 );
-
--- A place is immutable: another content is another place.
-create function refuse_change() returns trigger
-language plpgsql as $$
-begin
-  raise exception 'rows of `%` never change', tg_table_name;
-end
-$$;
-
-create trigger location_is_insert_only before update or delete on location
-for each row execute function refuse_change();
 
 -- The tree of a visitor: who was where, and when.
 

@@ -168,6 +168,26 @@ pub(crate) fn check_reference_delete(
     }
 }
 
+/// Nor does a key of reference data that trees refer to.
+pub(crate) fn check_referred_key(
+    facts: &Facts,
+    trees: &Trees,
+    statement: &StatementSource,
+    fact: &StatementFact,
+    findings: &mut Vec<Finding>,
+) {
+    let referred = facts.tables.iter().filter(|table| trees.member(&table.name).is_some()).flat_map(|table| &table.foreign_keys);
+    let is_referred = |table: &str, column: &String| {
+        trees.home(table) == Some(&Home::Reference)
+            && referred.clone().any(|key| key.target == table && key.target_columns.contains(column))
+    };
+    for (table, column) in fact.updated_columns.iter().filter(|(table, column)| is_referred(table, column)) {
+        let place = after_set(statement, column);
+        let message = format!("the statement updates `{table}.{column}`, by which trees refer to its rows");
+        findings.push(Finding::error(codes::REFERENCE_KEY_UPDATE, &place, message).help("insert another row, and retire this one"));
+    }
+}
+
 /// A root key never changes.
 pub(crate) fn check_root_key(trees: &Trees, statement: &StatementSource, fact: &StatementFact, findings: &mut Vec<Finding>) {
     for (table, column) in &fact.updated_columns {
@@ -183,7 +203,7 @@ pub(crate) fn check_root_key(trees: &Trees, statement: &StatementSource, fact: &
 }
 
 /// The place of a column behind SET, or its first one.
-fn after_set(statement: &StatementSource, column: &str) -> crate::finding::Place {
+pub(crate) fn after_set(statement: &StatementSource, column: &str) -> crate::finding::Place {
     let tokens = sql::code(&statement.sql);
     let set = tokens.iter().position(|token| token.is_word(&statement.sql, "set")).unwrap_or(0);
     let found = tokens[set.min(tokens.len())..].iter().find(|token| token.identifier(&statement.sql).as_deref() == Some(column));

@@ -5,7 +5,7 @@ use crate::codes;
 use crate::facts::{Facts, TableFact, TableKind};
 use crate::finding::{Finding, Place, Span};
 use crate::names;
-use crate::source::Source;
+use crate::source::{MANIFEST_FILE, Source};
 
 pub(crate) fn check(source: &Source, facts: &Facts, findings: &mut Vec<Finding>) {
     server_errors(source, facts, findings);
@@ -55,7 +55,11 @@ fn server_errors(source: &Source, facts: &Facts, findings: &mut Vec<Finding>) {
         let Some(statement) = source.table_statements.get(failed.statement) else { continue };
         let start = statement.place.span.offset + failed.error.offset.unwrap_or(0);
         let length = source.text(&statement.place.file).and_then(|text| text.get(start..)).map_or(1, word_length);
-        let place = Place { file: statement.place.file.clone(), span: Span { offset: start, len: length } };
+        let place = match statement.place.file.as_str() {
+            // A statement that follows from a setting: the server's place is one in ours.
+            MANIFEST_FILE => statement.place.clone(),
+            file => Place { file: file.to_owned(), span: Span { offset: start, len: length } },
+        };
         let help = failed.error.hint.clone().or_else(|| failed.error.detail.clone()).unwrap_or_default();
         let message = format!("PostgreSQL refuses the statement: {}", failed.error.message);
         findings.push(Finding::error(codes::TABLE_SQL, &place, message).label(format!("SQLSTATE {}", failed.error.sqlstate)).help(help));

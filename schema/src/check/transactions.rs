@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::check::assignments::{self, Assignment};
+use crate::check::insert_only;
 use crate::check::refusal::{self, Reason};
 use crate::check::statements;
 use crate::check::trees::Trees;
@@ -22,8 +23,6 @@ pub(crate) struct Compiled {
     pub is_whole: bool,
     /// Whether it says where it runs; [`Transaction::target`] means nothing if not.
     pub has_target: bool,
-    /// Whether a statement of it writes.
-    pub writes: bool,
     /// For what it can be refused.
     pub reasons: Vec<Reason>,
     /// What its SET clauses do.
@@ -69,6 +68,8 @@ fn compile_one(
                     statements::check_reference_delete(facts, trees, statement, fact, findings);
                 }
                 statements::check_root_key(trees, statement, fact, findings);
+                statements::check_referred_key(facts, trees, statement, fact, findings);
+                insert_only::check(source, statement, fact, findings);
             }
             Some(StatementOutcome::Skipped) | None => {}
         }
@@ -86,7 +87,6 @@ fn compile_one(
     Compiled {
         is_whole: known.iter().all(Option::is_some),
         has_target: target.is_some(),
-        writes: pairs().any(|(statement, fact)| statements::writes(facts, statement, fact)),
         transaction: Transaction {
             name: transaction.name.value.clone(),
             target: target.unwrap_or(Target::Reference),
@@ -94,6 +94,7 @@ fn compile_one(
             statements,
             columns,
             can_refuse: !reasons.is_empty(),
+            writes: pairs().any(|(statement, fact)| statements::writes(facts, statement, fact)),
             may_change_settings: super::functions::may_change_settings(
                 source,
                 facts,

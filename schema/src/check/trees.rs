@@ -75,29 +75,34 @@ impl Trees {
 
     pub fn reference_tables(&self, source: &Source, facts: &Facts) -> Vec<ReferenceTable> {
         let is_tree = |table: &TableFact| self.member(&table.name).is_some();
-        let targets: BTreeSet<&str> = facts
+        let targets: BTreeSet<(&str, &String)> = facts
             .tables
             .iter()
             .filter(|table| is_tree(table))
-            .flat_map(|table| table.foreign_keys.iter().map(|key| key.target.as_str()))
+            .flat_map(|table| &table.foreign_keys)
+            .flat_map(|key| key.target_columns.iter().map(|column| (key.target.as_str(), column)))
             .collect();
+        let referred =
+            |table: &TableFact| targets.iter().filter(|(target, _)| *target == table.name).map(|(_, column)| (*column).clone()).collect();
         let listed = source.manifest.reference.iter().filter_map(|name| facts.tables.iter().find(|table| table.name == name.value));
         listed
             .map(|table| ReferenceTable {
                 name: table.name.clone(),
                 columns: table.plain_columns(),
                 primary_key: table.primary_key.clone(),
-                is_referred_to: targets.contains(table.name.as_str()),
+                is_referred_to: targets.iter().any(|(target, _)| *target == table.name),
+                referred_columns: referred(table),
             })
             .collect()
     }
 
-    pub fn into_roots(self, facts: &Facts) -> BTreeMap<String, RootEntity> {
+    pub fn into_roots(self, source: &Source, facts: &Facts) -> BTreeMap<String, RootEntity> {
         let Trees { homes, entities } = self;
         let root = |(name, key): (String, Option<RootKey>)| {
             let key = key?;
             let tables = tree_tables(&name, &homes, facts);
-            Some((name.clone(), RootEntity { name, table: key.table, key_column: key.column, key_type: key.r#type, tables }))
+            let has_journal = source.manifest.roots.iter().any(|root| root.name.value == name && root.has_journal);
+            Some((name.clone(), RootEntity { name, table: key.table, key_column: key.column, key_type: key.r#type, tables, has_journal }))
         };
         entities.into_iter().filter_map(root).collect()
     }

@@ -69,6 +69,11 @@ pub(super) const RUNNING: &[Code] = &[
         "Nothing was started. Accounts are spread by the hash of their numbers, so there must be some for each shard, and kills are spread over the iterations of all writers. The message names the option, the help line what fits.",
     ),
     code(
+        "RW1130",
+        "a file of journal heads can't be read",
+        "`rootward journal verify --heads FILE` takes what `rootward journal heads -o json` prints: an object with a list `heads`, each with `partition`, `sequence` and `hash`. Nothing was verified.",
+    ),
+    code(
         "RW2001",
         "there is no such transaction",
         "Clients call transactions by the names that the schema's files declare with `-- name:`. Nothing was executed. The help line proposes the nearest name; `rootward schema show DIR` lists all of them. If the name is new, `rootward schema apply` has not brought it to the cluster yet.",
@@ -107,6 +112,16 @@ pub(super) const RUNNING: &[Code] = &[
         "RW2008",
         "a statement cannot be explained",
         "`rootward explain` has PostgreSQL prepare the statement without running it, and PostgreSQL refused it: it is not one SELECT, INSERT, UPDATE, DELETE, MERGE or VALUES, or it names what is not there. Its own message says which.",
+    ),
+    code(
+        "RW2009",
+        "a call waits for peers to show a write, and writes no reference data",
+        "`wait = all` is for transactions with `-- reference: write`, whose effect every peer shows a moment later. A root's data lie on one peer, and are there when the answer comes. Nothing was executed; leave `--wait all` out.",
+    ),
+    code(
+        "RW2010",
+        "there is no such stage",
+        "Stages are declared in rootward.toml as `[stage.NAME]`; each has a table `stage.NAME` on every node. The help line proposes the nearest name. Nothing was changed.",
     ),
     code(
         "RW2020",
@@ -182,6 +197,11 @@ pub(super) const RUNNING: &[Code] = &[
         "RW3108",
         "the answer is too large",
         "An answer is held in memory and kept as the outcome of its request, so it has a limit. Everything the transaction did was rolled back. Ask for less: fewer columns, LIMIT, or pages by key.",
+    ),
+    code(
+        "RW3109",
+        "the peer's copy of the reference data is too old for the transaction",
+        "The transaction carries a version of the reference data that it must see at least (`min_reference_version`), and the root's peer did not show it before the deadline. It was not queued; nothing was executed. `rootward peer list` shows how far each peer is behind. If a peer stays behind, its subscription is broken: `rootward reference repair PEER` makes it anew.",
     ),
     code(
         "RW4001",

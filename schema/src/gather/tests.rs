@@ -13,7 +13,14 @@ fn table(name: &str, key: &str, columns: Vec<Column>) -> TreeTable {
 }
 
 fn root(name: &str, key: &str, tables: Vec<TreeTable>) -> RootEntity {
-    RootEntity { name: name.to_owned(), table: name.to_owned(), key_column: key.to_owned(), key_type: Type::Bigint, tables }
+    RootEntity {
+        name: name.to_owned(),
+        table: name.to_owned(),
+        key_column: key.to_owned(),
+        key_type: Type::Bigint,
+        tables,
+        has_journal: false,
+    }
 }
 
 /// Accounts with entries and notes, safes as another tree, currencies as reference data, and some code.
@@ -39,11 +46,15 @@ fn schema() -> Schema {
             columns: currency,
             primary_key: vec!["code".to_owned()],
             is_referred_to: true,
+            referred_columns: vec!["code".to_owned()],
         }],
         transactions: [].into(),
         chains: [].into(),
         invariants: Vec::new(),
         deferrable: Vec::new(),
+        insert_only: vec![],
+        content_keys: vec![],
+        stages: vec![],
         table_files: vec![SqlFile { path: "tables.sql".to_owned(), text: text.to_owned() }],
     }
 }

@@ -68,6 +68,7 @@ fn root(facts: &Facts, name: &str, tables: &[&str]) -> RootEntity {
         key_column: "a".to_owned(),
         key_type: Type::Bigint,
         tables: facts.tables.iter().filter(|table| tables.contains(&table.name.as_str())).map(tree_table).collect(),
+        has_journal: false,
     }
 }
 
@@ -92,6 +93,7 @@ fn transaction(source: &Source, columns: usize) -> Transaction {
         statements: read.statements.iter().map(statement).collect(),
         columns: (1..=columns).map(|at| Column { name: format!("c{at}"), r#type: Type::Text }).collect(),
         can_refuse: true,
+        writes: true,
         may_change_settings: false,
         set_wise: None,
         file: "transactions/t.sql".to_owned(),
@@ -110,6 +112,9 @@ fn schema<const N: usize>(roots: [RootEntity; N]) -> Schema {
         chains: [].into(),
         invariants: Vec::new(),
         deferrable: Vec::new(),
+        insert_only: vec![],
+        content_keys: vec![],
+        stages: vec![],
         table_files: Vec::new(),
     }
 }

@@ -214,7 +214,13 @@ impl Author<'_> {
             }
         }
         let request_id = Uuid::from_u128(self.rng.random::<u128>()).to_string();
-        v1::CallRequest { transaction: transaction.to_owned(), arguments, request_id, issued_at_ms: self.issued_at_ms }
+        v1::CallRequest {
+            transaction: transaction.to_owned(),
+            arguments,
+            request_id,
+            issued_at_ms: self.issued_at_ms,
+            ..v1::CallRequest::default()
+        }
     }
 
     fn value(&mut self, name: &str) -> v1::Value {

@@ -33,6 +33,7 @@ use super::{
 use crate::{
     clock,
     lane::{After, Answerer, Freshness, Share, Unit},
+    reference::ReferenceVersion,
     serving::Serving,
 };
 
@@ -54,6 +55,8 @@ pub(crate) struct ChainHome {
     pub open: OpenChains,
     /// How long the outcomes of ended chains are kept at least, and so how long a driver's messages are good.
     pub retention: Duration,
+    /// The version of the reference data that the peer shows.
+    pub reference: ReferenceVersion,
 }
 
 /// Where a chain lies and what it is.

@@ -226,6 +226,7 @@ mod tests {
             in_chain: false,
             opens_chain: false,
             issued_at_ms: 0,
+            is_journaled: false,
         };
         Unit {
             label: "deposit".into(),

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::{
     context::LaneContext,
     folded::FoldedAnswers,
+    journal,
     outcome::{NewOutcome, StoredKind, encode_reply},
     own, refusal,
     unit::{Answer, Unit},
@@ -84,6 +85,11 @@ pub(super) async fn run_batch(context: &LaneContext, connection: &mut Connection
         Manner { looks: units.iter().any(asks), set_wise: context.how.set_wise, folds: context.how.set_wise && context.folding.is_next() };
     let mut excluded: HashMap<usize, Fault> = HashMap::new();
     connection.may_be_changed |= changes_settings;
+    if let Err(failure) = journal::learn_heads(context, connection, units).await {
+        let end = fail(&mut answers, &open, units, &failure);
+        let answers = answers.into_iter().flatten().collect();
+        return Ran { answers: Answers::Read(answers), end, set_wise };
+    }
     let end = loop {
         let chosen: Vec<&Unit> = open.iter().map(|at| &units[*at]).collect();
         let refused = open.iter().enumerate().filter_map(|(place, at)| Some((place, excluded.get(at)?.clone()))).collect();
@@ -298,6 +304,9 @@ impl Batch<'_> {
         if !outcomes.is_empty() {
             calls.push(self.context.record(&outcomes));
         }
+        let done = self.units.iter().zip(answers).filter(|(_, answer)| answer.is_ok()).map(|(unit, _)| *unit);
+        let entries = self.context.journal.entries(done)?;
+        calls.extend(entries.as_ref().map(|entries| entries.call(self.context.secret(), false)));
         let mut pipeline = Pipeline::default();
         if let Some(error) = self.connection.add(&mut pipeline, &calls).await.map_err(before_commit)? {
             return Err(Failure::NotCommitted(error.message));
@@ -326,6 +335,9 @@ impl Batch<'_> {
         // PostgreSQL answers COMMIT of a failed transaction with ROLLBACK, not with an error.
         match results.last() {
             Some(last) if last.tag == "COMMIT" => {
+                if let Some(entries) = entries {
+                    self.context.journal.keep(entries);
+                }
                 Ok(Closing::Done(own.iter().zip(&results).flat_map(|(call, result)| call.values(result)).collect()))
             }
             last => Err(Failure::NotCommitted(format!("COMMIT was answered with {}", last.map_or("nothing", |result| &result.tag)))),
@@ -383,7 +395,7 @@ impl Batch<'_> {
 fn closing(own: &[own::OwnCall<'_>], at: usize, error: ServerError) -> Closing {
     match own.get(at) {
         Some(call) => Closing::Not(error, call.places.first().copied()),
-        None if error.sqlstate == UNIQUE_VIOLATION => Closing::Conflict,
+        None if error.sqlstate == UNIQUE_VIOLATION && error.constraint.as_deref() != Some("journal_pkey") => Closing::Conflict,
         None => Closing::Not(error, None),
     }
 }

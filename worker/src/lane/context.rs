@@ -16,6 +16,7 @@ use super::{
     declared::{Declared, Effect, SetWise, Statement},
     folded::Folding,
     freshness::Floors,
+    journal::Journal,
     outcome::{NewOutcome, OutcomeKey, response_of},
     refusal,
     unit::{After, Answer, Claim, Done, OwnRow, OwnValue, Unit},
@@ -25,10 +26,14 @@ use crate::{
     pg::{Call, Parameter, StatementResult, binary_array, binary_array_with_nulls, values_array},
 };
 
+/// A number as PostgreSQL has it.
+pub(super) fn number(value: u32) -> i32 {
+    i32::try_from(value).unwrap_or(i32::MAX)
+}
+
 /// The columns of outcomes' keys, in the order in which our functions take them.
 fn key_columns(keys: &[(i32, &OutcomeKey)]) -> [Parameter; 7] {
     let rows = keys.iter();
-    let number = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
     [
         binary_array(&PgType::INT4, rows.clone(), |(partition, _), buffer| int4_to_sql(*partition, buffer)),
         binary_array(&PgType::TEXT, rows.clone(), |(_, key), buffer| text_to_sql(&key.entity, buffer)),
@@ -56,7 +61,7 @@ fn keys<'o>(outcomes: &[NewOutcome<'o>]) -> Vec<(i32, &'o OutcomeKey)> {
 }
 
 /// Microseconds since 2000-01-01, as PostgreSQL counts; a moment out of its range becomes the nearest in it.
-fn since_2000(ms: i64) -> i64 {
+pub(super) fn since_2000(ms: i64) -> i64 {
     const BEGIN_MS: i64 = 946_684_800_000;
     const FIRST: i64 = -211_813_488_000_000_000;
     const LAST: i64 = 9_223_371_331_199_999_999;
@@ -94,6 +99,7 @@ pub(crate) struct LaneContext {
     pub(super) how: How,
     pub(super) counters: Arc<Counters>,
     pub(super) folding: Folding,
+    pub(super) journal: Journal,
 }
 
 /// How batches are made, by the settings.
@@ -122,7 +128,12 @@ impl LaneContext {
             how,
             counters,
             folding: Folding::default(),
+            journal: Journal::default(),
         }
+    }
+
+    pub(super) fn secret(&self) -> Parameter {
+        self.secret.clone()
     }
 
     pub(super) fn number(&self) -> u32 {

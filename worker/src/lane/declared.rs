@@ -21,6 +21,8 @@ pub(crate) struct Declared {
     pub columns: Vec<Column>,
     /// The same as a message has them.
     pub wire_columns: Vec<v1::Column>,
+    /// It may write, which a journal is of.
+    pub writes: bool,
     /// They may leave settings of the session changed.
     pub may_change_settings: bool,
     pub set_wise: Option<SetWise>,
@@ -91,6 +93,7 @@ impl Declared {
             statements: statements.collect(),
             columns: transaction.columns.clone(),
             wire_columns: wire_columns(&transaction.columns),
+            writes: transaction.writes,
             may_change_settings: transaction.may_change_settings,
             set_wise,
             parameters,
@@ -118,9 +121,23 @@ impl Declared {
             statements: vec![statement],
             columns: Vec::new(),
             wire_columns: Vec::new(),
+            writes: true,
             may_change_settings: true,
             set_wise: None,
         }
+    }
+}
+
+impl Effect {
+    /// The arguments by name, as JSON of canonical texts, without what the worker gives; the statement itself if it came from outside.
+    pub(super) fn arguments(&self) -> String {
+        let built_in = |name: &str| rootward_schema::BUILT_IN_PARAMETERS.iter().any(|(known, _)| *known == name);
+        let declared = self.declared.parameters.iter().zip(&self.values).filter(|(column, _)| !built_in(&column.name));
+        let ad_hoc = self.declared.statements.iter().filter(|statement| statement.how == How::AdHoc);
+        let named = declared
+            .map(|(column, value)| (column.name.as_str(), value.as_deref()))
+            .chain(ad_hoc.map(|statement| ("sql", Some(&*statement.sql))));
+        serde_json::to_string(&named.collect::<std::collections::BTreeMap<_, _>>()).unwrap_or_default()
     }
 }
 

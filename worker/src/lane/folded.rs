@@ -102,6 +102,8 @@ impl Batch<'_> {
         }
         let own = own::calls(self.units.iter().copied().enumerate());
         calls.extend(own.iter().map(|call| self.context.own(call.sql(true), &call.rows)));
+        let entries = self.context.journal.entries(self.units.iter().copied())?;
+        calls.extend(entries.as_ref().map(|entries| entries.call(self.context.secret(), true)));
         let label = self.label();
         let mut pipeline = Pipeline::default();
         let opened = self.begin(&mut pipeline)?;
@@ -133,6 +135,9 @@ impl Batch<'_> {
         match results.pop() {
             Some(last) if last.tag == "COMMIT" => {}
             last => return Err(Failure::NotCommitted(format!("COMMIT was answered with {}", last.map_or(String::new(), |last| last.tag)))),
+        }
+        if let Some(entries) = entries {
+            self.context.journal.keep(entries);
         }
         results.drain(..results.len().min(opened + 1));
         let of_own = results.split_off(results.len().min(groups.len()));

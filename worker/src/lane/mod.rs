@@ -4,7 +4,7 @@
 //! `freshness` what is too old to run, `declared` the transactions as a term compiled them, `context` what is sent for a unit and
 //! what its results mean; `batch` is the one PostgreSQL transaction, run `together` (`set_wise` where it may be, `own` for our own
 //! rows) or `separately`; `run` is the loop, `queue` the way in, which
-//! `admission` guards; `hold` stops all lanes between two batches; `pace` limits a whole worker, `counters` is what a lane counts.
+//! `admission` guards; `hold` stops all lanes between two batches; `journal` numbers and hashes what took effect; `pace` limits a whole worker, `counters` is what a lane counts.
 
 mod admission;
 mod batch;
@@ -14,6 +14,7 @@ mod declared;
 mod folded;
 mod freshness;
 mod hold;
+mod journal;
 mod outcome;
 mod own;
 mod pace;

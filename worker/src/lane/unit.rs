@@ -146,6 +146,8 @@ pub(crate) struct UnitOutcome {
     pub opens_chain: bool,
     /// When the request was first issued, in milliseconds since 1970.
     pub issued_at_ms: i64,
+    /// Its effect has a row in its partition's journal.
+    pub is_journaled: bool,
 }
 
 /// Our own work for a unit. It is done if the unit is not refused.

@@ -20,6 +20,9 @@ create table if not exists rootward_catalog.peer (
 -- The PostgreSQL that served the peer last: a worker at an older timeline is at a primary that was replaced.
 alter table rootward_catalog.peer add column if not exists system_identifier text;
 alter table rootward_catalog.peer add column if not exists timeline integer;
+-- Where it stands, in degrees, if that is known.
+alter table rootward_catalog.peer add column if not exists latitude double precision;
+alter table rootward_catalog.peer add column if not exists longitude double precision;
 create table if not exists rootward_catalog.partition (
   partition integer primary key,
   peer text not null references rootward_catalog.peer (id),

@@ -156,4 +156,25 @@ impl Worker for StandIn {
     async fn release_peer_snapshot(&self, _: Request<v1::ReleaseSnapshotRequest>) -> Result<Response<v1::ReleaseSnapshotResponse>, Status> {
         none()
     }
+    async fn get_reference_data(&self, _: Request<v1::GetReferenceDataRequest>) -> Result<Response<v1::GetReferenceDataResponse>, Status> {
+        none()
+    }
+    async fn list_peer_staged(&self, _: Request<v1::ListStagedRequest>) -> Result<Response<v1::ListStagedResponse>, Status> {
+        none()
+    }
+    async fn replay_peer_staged(&self, _: Request<v1::ReplayStagedRequest>) -> Result<Response<v1::ReplayStagedResponse>, Status> {
+        none()
+    }
+    async fn list_peer_journal_heads(
+        &self,
+        _: Request<v1::ListJournalHeadsRequest>,
+    ) -> Result<Response<v1::ListPeerJournalHeadsResponse>, Status> {
+        none()
+    }
+    async fn verify_peer_journal(&self, _: Request<v1::VerifyJournalRequest>) -> Result<Response<v1::VerifyJournalResponse>, Status> {
+        none()
+    }
+    async fn witness_journal(&self, _: Request<v1::WitnessJournalRequest>) -> Result<Response<v1::WitnessJournalResponse>, Status> {
+        none()
+    }
 }

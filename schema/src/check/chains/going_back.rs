@@ -99,7 +99,7 @@ impl Check<'_> {
 
     /// A step that writes can be undone if something may turn the chain back once it is done.
     fn undone(&self, at: usize, step: &StepSource, findings: &mut Vec<Finding>) {
-        let writes = self.called(step).is_some_and(|called| called.writes);
+        let writes = self.called(step).is_some_and(|called| called.transaction.writes);
         if !writes || step.compensate.is_some() {
             return;
         }

@@ -1,0 +1,164 @@
+//! The journal: one row for each transaction that took effect, in the same commit, each with a hash over itself and the row before.
+//!
+//! The lane numbers and hashes: it is the only one that writes to its partitions, so it knows each one's head. A head is read once in a
+//! term, or anew when the partition has come back in another epoch, and moves on only behind COMMIT's answer. When a connection is lost the term
+//! ends, and with it what is known here.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Mutex, PoisonError},
+};
+
+use postgres_protocol::types::{bool_to_sql, bytea_to_sql, int4_to_sql, int8_to_sql, text_to_sql, timestamp_to_sql, uuid_to_sql};
+use tokio_postgres::types::Type as PgType;
+
+use super::{
+    batch::{Failure, before_commit, check_standing},
+    context::{LaneContext, number, since_2000},
+    unit::{Claim, Unit},
+};
+use crate::{
+    clock,
+    journal::{FIRST, Hash, Row},
+    pg::{Call, Connection, Parameter, Pipeline, binary_array},
+};
+
+/// The last row of a partition's journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Head {
+    /// In which epoch it was read: another peer may have written since.
+    epoch: i64,
+    sequence: i64,
+    hash: Hash,
+}
+
+/// What a lane knows of the journals of its partitions.
+#[derive(Debug, Default)]
+pub(super) struct Journal {
+    heads: Mutex<HashMap<i32, Head>>,
+}
+
+/// Rows that are about to be written, and the heads behind them.
+pub(super) struct Entries<'u> {
+    rows: Vec<(Row<'u>, Hash)>,
+    heads: HashMap<i32, Head>,
+    /// Whether a unit may turn out to be refused when they are on their way already.
+    may_miss: bool,
+}
+
+fn is_journaled(unit: &Unit) -> bool {
+    unit.effect.is_some() && unit.outcome.as_ref().is_some_and(|outcome| outcome.is_journaled)
+}
+
+/// Reads the heads that the lane doesn't know yet and these units need. Nothing of them has run.
+pub(super) async fn learn_heads(context: &LaneContext, connection: &mut Connection, units: &[Unit]) -> Result<(), Failure> {
+    let unknown: BTreeSet<Claim> = {
+        let heads = context.journal.heads.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_unknown = |claim: &Claim| heads.get(&claim.partition).is_none_or(|head| head.epoch != claim.epoch);
+        units.iter().filter(|unit| is_journaled(unit)).map(|unit| unit.claim).filter(is_unknown).collect()
+    };
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let partitions = binary_array(&PgType::INT4, unknown.iter(), |claim, buffer| int4_to_sql(claim.partition, buffer));
+    let call = Call::prepared("select * from rootward.journal_heads($1, $2)", vec![context.secret(), partitions]);
+    let mut pipeline = Pipeline::default();
+    if let Some(error) = connection.add(&mut pipeline, &[call]).await.map_err(before_commit)? {
+        return Err(Failure::NotCommitted(error.message));
+    }
+    let ran = connection.run(pipeline).await.map_err(before_commit)?;
+    if let Some(error) = ran.error {
+        check_standing(&error)?;
+        return Err(Failure::NotCommitted(error.message));
+    }
+    let found: HashMap<i32, (i64, Hash)> = ran.results.iter().flat_map(|result| &result.rows).filter_map(|row| read_head(row)).collect();
+    let mut heads = context.journal.heads.lock().unwrap_or_else(PoisonError::into_inner);
+    for Claim { partition, epoch, .. } in unknown {
+        let (sequence, hash) = found.get(&partition).copied().unwrap_or((0, FIRST));
+        heads.insert(partition, Head { epoch, sequence, hash });
+    }
+    Ok(())
+}
+
+fn read_head(row: &[rootward_schema::Text]) -> Option<(i32, (i64, Hash))> {
+    let text = |at: usize| row.get(at)?.as_deref();
+    let hash = hex::decode(text(2)?.trim_start_matches("\\x")).ok()?;
+    Some((text(0)?.parse().ok()?, (text(1)?.parse().ok()?, hash.try_into().ok()?)))
+}
+
+impl Journal {
+    /// The rows of these units, in order; none if nothing of them is journaled. Each moves a head on that is not kept before
+    /// [`Journal::keep`].
+    ///
+    /// # Errors
+    /// If a head is not known; nothing may be committed then.
+    pub(super) fn entries<'u>(&self, units: impl Iterator<Item = &'u Unit>) -> Result<Option<Entries<'u>>, Failure> {
+        let known = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = Entries { rows: Vec::new(), heads: HashMap::new(), may_miss: false };
+        let at_ms = clock::now_ms();
+        for unit in units.filter(|unit| is_journaled(unit)) {
+            let (Some(outcome), Some(effect)) = (&unit.outcome, &unit.effect) else { continue };
+            let Claim { partition, epoch, .. } = unit.claim;
+            let head = match entries.heads.get(&partition).or_else(|| known.get(&partition)) {
+                Some(head) if head.epoch == epoch => *head,
+                _ => return Err(Failure::NotCommitted(format!("the head of partition {partition}'s journal is not known"))),
+            };
+            let row = Row {
+                partition,
+                sequence: head.sequence + 1,
+                entity: outcome.key.entity.as_str().into(),
+                root_key: outcome.key.root_key.as_str().into(),
+                request_id: outcome.key.request_id,
+                step: number(outcome.key.step),
+                element: number(outcome.key.element),
+                direction: outcome.key.direction().into(),
+                is_in_chain: outcome.in_chain,
+                transaction: (&*effect.declared.name).into(),
+                arguments: effect.arguments().into(),
+                issued_at_us: outcome.issued_at_ms.saturating_mul(1_000),
+                at_us: at_ms.saturating_mul(1_000),
+            };
+            let hash = row.hash(&head.hash);
+            entries.may_miss |= effect.declared.statements.iter().any(|statement| statement.expect.is_some());
+            entries.heads.insert(partition, Head { epoch, sequence: row.sequence, hash });
+            entries.rows.push((row, hash));
+        }
+        Ok((!entries.rows.is_empty()).then_some(entries))
+    }
+
+    /// Remembers the heads of rows that are committed. Returns the last number of each partition.
+    pub(super) fn keep(&self, entries: Entries<'_>) -> Vec<(i32, i64)> {
+        let last = entries.heads.iter().map(|(partition, head)| (*partition, head.sequence)).collect();
+        self.heads.lock().unwrap_or_else(PoisonError::into_inner).extend(entries.heads);
+        last
+    }
+}
+
+impl Entries<'_> {
+    /// The call that writes them. If outcomes are stored before it, by functions that may have refused a unit, it fails unless each row's unit has
+    /// one: the numbers behind a refused unit would have a gap.
+    pub(super) fn call(&self, secret: Parameter, are_recorded: bool) -> Call {
+        let rows = || self.rows.iter();
+        let moment = |us: i64| since_2000(us / 1_000);
+        let parameters = vec![
+            secret,
+            binary_array(&PgType::INT4, rows(), |(row, _), buffer| int4_to_sql(row.partition, buffer)),
+            binary_array(&PgType::INT8, rows(), |(row, _), buffer| int8_to_sql(row.sequence, buffer)),
+            binary_array(&PgType::TEXT, rows(), |(row, _), buffer| text_to_sql(&row.entity, buffer)),
+            binary_array(&PgType::TEXT, rows(), |(row, _), buffer| text_to_sql(&row.root_key, buffer)),
+            binary_array(&PgType::UUID, rows(), |(row, _), buffer| uuid_to_sql(row.request_id.into_bytes(), buffer)),
+            binary_array(&PgType::INT4, rows(), |(row, _), buffer| int4_to_sql(row.step, buffer)),
+            binary_array(&PgType::INT4, rows(), |(row, _), buffer| int4_to_sql(row.element, buffer)),
+            binary_array(&PgType::TEXT, rows(), |(row, _), buffer| text_to_sql(&row.direction, buffer)),
+            binary_array(&PgType::BOOL, rows(), |(row, _), buffer| bool_to_sql(row.is_in_chain, buffer)),
+            binary_array(&PgType::TEXT, rows(), |(row, _), buffer| text_to_sql(&row.transaction, buffer)),
+            binary_array(&PgType::TEXT, rows(), |(row, _), buffer| text_to_sql(&row.arguments, buffer)),
+            binary_array(&PgType::TIMESTAMPTZ, rows(), |(row, _), buffer| timestamp_to_sql(moment(row.issued_at_us), buffer)),
+            binary_array(&PgType::TIMESTAMPTZ, rows(), |(row, _), buffer| timestamp_to_sql(moment(row.at_us), buffer)),
+            binary_array(&PgType::BYTEA, rows(), |(_, hash), buffer| bytea_to_sql(hash, buffer)),
+            Parameter::Text((are_recorded && self.may_miss).to_string()),
+        ];
+        let sql = "select rootward.append_journal($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
+        Call::prepared(sql, parameters)
+    }
+}

@@ -1,0 +1,8 @@
+//! Staged rows: each becomes a transaction or a chain at its owner, once, and is marked with what became of it. `store` is SQL, `pick_up`
+//! the loop.
+
+mod pick_up;
+mod store;
+
+pub(crate) use pick_up::pick_up;
+pub(crate) use store::{list, replay};
