@@ -72,6 +72,7 @@ enum Command {
     Chain(Chain),
     Peer(peer::Peer),
     Partition(peer::Partition),
+    Rebalance(peer::Rebalance),
     Snapshot(Snapshot),
     /// The cluster at a glance.
     #[command(after_help = "Example:\n  rootward status")]
@@ -150,6 +151,7 @@ async fn ask(context: &Context, command: Command) -> ExitCode {
         Command::Chain(chain) => command::chain::run(context, chain).await,
         Command::Peer(peer) => peer::peers(context, peer).await,
         Command::Partition(partition) => peer::partitions(context, partition).await,
+        Command::Rebalance(rebalance) => peer::rebalance(context, rebalance).await,
         Command::Snapshot(snapshot) => command::snapshot::run(context, snapshot).await,
         Command::Status => peer::status(context).await,
         Command::Verify => verify::run(context).await,

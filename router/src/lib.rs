@@ -23,6 +23,7 @@ mod verify;
 
 pub use catalog::{Catalog, CatalogPeer, Owner};
 pub use config::{Config, ConfigError, is_address, parse_config};
+pub use link::connect as connect_worker;
 pub use request::{canonical_arguments, check_arguments, resolve_root};
 pub use routing::{Routing, Sent};
 pub use run::{Router, RunError};

@@ -17,6 +17,7 @@ mod history;
 mod kill_points;
 mod manners;
 mod metrics;
+mod moves;
 mod overload;
 mod placement;
 mod plans;

@@ -13,6 +13,7 @@ mod execute;
 mod fail_point;
 mod lane;
 mod metrics;
+mod moves;
 mod pg;
 mod run;
 mod service;

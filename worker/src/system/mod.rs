@@ -1,6 +1,6 @@
 //! What Rootward keeps in the databases, as SQL that set-up applies.
 
 /// Roles, tables and functions of every peer.
-pub const PEER_SQL: &str = include_str!("peer.sql");
+pub const PEER_SQL: &str = concat!(include_str!("peer.sql"), "\n", include_str!("move.sql"));
 /// The catalog's tables, on the hub only.
-pub const HUB_SQL: &str = include_str!("hub.sql");
+pub const HUB_SQL: &str = concat!(include_str!("hub.sql"), "\n", include_str!("hub_move.sql"));
