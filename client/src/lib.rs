@@ -25,6 +25,7 @@
 mod arguments;
 mod chains;
 mod client;
+mod moves;
 mod request;
 mod retry;
 mod router;

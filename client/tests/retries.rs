@@ -151,6 +151,12 @@ service! {
     verify_journal(VerifyJournalRequest) -> VerifyJournalResponse by answer;
     explain(ExplainRequest) -> ExplainResponse by answer;
     list_chains(ListChainsRequest) -> ListChainsResponse by answer;
+    move_partitions(MovePartitionsRequest) -> MovePartitionsResponse by answer;
+    rebalance(RebalanceRequest) -> MovePartitionsResponse by answer;
+    change_peer(ChangePeerRequest) -> ChangePeerResponse by answer;
+    list_moves(ListMovesRequest) -> ListMovesResponse by answer;
+    size_partitions(SizePartitionsRequest) -> SizePartitionsResponse by answer;
+    cancel_move(CancelMoveRequest) -> CancelMoveResponse by answer;
     get_chain(GetChainRequest) -> GetChainResponse by answer;
     count_chains(CountChainsRequest) -> CountChainsResponse by answer;
     signal_chain(SignalChainRequest) -> SignalChainResponse by answer;

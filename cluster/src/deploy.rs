@@ -54,6 +54,9 @@ pub enum DeployError {
     /// The number of partitions is for life.
     #[error("the cluster has {0} partitions, and the schema says {1}: the number is fixed for the life of the cluster")]
     Partitions(u32, u32),
+    /// Partitions are being moved: both ends of a move need the same tables until its end.
+    #[error("partitions are being moved, by move {0}")]
+    Moving(String),
     /// No peer can take partitions.
     #[error(transparent)]
     NoCapacity(#[from] NoCapacity),
@@ -153,6 +156,15 @@ async fn begin(hub: &Client, topology: &Topology, schema: &Schema) -> Result<Opt
             _ => from_version = Some(version),
         }
     }
+    // A new peer may come during moves; a new version may not. No move begins from here until the intent is written down, and none
+    // while it is being carried out.
+    hub.batch_execute("begin; lock table rootward_catalog.move in share row exclusive mode").await.map_err(at(HUB))?;
+    if from_version.is_some_and(|version| version < schema.version) {
+        let sql = "select id::text from rootward_catalog.move where ended_at is null limit 1";
+        if let Some(row) = hub.query_opt(sql, &[]).await.map_err(at(HUB))? {
+            return Err(DeployError::Moving(row.get(0)));
+        }
+    }
     let partitions = i32::try_from(schema.partitions).unwrap_or(i32::MAX);
     let sql = "insert into rootward_catalog.cluster (name, partitions) values ($1, $2) on conflict do nothing";
     hub.execute(sql, &[&topology.name, &partitions]).await.map_err(at(HUB))?;
@@ -160,6 +172,7 @@ async fn begin(hub: &Client, topology: &Topology, schema: &Schema) -> Result<Opt
     let sql = "insert into rootward_catalog.schema_version (version, definition, state) values ($1, $2, 'applying') \
                on conflict (version) do update set definition = excluded.definition where schema_version.state = 'applying'";
     hub.execute(sql, &[&version, &definition]).await.map_err(at(HUB))?;
+    hub.batch_execute("commit").await.map_err(at(HUB))?;
     Ok(from_version)
 }
 

@@ -250,6 +250,22 @@ impl EmbeddedCluster {
         Ok(())
     }
 
+    /// Adds a peer with a server of its own: sets it up as `peer add` does, and starts its worker. It has no partitions yet.
+    ///
+    /// # Errors
+    /// [`EmbeddedError`] if it does not serve in time.
+    pub async fn add_peer(&mut self, id: &str, compiled: &Compiled) -> Result<()> {
+        let config = ServerConfig::new(id).database(id);
+        let config = self.options.server_settings.iter().fold(config, |config, (name, value)| config.setting(name, value));
+        let server = Server::start(&self.launcher, config).await?;
+        self.servers.insert(id.to_owned(), server);
+        let node = topology("", &self.servers, &self.replicas, &[id.to_owned()], &self.options.positions).peer.remove(id);
+        self.topology.peer.extend(node.map(|node| (id.to_owned(), node)));
+        deploy(&self.topology, &compiled.source, &compiled.schema).await?;
+        self.start_worker(id, &[]).await?;
+        self.wait_until_serving(&[id.to_owned()]).await
+    }
+
     /// Waits until a node's worker has ended by itself.
     pub async fn wait_for_worker_end(&mut self, id: &str) {
         if let Some(child) = self.workers.remove(id) {

@@ -124,7 +124,7 @@ impl Fault {
             (_, "RW3103" | "RW3104") => Code::DeadlineExceeded,
             (RetryClass::Reroute | RetryClass::Retry, _) => Code::Unavailable,
             (RetryClass::OutcomeUnknown, _) => Code::Unknown,
-            (RetryClass::Refused, "RW2001" | "RW2002" | "RW2003" | "RW2005" | "RW4004" | "RW5026") => Code::InvalidArgument,
+            (RetryClass::Refused, "RW2001" | "RW2002" | "RW2003" | "RW2005" | "RW4004" | "RW5026" | "RW5041") => Code::InvalidArgument,
             (RetryClass::Refused, "RW2004") => Code::PermissionDenied,
             (RetryClass::Refused, _) => Code::FailedPrecondition,
             (RetryClass::NotFound, _) => Code::NotFound,

@@ -26,6 +26,7 @@ mod verify;
 
 pub use catalog::{Catalog, CatalogPeer, Owner};
 pub use config::{Config, ConfigError, is_address, parse_config};
+pub use link::connect as connect_worker;
 pub use message::{call_message, chain_message};
 pub use request::{canonical_arguments, check_arguments, resolve_root};
 pub use routing::{Routing, Sent};

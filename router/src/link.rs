@@ -86,7 +86,10 @@ pub(crate) fn unreachable(address: &str, why: &str) -> Fault {
 }
 
 /// A client of the worker at `address`, connected.
-pub(crate) async fn connect(address: &str) -> Result<WorkerClient<Channel>, String> {
+///
+/// # Errors
+/// Why there is no connection within a second.
+pub async fn connect(address: &str) -> Result<WorkerClient<Channel>, String> {
     let endpoint = endpoint(address, SILENCE).map_err(|error| error.to_string())?;
     let channel = tokio::time::timeout(SILENCE.connect, endpoint.connect())
         .await

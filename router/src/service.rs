@@ -132,6 +132,14 @@ impl RouterService {
         Ok((answered, missing))
     }
 
+    /// The worker that holds the hub, which drives moves of partitions; a router only passes on what is asked of it.
+    async fn hub(&self) -> FaultResult<WorkerClient<Channel>> {
+        let catalog = self.routing.catalog()?;
+        let hub = catalog.peers.iter().find(|peer| peer.is_hub);
+        let hub = hub.ok_or_else(|| Fault::internal("the catalog names no hub"))?;
+        link::connect(&hub.worker_address).await.map_err(|why| link::unreachable(&hub.worker_address, &why))
+    }
+
     async fn peers(&self) -> FaultResult<v1::ListPeersResponse> {
         let catalog = self.routing.catalog()?;
         let ask = |mut client: WorkerClient<Channel>| async move {
@@ -344,6 +352,41 @@ impl rootward_server::Rootward for RouterService {
             peers: catalog.peers.iter().map(|peer| peer.id.clone()).collect(),
             map_version: catalog.version,
         }))
+    }
+
+    async fn move_partitions(&self, request: Request<v1::MovePartitionsRequest>) -> Result<Response<v1::MovePartitionsResponse>, Status> {
+        let mut hub = self.hub().await.map_err(Fault::into_status)?;
+        hub.move_partitions(request.into_inner()).await
+    }
+
+    async fn rebalance(&self, request: Request<v1::RebalanceRequest>) -> Result<Response<v1::MovePartitionsResponse>, Status> {
+        let mut hub = self.hub().await.map_err(Fault::into_status)?;
+        hub.rebalance(request.into_inner()).await
+    }
+
+    async fn change_peer(&self, request: Request<v1::ChangePeerRequest>) -> Result<Response<v1::ChangePeerResponse>, Status> {
+        let mut hub = self.hub().await.map_err(Fault::into_status)?;
+        hub.change_peer(request.into_inner()).await
+    }
+
+    async fn list_moves(&self, request: Request<v1::ListMovesRequest>) -> Result<Response<v1::ListMovesResponse>, Status> {
+        let mut hub = self.hub().await.map_err(Fault::into_status)?;
+        hub.list_moves(request.into_inner()).await
+    }
+
+    async fn size_partitions(&self, request: Request<v1::SizePartitionsRequest>) -> Result<Response<v1::SizePartitionsResponse>, Status> {
+        let limit = self.deadline(&request).saturating_duration_since(Instant::now()).mul_f64(0.8);
+        let ask = |mut client: WorkerClient<Channel>| async move {
+            Ok(client.size_peer_partitions(v1::SizePartitionsRequest {}).await?.into_inner().sizes)
+        };
+        let (answered, missing) = self.ask_all(limit, ask).await.map_err(Fault::into_status)?;
+        let sizes = answered.into_iter().flat_map(|(_, sizes)| sizes).collect();
+        Ok(Response::new(v1::SizePartitionsResponse { sizes, missing_peers: names(&missing) }))
+    }
+
+    async fn cancel_move(&self, request: Request<v1::CancelMoveRequest>) -> Result<Response<v1::CancelMoveResponse>, Status> {
+        let mut hub = self.hub().await.map_err(Fault::into_status)?;
+        hub.cancel_move(request.into_inner()).await
     }
 
     async fn get_schema(&self, _: Request<v1::GetSchemaRequest>) -> Result<Response<v1::GetSchemaResponse>, Status> {

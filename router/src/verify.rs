@@ -59,11 +59,14 @@ fn placement(catalog: &Catalog, counted: &[Counted]) -> v1::Check {
             wrong.push(format!("partition {partition} is owned by {}", peers.join(" and ")));
         }
     }
+    // The map as it was on the hub at the same moment; this router's copy may be of another one, before or after a move.
+    let map = counted.iter().map(|(_, part)| &part.map).find(|map| !map.is_empty());
     for partition in 0..catalog.schema.partitions {
-        let Some(owner) = catalog.owner_of_partition(partition) else { continue };
-        let is_counted = counted.iter().any(|(peer, _)| peer.id == owner.peer.id);
-        if is_counted && !owners.get(&owner.partition).is_some_and(|peers| peers.contains(&owner.peer.id.as_str())) {
-            wrong.push(format!("partition {partition} belongs to peer {} by the map, but not by its own table", owner.peer.id));
+        let Some(known) = catalog.owner_of_partition(partition) else { continue };
+        let owner = map.and_then(|map| map.get(&known.partition)).unwrap_or(&known.peer.id);
+        let is_counted = counted.iter().any(|(peer, _)| peer.id == *owner);
+        if is_counted && !owners.get(&known.partition).is_some_and(|peers| peers.contains(&owner.as_str())) {
+            wrong.push(format!("partition {partition} belongs to peer {owner} by the map, but not by its own table"));
         }
     }
     let rows: u64 = counted.iter().map(|(_, part)| part.rows).sum();

@@ -6,9 +6,12 @@
 
 use std::fmt::Write as _;
 
-use crate::definition::{Schema, TreeTable};
-use crate::guards::guards_sql;
-use crate::stage::stages_sql;
+use crate::{
+    definition::{Schema, TreeTable},
+    guards::guards_sql,
+    placement::sql_partition_expression,
+    stage::stages_sql,
+};
 
 /// On which kind of node the tables lie; reference tables are written on the hub only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,12 +27,16 @@ pub enum Node {
 /// It can be run again at any time; each run makes the rights exactly what the schema says.
 pub fn containment_sql(schema: &Schema, node: Node) -> String {
     let mut sql = String::new();
+    sql.push_str("delete from rootward_move.movable where namespace = 'public';\n");
     for root in schema.roots.values() {
         for table in &root.tables {
             let policy = format!("{} = rootward.root_key('{}')::{}", quoted(&table.key_column), root.name, root.key_type.name());
             tree_table(&mut sql, table, &policy, schema.is_insert_only(&table.name));
+            let partition = sql_partition_expression(&root.key_type, &quoted(&table.key_column), schema.partitions);
+            movable_table(&mut sql, table, &partition);
         }
     }
+    sql.push_str(READERS_ARE_BOUND);
     for table in &schema.reference {
         let name = quoted(&table.name);
         let rights = match (node, table.is_referred_to) {
@@ -60,6 +67,29 @@ pub fn containment_sql(schema: &Schema, node: Node) -> String {
         );
     }
     sql
+}
+
+/// In older set-ups row security didn't bind the readers. Other databases of the server may be at it at the same moment.
+const READERS_ARE_BOUND: &str = "do $$ begin
+  if (select rolbypassrls from pg_roles where rolname = 'rootward_reader') then alter role rootward_reader nobypassrls; end if;
+exception when others then
+  if (select rolbypassrls from pg_roles where rolname = 'rootward_reader') then raise; end if;
+end $$;
+";
+
+/// Says how a row tells its partition, and hides from readers what is on its way to another peer or from one: a row is seen at
+/// its owner only. The list is read once a query, and is mostly empty.
+fn movable_table(sql: &mut String, table: &TreeTable, partition: &str) {
+    let name = quoted(&table.name);
+    let _ = write!(
+        sql,
+        "drop policy if exists rootward_here on public.{name};\n\
+         create policy rootward_here on public.{name} for select to rootward_reader using (\
+         (select rootward_move.hidden()) = '{{}}'::integer[] or {partition} <> all ((select rootward_move.hidden())::integer[]));\n\
+         insert into rootward_move.movable values ('public', '{}', '{}');\n",
+        table.name.replace('\'', "''"),
+        partition.replace('\'', "''"),
+    );
 }
 
 fn tree_table(sql: &mut String, table: &TreeTable, policy: &str, is_insert_only: bool) {

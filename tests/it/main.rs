@@ -20,6 +20,7 @@ mod journal;
 mod kill_points;
 mod manners;
 mod metrics;
+mod moves;
 mod overload;
 mod placement;
 mod plans;

@@ -79,6 +79,12 @@ pub struct Config {
     /// How long one query on a snapshot may run, in milliseconds.
     #[serde(default = "default_snapshot_statement_timeout_ms")]
     pub snapshot_statement_timeout_ms: u64,
+    /// How other peers' PostgreSQL reaches this one when partitions move away from here: role `rootward_system`; `database` if it is missing.
+    #[serde(default)]
+    pub replication_database: Option<String>,
+    /// How long a partition's work may be held while it changes its owner, in milliseconds.
+    #[serde(default = "default_move_hold_ms")]
+    pub move_hold_ms: u64,
     /// How long requests under way may go on after SIGTERM, in milliseconds.
     #[serde(default = "default_grace_ms")]
     pub grace_ms: u64,
@@ -153,6 +159,10 @@ fn default_snapshot_statement_timeout_ms() -> u64 {
     60_000
 }
 
+fn default_move_hold_ms() -> u64 {
+    1_000
+}
+
 fn default_grace_ms() -> u64 {
     10_000
 }
@@ -190,7 +200,8 @@ pub fn parse_config(text: &str) -> Result<Config, ConfigError> {
     let config: Config = toml::from_str(text)?;
     let databases =
         [("database", &config.database), ("lane_database", &config.lane_database), ("hub_database", &config.hub_database)].into_iter();
-    for (name, text) in databases.chain(config.reader_database.iter().map(|text| ("reader_database", text))) {
+    let others = [("reader_database", &config.reader_database), ("replication_database", &config.replication_database)];
+    for (name, text) in databases.chain(others.into_iter().filter_map(|(name, text)| Some((name, text.as_ref()?)))) {
         text.parse::<tokio_postgres::Config>().map_err(|error| ConfigError::ConnectionString(name, error))?;
     }
     if let Some(wrong) = config.advertise.as_ref().filter(|address| !is_address(address)) {
@@ -211,7 +222,11 @@ pub fn parse_config(text: &str) -> Result<Config, ConfigError> {
     if config.retention_hours == 0 || config.retention_hours > 87_600 {
         return Err(ConfigError::Setting(format!("`retention_hours` is {}: it is between 1 and 87600", config.retention_hours)));
     }
-    for (name, ms) in [("snapshot_drain_ms", config.snapshot_drain_ms), ("snapshot_hold_ms", config.snapshot_hold_ms)] {
+    for (name, ms) in [
+        ("snapshot_drain_ms", config.snapshot_drain_ms),
+        ("snapshot_hold_ms", config.snapshot_hold_ms),
+        ("move_hold_ms", config.move_hold_ms),
+    ] {
         if ms == 0 || ms > 60_000 {
             return Err(ConfigError::Setting(format!("`{name}` is {ms}: it is between 1 and 60000")));
         }
@@ -253,7 +268,7 @@ mod tests {
                 config.allow_ad_hoc_sql,
                 config.statement_timeout_ms,
                 kept,
-                (config.grace_ms, config.metrics_listen),
+                (config.grace_ms, config.metrics_listen, config.move_hold_ms),
                 (config.snapshot_drain_ms, config.snapshot_hold_ms, config.max_snapshots, config.snapshot_statement_timeout_ms),
             )
         };

@@ -17,7 +17,7 @@ use crate::{
     collect, fail_point,
     lane::{
         After, Answerer, Asked, Declared, Done, Effect, Fingerprint, Finished, Freshness, LaneHandle, OutcomeKey, Outgoing, OwnRow, Share,
-        Ticket, Unit, UnitOutcome, expired_request, expired_step, lane_died,
+        Ticket, Unit, UnitOutcome, expired_request, expired_step, lane_died, wrong_owner,
     },
     pg::Call,
 };
@@ -481,10 +481,15 @@ async fn start_chain(
                 let is_over = |chain: &v1::Chain| !matches!(chain.status.as_str(), "running" | "compensating");
                 // A moment before the sender stops waiting, so that it hears at least where the chain stands.
                 let deadline = request.deadline - (request.deadline - request.received) / 20;
-                let _ = tokio::time::timeout_at(deadline, view.wait_for(is_over)).await;
+                let ended = tokio::time::timeout_at(deadline, view.wait_for(is_over)).await.map(|shown| shown.is_ok());
+                // Its driver has gone without an end: its home moves, and the new owner tells how it ends.
+                if ended == Ok(false) && home.serving.is_leaving(identity.partition) {
+                    return Err(wrong_owner(identity.partition));
+                }
             }
             view.borrow().clone()
         }
+        None if is_repeated && open.wait == i32::from(v1::ChainWait::Done) => home.show_when_over(identity.id, request.deadline).await?,
         None => home.show(identity.id).await?,
     };
     Ok(reply::Result::Chain(Box::new(v1::StartChainResponse { chain: Some(chain), from_stored_outcome: is_repeated })))

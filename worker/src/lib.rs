@@ -14,6 +14,7 @@ mod fail_point;
 mod journal;
 mod lane;
 mod metrics;
+mod moves;
 mod pg;
 mod primary;
 mod reference;

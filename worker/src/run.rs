@@ -22,6 +22,7 @@ use crate::{
     journal,
     lane::Counters,
     metrics::WorkerMetrics,
+    moves::{Mover, Parts},
     pg,
     reference::ReferenceVersion,
     service,
@@ -102,6 +103,7 @@ impl Worker {
         let (catalog, known) = watch::channel(None);
         let (state, shown_state) = watch::channel("starting");
         let (home, served) = watch::channel(None);
+        let (mover, moving) = watch::channel(None);
         let routing = Routing::new(known.clone(), refresh.clone(), tasks.clone(), shutdown.child_token());
         tasks.spawn(catalog::follow(config.clone(), catalog.clone(), refresh, shutdown.child_token()));
         let counters: Vec<Arc<Counters>> = (0..config.lanes).map(|_| Arc::default()).collect();
@@ -117,8 +119,18 @@ impl Worker {
             };
             tasks.spawn(metrics.serve(measured, shutdown.child_token()));
         }
-        let terms =
-            Terms { config: config.clone(), counters, pool, routing, catalog, address, state, home, shutdown: shutdown.child_token() };
+        let terms = Terms {
+            config: config.clone(),
+            counters,
+            pool,
+            routing,
+            catalog,
+            address,
+            state,
+            home,
+            mover,
+            shutdown: shutdown.child_token(),
+        };
         let serving = tasks.spawn(terms.run());
         let service = service::WorkerService {
             home: served,
@@ -132,6 +144,8 @@ impl Worker {
             tasks: tasks.clone(),
             in_flight,
             snapshots,
+            parts: Arc::new(Parts::new(config.clone(), tasks.clone())),
+            mover: moving,
         };
         let result = serve_grpc(service, listener, shutdown.clone(), Duration::from_millis(config.grace_ms)).await;
         shutdown.cancel();
@@ -226,6 +240,8 @@ struct Terms {
     address: String,
     state: watch::Sender<&'static str>,
     home: watch::Sender<Option<Arc<ChainHome>>>,
+    /// Drives moves, where the hub is served.
+    mover: watch::Sender<Option<Arc<Mover>>>,
     shutdown: CancellationToken,
 }
 
@@ -307,7 +323,10 @@ impl Terms {
                     serving.stop.cancel();
                 }
                 let mine = catalog.peers.iter().find(|peer| peer.id == self.config.peer);
-                is_announced = mine.is_some_and(|peer| peer.worker_address == self.address);
+                is_announced &= mine.is_some_and(|peer| peer.worker_address == self.address);
+                if mine.is_some_and(|peer| peer.is_hub) && self.mover.borrow().is_none() {
+                    self.move_partitions(serving);
+                }
             }
             if !is_announced && self.announce().await.is_ok() {
                 is_announced = true;
@@ -320,6 +339,13 @@ impl Terms {
         }
     }
 
+    /// Drives the moves of partitions, as long as this worker holds the hub.
+    fn move_partitions(&self, serving: &crate::serving::Serving) {
+        let mover = Arc::new(Mover::new(self.pool.clone(), self.catalog.subscribe(), serving.hold.clone(), serving.term));
+        self.mover.send_replace(Some(mover.clone()));
+        serving.tasks.spawn(mover.run(serving.tasks.clone(), serving.stop.clone()));
+    }
+
     async fn has_newer_schema(&self, client: &tokio_postgres::Client, serving: &crate::serving::Serving) -> bool {
         let sql = "/* read_schema_version */ select coalesce(max(version), 0) from rootward.schema_version";
         let version = client.query_one(sql, &[]).await.and_then(|row| row.try_get::<_, i32>(0)).unwrap_or(0);
@@ -329,13 +355,16 @@ impl Terms {
     /// Tells the hub where this peer is served now.
     async fn announce(&self) -> Result<(), TermError> {
         let (client, _) = term::connect(&self.config.hub_database, &self.config, "rootward announce", |_| {}).await?;
-        let sql = "/* announce_worker */ update rootward_catalog.peer set worker_address = $2 where id = $1 and worker_address <> $2";
-        client.execute(sql, &[&self.config.peer, &self.address]).await?;
+        let sql = "/* announce_worker */ update rootward_catalog.peer set worker_address = $2, replication = $3 \
+                   where id = $1 and (worker_address <> $2 or replication <> $3)";
+        let replication = self.config.replication_database.as_ref().unwrap_or(&self.config.database);
+        client.execute(sql, &[&self.config.peer, &self.address, replication]).await?;
         Ok(())
     }
 
     async fn stop_serving(&self) {
         let home = self.home.send_replace(None);
+        self.mover.send_replace(None);
         self.state.send_replace("starting");
         if let Some(home) = home {
             home.serving.stop.cancel();

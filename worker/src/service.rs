@@ -28,6 +28,7 @@ use crate::{
     execute::{self, Limits},
     journal,
     lane::Outgoing,
+    moves::{self, Mover, Parts},
     snapshot::{self, Coordinator, Snapshots, take_part},
     stage, verify,
 };
@@ -57,6 +58,9 @@ pub(crate) struct WorkerService {
     pub tasks: TaskTracker,
     pub in_flight: Arc<Semaphore>,
     pub snapshots: Arc<Snapshots>,
+    pub parts: Arc<Parts>,
+    /// There where the hub is served.
+    pub mover: watch::Receiver<Option<Arc<Mover>>>,
 }
 
 type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -74,6 +78,13 @@ impl WorkerService {
                 format!("the worker is not serving its peer at the moment ({state})"),
                 "nothing was executed; send it again",
             )
+        })
+    }
+
+    fn mover(&self) -> FaultResult<Arc<Mover>> {
+        self.mover.borrow().clone().ok_or_else(|| {
+            let message = format!("the worker of peer {} doesn't hold the hub, which drives moves", self.peer);
+            Fault::retry("RW5002", message, "nothing was done; see `rootward peer list`")
         })
     }
 
@@ -385,6 +396,41 @@ impl worker_server::Worker for WorkerService {
     ) -> Result<Response<v1::ReleaseSnapshotResponse>, Status> {
         self.snapshots.release(snapshot_id(&request.get_ref().snapshot_id).map_err(Fault::into_status)?);
         Ok(Response::new(v1::ReleaseSnapshotResponse {}))
+    }
+
+    async fn move_partitions(&self, request: Request<v1::MovePartitionsRequest>) -> Result<Response<v1::MovePartitionsResponse>, Status> {
+        let begin = async { self.mover()?.begin(request.into_inner()).await };
+        begin.await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn rebalance(&self, request: Request<v1::RebalanceRequest>) -> Result<Response<v1::MovePartitionsResponse>, Status> {
+        let rebalance = async { self.mover()?.rebalance(request.into_inner()).await };
+        rebalance.await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn change_peer(&self, request: Request<v1::ChangePeerRequest>) -> Result<Response<v1::ChangePeerResponse>, Status> {
+        let change = async { self.mover()?.change_peer(request.get_ref()).await };
+        change.await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn list_moves(&self, request: Request<v1::ListMovesRequest>) -> Result<Response<v1::ListMovesResponse>, Status> {
+        let list = async { self.mover()?.list(request.into_inner()).await };
+        list.await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn cancel_move(&self, request: Request<v1::CancelMoveRequest>) -> Result<Response<v1::CancelMoveResponse>, Status> {
+        let cancel = async { self.mover()?.cancel(&request.get_ref().id).await };
+        cancel.await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn move_step(&self, request: Request<v1::MoveStepRequest>) -> Result<Response<v1::MoveStepResponse>, Status> {
+        let step = async { self.parts.step(self.home()?, request.into_inner()).await };
+        step.await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn size_peer_partitions(&self, _: Request<v1::SizePartitionsRequest>) -> Result<Response<v1::SizePartitionsResponse>, Status> {
+        let sizes = async { moves::sizes(&*self.home()?).await };
+        sizes.await.map(Response::new).map_err(Fault::into_status)
     }
 }
 

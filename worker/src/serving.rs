@@ -5,12 +5,12 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use rootward_proto::{Fault, FaultResult, v1::RetryClass};
+use rootward_proto::FaultResult;
 use rootward_schema::{Schema, Text};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    lane::{Claim, Declared, Floors, LaneHandle, LaneHold},
+    lane::{Claim, Declared, Floors, LaneHandle, LaneHold, PartitionHold, wrong_owner},
     primary::Primary,
 };
 
@@ -24,6 +24,8 @@ pub(crate) struct Serving {
     pub lanes: Vec<LaneHandle>,
     /// Stops all of them between two batches.
     pub hold: Arc<LaneHold>,
+    /// Sets the work of partitions aside that change their owner.
+    pub parted: Arc<PartitionHold>,
     /// What this peer owns.
     pub owned: RwLock<Owned>,
     pub secret: Text,
@@ -50,7 +52,22 @@ pub(crate) struct Owned {
 impl Serving {
     /// Takes the partitions that the peer owns now. What a lane runs is checked by the database all the same.
     pub(crate) fn set_owned(&self, owned: Owned) {
-        *self.owned.write().unwrap_or_else(PoisonError::into_inner) = owned;
+        let mut known = self.owned.write().unwrap_or_else(PoisonError::into_inner);
+        // Two readings may overtake each other.
+        if owned.version >= known.version {
+            *known = owned;
+        }
+    }
+
+    /// The claim to a partition, if this peer owns it.
+    pub(crate) fn claim_of(&self, partition: i32) -> Option<Claim> {
+        let owned = self.owned.read().unwrap_or_else(PoisonError::into_inner);
+        owned.epochs.get(&partition).map(|epoch| Claim { partition, epoch: *epoch, version: owned.version })
+    }
+
+    /// Whether a partition has just gone to another peer, or is about to.
+    pub(crate) fn is_leaving(&self, partition: i32) -> bool {
+        self.parted.claim(partition).is_some() || self.claim_of(partition).is_none()
     }
 
     /// The lane of a partition, and the claim to it.
@@ -58,19 +75,11 @@ impl Serving {
     /// # Errors
     /// RW2005 if this peer doesn't own it; nothing was executed.
     pub(crate) fn lane_of(&self, partition: i32) -> FaultResult<(&LaneHandle, Claim)> {
-        let claim = {
-            let owned = self.owned.read().unwrap_or_else(PoisonError::into_inner);
-            owned.epochs.get(&partition).map(|epoch| Claim { partition, epoch: *epoch, version: owned.version })
-        };
         let lane = usize::try_from(partition).unwrap_or(0) % self.lanes.len().max(1);
+        let claim = self.claim_of(partition).or_else(|| self.parted.claim(partition));
         match (claim, self.lanes.get(lane)) {
             (Some(claim), Some(lane)) => Ok((lane, claim)),
-            _ => Err(Fault::new(
-                "RW2005",
-                RetryClass::Reroute,
-                format!("this peer does not own partition {partition}"),
-                "nothing was executed; the router finds the owner by itself",
-            )),
+            _ => Err(wrong_owner(partition)),
         }
     }
 }

@@ -14,7 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::Config,
-    lane::{Bounds, Counters, Declared, Floors, How, LaneContext, LaneHold, Pace, start_lane},
+    lane::{Bounds, Counters, Declared, Floors, How, LaneContext, LaneHold, Pace, PartitionHold, start_lane},
     pg,
     primary::{self, Primary, Unfit},
     serving::{Owned, Serving},
@@ -126,9 +126,11 @@ pub(crate) async fn take_over(
         .try_get(0)?;
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
-    let floors = Arc::new(read_floors(&client).await?);
-    let hold = Arc::<LaneHold>::default();
-    let lanes = open_lanes(config, &schema, &secret, term, counters, &floors, &hold, &tasks, &stop).await?;
+    let (issued_before, expired_before) = read_floors(&client).await?;
+    let floors = Arc::new(Floors::new(issued_before, expired_before));
+    let holds = (Arc::<LaneHold>::default(), Arc::<PartitionHold>::default());
+    let lanes = open_lanes(config, &schema, &secret, term, counters, &floors, &holds, &tasks, &stop).await?;
+    let (hold, parted) = holds;
     if ended.is_cancelled() {
         stop.cancel();
         return Err(TermError::Lost);
@@ -144,7 +146,7 @@ pub(crate) async fn take_over(
     let secret = Some(format!("\\x{}", hex::encode(secret)));
     let declared = Declared::all(&schema);
     Ok((
-        Arc::new(Serving { term, primary, postgres_version, lanes, hold, owned, secret, schema, declared, floors, stop, tasks }),
+        Arc::new(Serving { term, primary, postgres_version, lanes, hold, parted, owned, secret, schema, declared, floors, stop, tasks }),
         client,
         copy,
     ))
@@ -230,11 +232,11 @@ pub(crate) async fn read_ownership(client: &Client) -> Result<Owned, tokio_postg
 }
 
 /// What earlier workers of this peer, or of peers that a partition came from, have collected.
-async fn read_floors(client: &Client) -> Result<Floors, tokio_postgres::Error> {
+pub(crate) async fn read_floors(client: &Client) -> Result<(i64, i64), tokio_postgres::Error> {
     let sql = "/* read_floors */ select coalesce((extract(epoch from nullif(max(issued_before), '-infinity')) * 1000)::bigint, 0), \
                coalesce((extract(epoch from nullif(max(expired_before), '-infinity')) * 1000)::bigint, 0) from rootward.collected";
     let row = client.query_one(sql, &[]).await?;
-    Ok(Floors::new(row.try_get(0)?, row.try_get(1)?))
+    Ok((row.try_get(0)?, row.try_get(1)?))
 }
 
 #[allow(clippy::too_many_arguments)] // the parts of a term
@@ -245,7 +247,7 @@ async fn open_lanes(
     term: i64,
     counters: &[Arc<Counters>],
     floors: &Arc<Floors>,
-    hold: &Arc<LaneHold>,
+    holds: &(Arc<LaneHold>, Arc<PartitionHold>),
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> Result<Vec<crate::lane::LaneHandle>, TermError> {
@@ -263,7 +265,7 @@ async fn open_lanes(
         let number = u32::try_from(at).unwrap_or(u32::MAX);
         let how = How { max_batch: config.max_batch, set_wise: config.set_wise };
         let context = LaneContext::new(number, secret, term, &schema.deferrable, floors.clone(), how, counters.clone());
-        start_lane(context, connection, bounds, pace.clone(), hold.clone(), tasks, stop.clone())
+        start_lane(context, connection, bounds, pace.clone(), holds.clone(), tasks, stop.clone())
     });
     Ok(lanes.collect())
 }

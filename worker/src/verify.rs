@@ -41,12 +41,16 @@ pub(crate) async fn count(
         transaction.query("/* verify_ownership */ select partition from rootward.ownership where state = 'owned' order by 1", &[]).await?;
     counted.owned = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
     if !only_chains {
+        count_map(&transaction, &mut counted).await?;
         for root in schema.roots.values() {
             count_tree(&transaction, schema, root, &mut counted).await?;
         }
         count_misplaced_bookkeeping(&transaction, &mut counted).await?;
+        // The user's SQL sees what queries on snapshots see: rows that are on their way to another peer are counted at one end only.
+        transaction.batch_execute("set local role rootward_reader").await?;
         count_invariants(&transaction, schema, &mut counted).await?;
         count_content_keys(&transaction, schema, &mut counted).await?;
+        transaction.batch_execute("reset role").await?;
         count_reference(&transaction, schema, &mut counted).await?;
     }
     // Nobody listens any more: nothing is left to do.
@@ -69,11 +73,14 @@ async fn count_tree(
         let name = quoted(&table.name);
         let key = quoted(&table.key_column);
         let partition = sql_partition_expression(&root.key_type, &key, schema.partitions);
-        let sql = format!("/* verify_rows */ select count(*) from public.{name}");
+        let sql = format!(
+            "/* verify_rows */ select count(*) from public.{name} where {partition} <> all ((select rootward_move.hidden())::integer[])"
+        );
         counted.rows += u64::try_from(transaction.query_one(&sql, &[]).await?.try_get::<_, i64>(0)?).unwrap_or_default();
         let sql = format!(
             "/* verify_placement */ select {key}::text, {partition}::integer from public.{name} \
-             where ({partition})::integer not in (select partition from rootward.ownership where state = 'owned') limit {EXAMPLES}"
+             where ({partition})::integer not in (select partition from rootward.ownership where state = 'owned') \
+             and {partition} <> all ((select rootward_move.hidden())::integer[]) limit {EXAMPLES}"
         );
         for row in transaction.query(&sql, &[]).await? {
             let (key, partition): (String, i32) = (row.try_get(0)?, row.try_get(1)?);
@@ -83,14 +90,26 @@ async fn count_tree(
     Ok(())
 }
 
+/// The map of owners, where the catalog lies.
+async fn count_map(transaction: &Transaction<'_>, counted: &mut v1::VerifyPeerResponse) -> Result<(), VerifyError> {
+    let sql = "/* look_for_map */ select to_regclass('rootward_catalog.partition') is not null";
+    if transaction.query_one(sql, &[]).await?.try_get(0)? {
+        let sql = "/* verify_map */ select partition, peer from rootward_catalog.partition";
+        for row in transaction.query(sql, &[]).await? {
+            counted.map.insert(row.try_get(0)?, row.try_get(1)?);
+        }
+    }
+    Ok(())
+}
+
 async fn count_misplaced_bookkeeping(transaction: &Transaction<'_>, counted: &mut v1::VerifyPeerResponse) -> Result<(), VerifyError> {
     counted.outcomes = u64::try_from(
-        transaction.query_one("/* verify_outcomes */ select count(*) from rootward.outcome", &[]).await?.try_get::<_, i64>(0)?,
+        transaction.query_one("/* verify_outcomes */ select count(*) from rootward_move.outcome", &[]).await?.try_get::<_, i64>(0)?,
     )
     .unwrap_or_default();
     let sql = format!(
-        "/* verify_bookkeeping */ select 'outcome ' || request_id from rootward.outcome where partition not in (select partition from rootward.ownership where state = 'owned') \
-         union all select 'chain ' || id from rootward.chain where partition not in (select partition from rootward.ownership where state = 'owned') limit {EXAMPLES}"
+        "/* verify_bookkeeping */ select 'outcome ' || request_id from rootward_move.outcome where partition not in (select partition from rootward.ownership where state = 'owned') \
+         union all select 'chain ' || id from rootward_move.chain where partition not in (select partition from rootward.ownership where state = 'owned') limit {EXAMPLES}"
     );
     for row in transaction.query(&sql, &[]).await? {
         counted.misplaced.push(row.try_get(0)?);

@@ -15,7 +15,9 @@ pub(crate) mod dev;
 pub(crate) mod error;
 pub(crate) mod explain;
 pub(crate) mod journal;
+pub(crate) mod partition;
 pub(crate) mod peer;
+pub(crate) mod peer_add;
 pub(crate) mod process;
 pub(crate) mod query;
 pub(crate) mod reference;
@@ -62,7 +64,7 @@ fn code_of(fault: &Fault) -> u8 {
         (
             RetryClass::Refused,
             "RW2001" | "RW2002" | "RW2003" | "RW2010" | "RW4004" | "RW1106" | "RW1108" | "RW1109" | "RW1110" | "RW1120" | "RW1121"
-            | "RW1130" | "RW5026",
+            | "RW1130" | "RW5026" | "RW5041",
         ) => exit::USAGE,
         (RetryClass::Refused, _) => exit::REFUSED,
         (RetryClass::NotFound, _) => exit::NOT_FOUND,

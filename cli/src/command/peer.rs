@@ -1,4 +1,4 @@
-//! `rootward peer list`, `rootward partition list` and `rootward status`.
+//! `rootward peer list`, `rootward partition …` and `rootward status`.
 
 use std::process::ExitCode;
 
@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use rootward_client::{Fault, v1};
 use serde_json::json;
 
-use super::{Context, exit, fail};
+use super::{Context, exit, fail, partition};
 use crate::distance;
 use crate::output;
 
@@ -29,6 +29,49 @@ enum PeerVerb {
         #[arg(long, value_name = "ID")]
         from: Option<String>,
     },
+    /// Set up a new peer's database, with the tables and the reference data of the cluster. It gets partitions by `rootward rebalance`.
+    #[command(after_help = "Example:\n  rootward peer add p2 schema/examples/bank --cluster docs/samples/cluster.toml")]
+    Add(super::peer_add::Add),
+    /// Give a peer no partitions any more; `rootward rebalance --run` takes away those that it has.
+    #[command(after_help = "Example:\n  rootward peer drain p3")]
+    Drain {
+        /// The peer's id.
+        id: String,
+        /// It gets partitions again.
+        #[arg(long)]
+        undo: bool,
+    },
+    /// Forget a peer that owns nothing any more.
+    #[command(after_help = "Example:\n  rootward peer remove p3")]
+    Remove {
+        /// The peer's id.
+        id: String,
+    },
+}
+
+/// Give every peer its share of the partitions, by capacity; drained peers get none. As few partitions move as that needs.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  rootward rebalance --plan")]
+pub(crate) struct Rebalance {
+    #[command(flatten)]
+    how: RebalanceHow,
+    /// Why, for the list of moves.
+    #[arg(long, default_value = "")]
+    reason: String,
+    /// With --run: don't follow the moves; they go on by themselves.
+    #[arg(long)]
+    no_wait: bool,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct RebalanceHow {
+    /// Only say what would be moved.
+    #[arg(long)]
+    plan: bool,
+    /// Move it.
+    #[arg(long)]
+    run: bool,
 }
 
 /// The partitions of the hash space.
@@ -46,12 +89,44 @@ enum PartitionVerb {
         /// Only this peer's.
         #[arg(long, value_name = "ID")]
         peer: Option<String>,
+        /// One line for each partition, the largest first. Every row is counted, so it takes as long as the data are large.
+        #[arg(long, value_enum)]
+        by: Option<partition::By>,
+        /// With --by, how many.
+        #[arg(long, default_value_t = 20)]
+        limit: usize,
+    },
+    /// Move partitions to another peer while they are in use; follows the move until its end.
+    #[command(after_help = "Example:\n  rootward partition move 17 40-43 --to p2 --dry-run")]
+    Move(partition::Move),
+    /// List moves of partitions that are under way.
+    #[command(after_help = "Example:\n  rootward partition moves --all -o json")]
+    Moves {
+        /// Those that have ended too.
+        #[arg(long)]
+        all: bool,
+        /// How many at most.
+        #[arg(long, default_value_t = 100)]
+        limit: u32,
+    },
+    /// Give a move up: everything is undone, and the source stays the owner. Possible until the partitions have changed their owner.
+    #[command(after_help = "Example:\n  rootward partition cancel 0198f3a0-0000-7000-8000-000000000001")]
+    Cancel {
+        /// The move's id.
+        id: String,
     },
 }
 
 /// Runs the verb.
 pub(crate) async fn peers(context: &Context, peer: Peer) -> ExitCode {
-    let PeerVerb::List { from } = peer.verb;
+    let from = match peer.verb {
+        PeerVerb::List { from } => from,
+        PeerVerb::Add(add) => return super::peer_add::run(context, add).await,
+        PeerVerb::Drain { id, undo } => {
+            return change(context, &id, if undo { v1::PeerChange::Activate } else { v1::PeerChange::Drain }).await;
+        }
+        PeerVerb::Remove { id } => return change(context, &id, v1::PeerChange::Remove).await,
+    };
     match context.client.peers().await {
         Ok(response) => match from.as_ref().filter(|from| !response.peers.iter().any(|peer| peer.id == **from)) {
             Some(unknown) => {
@@ -73,6 +148,29 @@ fn no_peer(id: &str, known: &[&str]) -> Fault {
 fn distance_km(peer: &v1::Peer, all: &[v1::Peer], from: Option<&str>) -> Option<f64> {
     let here = all.iter().find(|other| from.map_or(other.is_hub, |from| other.id == from))?;
     Some(distance::kilometres((here.latitude?, here.longitude?), (peer.latitude?, peer.longitude?)))
+}
+
+async fn change(context: &Context, id: &str, change: v1::PeerChange) -> ExitCode {
+    match context.client.change_peer(id, change).await {
+        Ok(response) => {
+            if context.format.is_json() {
+                output::print(&json!({"id": id, "state": response.state}).to_string());
+            } else {
+                output::print(&format!("{id} is {}", response.state));
+            }
+            ExitCode::SUCCESS
+        }
+        Err(fault) => fail(&fault, context.format),
+    }
+}
+
+/// Gives every peer its share.
+pub(crate) async fn rebalance(context: &Context, what: Rebalance) -> ExitCode {
+    let request = v1::RebalanceRequest { dry_run: what.how.plan, reason: what.reason, request_id: String::new() };
+    match context.client.rebalance(request).await {
+        Ok(begun) => partition::finish(context, begun, what.how.plan, what.no_wait).await,
+        Err(fault) => fail(&fault, context.format),
+    }
 }
 
 fn list(context: &Context, response: &v1::ListPeersResponse, from: Option<&str>) -> ExitCode {
@@ -194,7 +292,13 @@ fn peer_json(peer: &v1::Peer, all: &v1::ListPeersResponse, from: Option<&str>) -
 
 /// Runs the verb.
 pub(crate) async fn partitions(context: &Context, partition: Partition) -> ExitCode {
-    let PartitionVerb::List { peer } = partition.verb;
+    let peer = match partition.verb {
+        PartitionVerb::List { peer, by: None, .. } => peer,
+        PartitionVerb::List { peer, by: Some(by), limit } => return partition::sizes(context, peer.as_deref(), by, limit).await,
+        PartitionVerb::Move(what) => return partition::begin(context, what).await,
+        PartitionVerb::Moves { all, limit } => return partition::list(context, all, limit).await,
+        PartitionVerb::Cancel { id } => return partition::cancel(context, &id).await,
+    };
     let response = match context.client.partitions().await {
         Ok(response) => response,
         Err(fault) => return fail(&fault, context.format),
@@ -230,7 +334,7 @@ pub(crate) async fn partitions(context: &Context, partition: Partition) -> ExitC
 }
 
 /// The first ranges: all of them fill screens, since partitions are spread by hash.
-fn shortened(ranges: &str) -> String {
+pub(super) fn shortened(ranges: &str) -> String {
     if ranges.len() <= SHORT {
         return ranges.to_owned();
     }
@@ -239,7 +343,7 @@ fn shortened(ranges: &str) -> String {
 }
 
 /// `0-3,7,9-10`.
-fn ranges(sorted: &[usize]) -> String {
+pub(super) fn ranges(sorted: &[usize]) -> String {
     let mut parts: Vec<(usize, usize)> = Vec::new();
     for number in sorted {
         match parts.last_mut() {

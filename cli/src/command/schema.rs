@@ -123,6 +123,25 @@ pub(crate) fn print_findings(source: &Source, findings: &[Finding]) {
     output::print_error(schema_command::report(findings, source, is_coloured).trim_end());
 }
 
+/// Sets up one more peer: what the others have already stays as it is.
+pub(crate) async fn apply_to_new(dir: &Path, cluster: &Path, id: &str) -> anyhow::Result<ExitCode> {
+    let text = std::fs::read_to_string(cluster).with_context(|| format!("can't read {}", cluster.display()))?;
+    if let Ok(topology) = parse_topology(&text)
+        && !topology.peer.contains_key(id)
+    {
+        output::print_error(&format!(
+            "error[RW1102]: {}: there is no [peer.{id}]\n  help: add it with its `database`; docs/samples/cluster.toml is a complete example",
+            cluster.display()
+        ));
+        return Ok(ExitCode::from(2));
+    }
+    let folder = Folder { dir: dir.to_owned(), database: None };
+    match folder.compile().await? {
+        Ok(compiled) => apply(&compiled, cluster).await,
+        Err(error) => refuse(error),
+    }
+}
+
 /// The databases that a file names; none if it is wrong, which has been said then.
 pub(super) fn topology_of(cluster: &Path) -> anyhow::Result<Option<Topology>> {
     let text = std::fs::read_to_string(cluster).with_context(|| format!("can't read {}", cluster.display()))?;
@@ -163,6 +182,7 @@ pub(super) fn explain(error: &DeployError) -> (&'static str, u8, &'static str) {
         DeployError::Partitions(..) => ("RW1105", 4, "put the old number back into rootward.toml"),
         DeployError::NoNode(..) => ("RW5007", 3, "name one of them"),
         DeployError::NoCapacity(_) => ("RW1102", 2, "give at least one peer a capacity above 0"),
+        DeployError::Moving(_) => ("RW5041", 4, "wait for the end of the moves, or cancel them: `rootward partition moves`"),
         DeployError::Definition(_) => ("RW5006", 5, "this program may be older than the one that applied it"),
     }
 }

@@ -340,6 +340,36 @@ pub(super) const RUNNING: &[Code] = &[
         "Rows are sent in pages of up to 8 MiB, and a single row was larger; or a program wanted to hold more than a million rows at once. Ask for fewer or smaller columns, or read the rows page by page.",
     ),
     code(
+        "RW5040",
+        "there is no such move",
+        "`rootward partition moves` lists the moves of partitions that are under way, with `--all` those that have ended too.",
+    ),
+    code(
+        "RW5041",
+        "partitions can't be moved so",
+        "The message says what is wrong with the request: a partition that doesn't exist or that another move has, a peer that takes none, a schema version that is just being applied. Nothing was begun. `rootward partition list` shows the partitions with their owners, `rootward peer list` the peers.",
+    ),
+    code(
+        "RW5042",
+        "a move of partitions does not go on at the moment",
+        "One end of the move, or the hub, did not answer or refused a step; the message says which and why. Until the partitions have changed their owner the source serves them. Each step is tried again with growing pauses for as long as it takes, and nothing is lost. `rootward partition moves` shows the reason; `rootward partition cancel ID` gives the move up as long as that is possible.",
+    ),
+    code(
+        "RW5043",
+        "it is too late to cancel the move",
+        "The hub's map names the target as the owner, and the target may have changed the data since. The move can only go forward, and its clean-up goes on. To have the partitions back, move them back.",
+    ),
+    code(
+        "RW5044",
+        "the two sides of a move differ",
+        "While the partitions were held, their rows were counted and digested at the source and at the target, and a table differs. The source stayed the owner, the copy is taken away, and nothing is lost. Was the copy written to by hand? If not, this is a fault of Rootward or of PostgreSQL's replication: please report it with the logs of both databases.",
+    ),
+    code(
+        "RW5045",
+        "the peer can't be changed so",
+        "A peer is removed only when it owns no partition and no move concerns it: drain it (`rootward peer drain ID`), let `rootward rebalance --run` move its partitions away, and see with `rootward partition list --peer ID` that none is left. The hub holds the catalog and can be neither drained nor removed; of the other peers, one at least stays active. A removed peer does not come back under its id.",
+    ),
+    code(
         "RW9001",
         "a fault of Rootward",
         "Something happened that must not happen. Please report it with the message, the version, and the log of the router and of the worker around that time. Whether a transaction took effect is told by sending it again with the same request id.",

@@ -227,7 +227,12 @@ pub const ATTEMPTS: &[Attempt] = &[
     ad_hoc("logical message", "select pg_logical_emit_message(true, 'x', 'x')", Privilege),
     ad_hoc("reload", "select pg_reload_conf()", Privilege),
     ad_hoc("snapshot", "select pg_export_snapshot()", Privilege),
-    ad_hoc("sequence of another", "select nextval('rootward.chain_event_number_seq')", Privilege),
+    ad_hoc("hidden partitions", "select rootward_move.hidden()", Privilege),
+    ad_hoc("sizes of partitions", "select * from rootward_move.sizes()", Privilege),
+    ad_hoc("chains that are here", "select * from rootward_move.chain", Privilege),
+    ad_hoc("a partition of another's", "select rootward_move.own(1, 1, gen_random_uuid(), array[1], array[9::bigint])", Privilege),
+    ad_hoc("clean-up", "select rootward_move.clean(1, 1, gen_random_uuid(), 'public', 'account', 0, 9)", Privilege),
+    ad_hoc("another condition", "update rootward_move.movable set partition_expression = '1'", Privilege),
     ad_hoc("endless loop", "with recursive r as (select 1 as n union all select n + 1 from r) select count(*) from r", Limit("RW3104")),
     ad_hoc("big result", "select repeat('x', 1000000) from generate_series(1, 20)", Limit("RW3108")),
 ];

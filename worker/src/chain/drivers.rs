@@ -82,6 +82,8 @@ pub(crate) struct Drivers {
     has_backlog: AtomicBool,
     /// There is room again.
     freed: Notify,
+    /// The next scan is to be as the first one.
+    is_new_ground: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -89,6 +91,8 @@ struct Running {
     view: watch::Receiver<v1::Chain>,
     stop: CancellationToken,
     poke: Arc<Notify>,
+    /// Where its home is.
+    partition: i32,
 }
 
 /// A chain that was started here a moment ago.
@@ -203,7 +207,13 @@ impl Drivers {
         self.has_backlog.store(has_backlog, Ordering::Relaxed);
     }
 
-    /// Returns when half of the room is free and chains were left behind.
+    /// Ends the drivers of chains whose home is in one of these partitions, which another peer is about to own. What they have sent
+    /// may still take effect; their successors there find it.
+    pub(crate) fn stop_those_of(&self, partitions: &[i32]) {
+        self.lock().values().filter(|running| partitions.contains(&running.partition)).for_each(|running| running.stop.cancel());
+    }
+
+    /// Returns when half of the room is free and chains were left behind, or others have come.
     pub(super) async fn freed(&self) {
         self.freed.notified().await;
     }
@@ -217,6 +227,19 @@ impl Drivers {
         if count <= MAX_DRIVERS / 2 && self.has_backlog.swap(false, Ordering::Relaxed) {
             self.freed.notify_one();
         }
+    }
+}
+
+impl ChainHome {
+    /// Has the scan look for all open chains now, as at the beginning of a term: some have come from another peer, or lost their drivers.
+    pub(crate) fn look_again(&self) {
+        self.drivers.is_new_ground.store(true, Ordering::Release);
+        self.drivers.freed.notify_one();
+    }
+
+    /// Whether somebody asked for that.
+    pub(super) fn takes_new_ground(&self) -> bool {
+        self.drivers.is_new_ground.swap(false, Ordering::AcqRel)
     }
 }
 
@@ -292,7 +315,7 @@ impl ChainHome {
     ) -> Option<watch::Receiver<v1::Chain>> {
         let id = identity.id;
         let (view, shown) = watch::channel(view);
-        let running = Running { view: shown.clone(), stop: CancellationToken::new(), poke: Arc::default() };
+        let running = Running { view: shown.clone(), stop: CancellationToken::new(), poke: Arc::default(), partition: identity.partition };
         {
             let mut drivers = self.drivers.lock();
             if let Some(known) = drivers.get(&id) {

@@ -32,6 +32,7 @@ impl ChainHome {
         // looked at, whenever it says that it is due, but for what rests between two attempts.
         let mut is_first = true;
         loop {
+            is_first |= self.takes_new_ground();
             let scan = async {
                 match self.scan(is_first).await {
                     Ok(is_through) => is_first &= !is_through,

@@ -150,7 +150,7 @@ pub(crate) async fn scan_due(pool: &Pool, status: Status, now_ms: i64, after: Du
 
 /// The chains of these ids.
 pub(crate) async fn get_many(pool: &Pool, ids: &[Uuid]) -> StoreResult<Vec<ChainRow>> {
-    let sql = format!("/* get_chains */ select {COLUMNS} from rootward.chain where id = any ($1)");
+    let sql = format!("/* get_chains */ select {COLUMNS} from rootward_move.chain where id = any ($1)");
     rows_of(&pool.get().await?.query(&sql, &[&ids]).await?)
 }
 
@@ -208,11 +208,11 @@ pub(crate) async fn list(pool: &Pool, filter: &ChainFilter, limit: i64) -> Store
     let open: Vec<&str> = open.into_iter().map(Status::name).collect();
     let newest = format!("order by created_at desc limit {limit}");
     // The newest of each open status come out of an index, however many there are; ended chains have none.
-    let of_ended = format!("union all (select * from rootward.chain where ended_at is not null and {FILTER} {newest})");
+    let of_ended = format!("union all (select * from rootward_move.chain where ended_at is not null and {FILTER} {newest})");
     let sql = format!(
         "/* list_chains */ select {COLUMNS} from (\
            select c.* from unnest($10::text[]) as wanted (status) cross join lateral \
-             (select * from rootward.chain where ended_at is null and chain.status = wanted.status and {FILTER} {newest}) c \
+             (select * from rootward_move.chain where ended_at is null and chain.status = wanted.status and {FILTER} {newest}) c \
            {}) c order by c.created_at desc limit {limit}",
         if ended.is_empty() { "" } else { &of_ended }
     );
@@ -227,7 +227,7 @@ pub(crate) async fn page(pool: &Pool, filter: &ChainFilter, after: Uuid, limit: 
     let mut all = parameters.all(filter);
     all.push(&after);
     let sql = format!(
-        "/* page_chains */ select {COLUMNS} from rootward.chain where {FILTER}{} and id > $10 order by id limit {limit}",
+        "/* page_chains */ select {COLUMNS} from rootward_move.chain where {FILTER}{} and id > $10 order by id limit {limit}",
         open_condition(filter)
     );
     rows_of(&pool.get().await?.query(&sql, &all).await?)
@@ -237,7 +237,7 @@ pub(crate) async fn page(pool: &Pool, filter: &ChainFilter, after: Uuid, limit: 
 pub(crate) async fn count_by(pool: &Pool, filter: &ChainFilter, column: &'static str) -> StoreResult<BTreeMap<String, u64>> {
     let parameters = FilterParameters::new(filter);
     let sql = format!(
-        "/* count_chains */ select coalesce({column}, ''), count(*) from rootward.chain where {FILTER}{} group by 1",
+        "/* count_chains */ select coalesce({column}, ''), count(*) from rootward_move.chain where {FILTER}{} group by 1",
         open_condition(filter)
     );
     let rows = pool.get().await?.query(&sql, &parameters.all(filter)).await?;
@@ -247,14 +247,14 @@ pub(crate) async fn count_by(pool: &Pool, filter: &ChainFilter, column: &'static
 
 /// How many chains are open, by status.
 pub(crate) async fn count_open(pool: &Pool) -> StoreResult<BTreeMap<String, i64>> {
-    let sql = "/* count_open_chains */ select status, count(*) from rootward.chain where ended_at is null group by 1";
+    let sql = "/* count_open_chains */ select status, count(*) from rootward_move.chain where ended_at is null group by 1";
     let rows = pool.get().await?.query(sql, &[]).await?;
     Ok(rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, tokio_postgres::Error>>()?)
 }
 
 /// How many of these chains are in which status; the ones that are gone are not counted.
 pub(crate) async fn statuses_of(pool: &Pool, ids: &[Uuid]) -> StoreResult<BTreeMap<String, u64>> {
-    let sql = "/* count_statuses */ select status, count(*) from rootward.chain where id = any ($1) group by 1";
+    let sql = "/* count_statuses */ select status, count(*) from rootward_move.chain where id = any ($1) group by 1";
     let rows = pool.get().await?.query(sql, &[&ids]).await?;
     let counts = rows.iter().map(|row| Ok((row.try_get(0)?, u64::try_from(row.try_get::<_, i64>(1)?).unwrap_or_default())));
     Ok(counts.collect::<Result<_, tokio_postgres::Error>>()?)

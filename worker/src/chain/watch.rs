@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use rootward_proto::{FaultResult, v1};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use uuid::Uuid;
 
 use super::{drivers::ChainHome, state::Status};
@@ -29,6 +29,22 @@ impl ChainHome {
             }
         });
         Ok(watched)
+    }
+
+    /// The chain when it runs no more, or as it is when the time is over: for a start that was repeated, perhaps because the chain's home
+    /// has just come here and its driver is not yet found.
+    ///
+    /// # Errors
+    /// RW4001 if there is no such chain here.
+    pub(crate) async fn show_when_over(self: &Arc<Self>, id: Uuid, deadline: Instant) -> FaultResult<v1::Chain> {
+        let deadline = deadline - deadline.saturating_duration_since(Instant::now()) / 20;
+        loop {
+            let chain = self.show(id).await?;
+            if !matches!(chain.status.as_str(), "running" | "compensating") || Instant::now() + TELL_INTERVAL >= deadline {
+                return Ok(chain);
+            }
+            tokio::time::sleep(TELL_INTERVAL).await;
+        }
     }
 
     async fn tell(self: &Arc<Self>, id: Uuid, first: v1::Chain, told: mpsc::Sender<FaultResult<v1::Chain>>) {

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OwnedMutexGuard, watch};
 
 /// Shared by the lanes of a peer during one term. Holds count: several may overlap.
 #[derive(Debug)]
@@ -15,6 +15,8 @@ pub(crate) struct LaneHold {
     changed: Notify,
     /// How many want lazy work to be done at once.
     hurry: watch::Sender<usize>,
+    /// Those that want to be alone come one after the other: two of them would wait for each other.
+    turns: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -32,13 +34,21 @@ pub(super) struct Running<'h>(&'h LaneHold);
 #[derive(Debug)]
 pub(crate) struct Held(Arc<LaneHold>);
 
+/// No lane has a batch under way as long as this lives, and no snapshot is fixed.
+#[derive(Debug)]
+pub(crate) struct Alone {
+    // The order is the order of dropping: whoever is next finds the lanes held by nobody.
+    held: Held,
+    _turn: OwnedMutexGuard<()>,
+}
+
 /// Lazy work waits for no company as long as this lives.
 #[derive(Debug)]
 pub(crate) struct Hurry(Arc<LaneHold>);
 
 impl Default for LaneHold {
     fn default() -> LaneHold {
-        LaneHold { state: Mutex::default(), changed: Notify::new(), hurry: watch::Sender::new(0) }
+        LaneHold { state: Mutex::default(), changed: Notify::new(), hurry: watch::Sender::new(0), turns: Arc::default() }
     }
 }
 
@@ -75,6 +85,29 @@ impl LaneHold {
     pub(crate) fn hold(self: &Arc<Self>) -> Held {
         self.lock().holds += 1;
         Held(self.clone())
+    }
+
+    /// Waits until no batch is under way and nobody else holds the lanes, and counts as a batch from then on: a change of owners
+    /// falls into no snapshot's hold, so that what a peer has fixed stays what is committed there.
+    ///
+    /// Cancel safety: whoever gives up holds nothing.
+    pub(crate) async fn alone(self: &Arc<Self>) -> Alone {
+        let turn = self.turns.clone().lock_owned().await;
+        let held = self.hold();
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            {
+                let mut state = self.lock();
+                if state.holds == 1 && state.running == 0 {
+                    state.running = 1;
+                    break;
+                }
+            }
+            changed.await;
+        }
+        Alone { held, _turn: turn }
     }
 
     /// From now on lazy work is done at once.
@@ -118,6 +151,13 @@ impl Drop for Running<'_> {
     }
 }
 
+impl Drop for Alone {
+    fn drop(&mut self) {
+        self.held.0.lock().running -= 1;
+        self.held.0.changed.notify_waiters();
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
         self.0.lock().holds -= 1;
@@ -152,5 +192,26 @@ mod tests {
         assert!(lanes.begin().now_or_never().is_none(), "somebody else holds them still");
         let (begun, ()) = tokio::join!(lanes.begin(), async { drop(other) });
         assert!(begun.1, "it waited");
+    }
+
+    #[tokio::test]
+    async fn a_change_of_owners_is_alone_with_neither_batches_nor_snapshots() {
+        let lanes = Arc::<LaneHold>::default();
+        let snapshot = lanes.hold();
+        let change = lanes.alone();
+        tokio::pin!(change);
+        assert!(futures_util::poll!(&mut change).is_pending(), "a snapshot holds the lanes");
+        snapshot.at_rest().now_or_never().expect("who waits to be alone doesn't keep a snapshot from being fixed");
+        drop(snapshot);
+        let alone = change.now_or_never().expect("nobody else is there");
+        assert!(lanes.begin().now_or_never().is_none(), "no batch begins");
+        let snapshot = lanes.hold();
+        assert!(snapshot.at_rest().now_or_never().is_none(), "and no snapshot is fixed");
+        assert!(lanes.alone().now_or_never().is_none(), "and no other change begins");
+        drop(alone);
+        snapshot.at_rest().now_or_never().expect("it is over");
+        drop(snapshot);
+        drop(lanes.alone().now_or_never().expect("the next one"));
+        lanes.begin().now_or_never().expect("nothing is held any more");
     }
 }

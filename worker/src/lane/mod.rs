@@ -4,7 +4,8 @@
 //! `freshness` what is too old to run, `declared` the transactions as a term compiled them, `context` what is sent for a unit and
 //! what its results mean; `batch` is the one PostgreSQL transaction, run `together` (`set_wise` where it may be, `own` for our own
 //! rows) or `separately`; `run` is the loop, `queue` the way in, which
-//! `admission` guards; `hold` stops all lanes between two batches; `journal` numbers and hashes what took effect; `pace` limits a whole worker, `counters` is what a lane counts.
+//! `admission` guards; `hold` stops all lanes between two batches, `partition_hold` sets the work of single
+//! partitions aside; `journal` numbers and hashes what took effect; `pace` limits a whole worker, `counters` is what a lane counts.
 
 mod admission;
 mod batch;
@@ -18,6 +19,7 @@ mod journal;
 mod outcome;
 mod own;
 mod pace;
+mod partition_hold;
 mod positions;
 mod queue;
 mod refusal;
@@ -34,6 +36,9 @@ pub(crate) use freshness::{Floors, Freshness, expired_request, expired_step};
 pub(crate) use hold::{Held, LaneHold};
 pub(crate) use outcome::{Fingerprint, OutcomeKey};
 pub(crate) use pace::Pace;
+pub(crate) use partition_hold::PartitionHold;
 pub(crate) use queue::{Bounds, LaneHandle, Share};
 pub(crate) use run::start_lane;
-pub(crate) use unit::{After, Answerer, Asked, Claim, Done, Finished, Outgoing, OwnRow, OwnValue, Ticket, Unit, UnitOutcome, lane_died};
+pub(crate) use unit::{
+    After, Answerer, Asked, Claim, Done, Finished, Outgoing, OwnRow, OwnValue, Ticket, Unit, UnitOutcome, lane_died, wrong_owner,
+};

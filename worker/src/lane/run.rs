@@ -14,8 +14,9 @@ use super::{
     hold::LaneHold,
     outcome::OutcomeKey,
     pace::Pace,
+    partition_hold::PartitionHold,
     queue::{Bounds, LaneHandle, Next, Queues, queue, stopped},
-    unit::{Answer, Unit},
+    unit::{Answer, Unit, wrong_owner},
 };
 use crate::pg::Connection;
 
@@ -32,13 +33,13 @@ pub(crate) fn start_lane(
     connection: Connection,
     bounds: Bounds,
     pace: Option<Arc<Pace>>,
-    hold: Arc<LaneHold>,
+    (hold, parted): (Arc<LaneHold>, Arc<PartitionHold>),
     tasks: &TaskTracker,
     stop: CancellationToken,
 ) -> LaneHandle {
     let (handle, queues) = queue(context.number(), bounds, context.how.max_batch, context.counters.clone());
     let lane = Lane { context, connection, pace, recent: Recent::default(), tasks: tasks.clone() };
-    tasks.spawn(run_lane(lane, queues, hold, stop));
+    tasks.spawn(run_lane(lane, queues, (hold, parted), stop));
     handle
 }
 
@@ -51,13 +52,16 @@ struct Lane {
     tasks: TaskTracker,
 }
 
-async fn run_lane(mut lane: Lane, mut queues: Queues, hold: Arc<LaneHold>, stop: CancellationToken) {
+async fn run_lane(mut lane: Lane, mut queues: Queues, (hold, parted): (Arc<LaneHold>, Arc<PartitionHold>), stop: CancellationToken) {
     // However this lane ends, a panic included, the term ends with it: a peer with a dead lane must not go on limping.
     let _end_of_term = stop.clone().drop_guard();
     let mut left_over: Vec<Unit> = Vec::new();
     let mut lazy_since: Option<Instant> = None;
     let mut lazies: Vec<Unit> = Vec::new();
     let mut hurried = hold.hurried();
+    // What waits until its partition's owner is known.
+    let mut aside: Vec<Unit> = Vec::new();
+    let mut parted_changes = parted.changes();
     loop {
         // When there was work, so that what waits for its turn under a limit counts as slow.
         let mut since = (!queues.is_empty()).then(Instant::now);
@@ -66,7 +70,10 @@ async fn run_lane(mut lane: Lane, mut queues: Queues, hold: Arc<LaneHold>, stop:
             () = stop.cancelled() => break,
             room = lane.room() => room,
         };
-        let mut batch = std::mem::take(&mut left_over);
+        parted_changes.mark_unchanged();
+        // What was set aside came before what is left over.
+        let mut batch = parted.returning(&mut aside, most);
+        batch.append(&mut left_over);
         let delay = if *hurried.borrow_and_update() > 0 { Duration::ZERO } else { LAZY_DELAY };
         if batch.is_empty() {
             tokio::select! {
@@ -80,8 +87,10 @@ async fn run_lane(mut lane: Lane, mut queues: Queues, hold: Arc<LaneHold>, stop:
                     }
                 },
                 () = sleep_until(lazy_since.map(|since| since + delay)) => {}
-                // Its sender lives as long as this lane.
+                // Their senders live as long as this lane.
                 _ = hurried.changed() => continue,
+                _ = parted_changes.changed() => continue,
+                () = sleep_until(if aside.is_empty() { None } else { parted.lapses_at() }) => continue,
             }
         }
         lazies.extend(std::iter::from_fn(|| queues.next_lazy()));
@@ -117,6 +126,10 @@ async fn run_lane(mut lane: Lane, mut queues: Queues, hold: Arc<LaneHold>, stop:
             since = None;
         }
         let began = *since.get_or_insert_with(Instant::now);
+        for unit in parted.sort_out(&mut batch, &mut aside) {
+            let fault = wrong_owner(unit.claim.partition);
+            refuse(&lane.context, unit, fault);
+        }
         drop_expired(&lane.context, &mut batch);
         lane.spend(&batch);
         if batch.is_empty() {
@@ -128,7 +141,7 @@ async fn run_lane(mut lane: Lane, mut queues: Queues, hold: Arc<LaneHold>, stop:
             break;
         }
     }
-    for unit in queues.close().into_iter().chain(left_over).chain(lazies) {
+    for unit in queues.close().into_iter().chain(left_over).chain(lazies).chain(aside) {
         unit.answer.send(Err(stopped()));
     }
 }

@@ -122,6 +122,16 @@ impl Drop for Asked {
     }
 }
 
+/// What is said of work for a partition that another peer owns.
+pub(crate) fn wrong_owner(partition: i32) -> Fault {
+    Fault::new(
+        "RW2005",
+        RetryClass::Reroute,
+        format!("this peer does not own partition {partition}"),
+        "nothing was executed; the router finds the owner by itself",
+    )
+}
+
 /// What is said of a unit whose lane is gone.
 pub(crate) fn lane_died() -> Fault {
     Fault::new("RW3102", RetryClass::OutcomeUnknown, "the lane ended before it answered", "send it again with the same request id")

@@ -93,6 +93,8 @@ pub(crate) struct Cut {
     pub name: String,
     pub term: i64,
     pub reference_version: i64,
+    /// Partitions of this peer have been released, and their next owner may not have them yet: at no peer would they be seen.
+    pub is_switching: bool,
 }
 
 /// Opens the session, or takes one of an earlier snapshot. Its transaction has begun and has seen nothing yet.
@@ -107,8 +109,8 @@ pub(super) async fn prepare(config: &Config, idle: &Idle) -> Result<Prepared, Cu
     // Before BEGIN: to parse a statement takes a snapshot, and the transaction's first one is its only one.
     let fix = client
         .prepare(
-            "/* fix_snapshot */ select pg_export_snapshot(), s.term, coalesce((select version from rootward.reference_version), 0) \
-             from rootward.peer_state s",
+            "/* fix_snapshot */ select pg_export_snapshot(), s.term, coalesce((select version from rootward.reference_version), 0), \
+             exists (select from rootward_move.transit where state = 'out') from rootward.peer_state s",
         )
         .await?;
     client.batch_execute(BEGIN).await?;
@@ -122,8 +124,8 @@ impl Prepared {
     pub(super) async fn fix(self) -> Result<Cut, CutError> {
         let Prepared { session, idle } = self;
         let row = session.client.query_one(&session.fix, &[]).await?;
-        let (name, term, reference_version) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-        Ok(Cut { ended: session.ended.clone(), session: Some(session), idle, name, term, reference_version })
+        let (name, term, reference_version, is_switching) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+        Ok(Cut { ended: session.ended.clone(), session: Some(session), idle, name, term, reference_version, is_switching })
     }
 }
 
@@ -167,7 +169,7 @@ impl Cut {
     /// What these chains did at roots here.
     pub(super) async fn effects(&self, peer: &str, chains: &[Uuid]) -> Result<Vec<v1::ChainEffect>, CutError> {
         let sql = "/* snapshot_effects */ select request_id, step, element, direction, kind, transaction, entity, root_key, at::text, reply \
-                   from rootward.outcome where request_id = any ($1) and in_chain and step < 2147483647 \
+                   from rootward_move.outcome where request_id = any ($1) and in_chain and step < 2147483647 \
                    order by request_id, at, step, element limit $2";
         let mut effects = Vec::new();
         for row in self.client()?.query(sql, &[&chains, &MOST_EFFECTS]).await? {

@@ -190,6 +190,9 @@ impl Part {
         if cut.term != self.home.serving.term {
             return Err(self.lapsed("another worker has taken it over"));
         }
+        if cut.is_switching {
+            return Err(self.lapsed("some of its partitions are just changing their owner"));
+        }
         Ok(Taken { cut, held, since, until })
     }
 

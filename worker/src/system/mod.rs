@@ -6,7 +6,9 @@ pub const PEER_SQL: &str = concat!(
     include_str!("reference.sql"),
     include_str!("guards.sql"),
     include_str!("journal.sql"),
-    include_str!("stage.sql")
+    include_str!("stage.sql"),
+    "\n",
+    include_str!("move.sql")
 );
 /// The catalog's tables, on the hub only.
-pub const HUB_SQL: &str = include_str!("hub.sql");
+pub const HUB_SQL: &str = concat!(include_str!("hub.sql"), "\n", include_str!("hub_move.sql"));

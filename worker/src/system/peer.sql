@@ -5,7 +5,7 @@
 --   rootward_system  owns this namespace; the worker logs in as it for everything that is not a lane
 --   rootward_set     owns the functions that run a transaction for many roots at once; row security doesn't bind it, and
 --                    nobody logs in as it
---   rootward_reader  runs queries on snapshots: it may read the user's tables, all rows of them, and do nothing else
+--   rootward_reader  runs queries on snapshots: it may read the user's tables, all rows that belong here, and do nothing else
 --   rootward_lane    runs users' SQL; a member of nothing, it may create nothing, and no table here is open to it
 do $$
 begin
@@ -19,7 +19,7 @@ begin
     create role rootward_set nologin noinherit bypassrls;
   end if;
   if not exists (select from pg_roles where rolname = 'rootward_reader') then
-    create role rootward_reader login noinherit bypassrls connection limit 256;
+    create role rootward_reader login noinherit connection limit 256;
   end if;
   if not exists (select from pg_roles where rolname = 'rootward_lane') then
     create role rootward_lane login noinherit connection limit 256;
@@ -38,6 +38,8 @@ begin
   -- The context of row security lies in a parameter that only a superuser, or this role, can set.
   execute 'grant set on parameter backtrace_functions to rootward_system';
   grant pg_signal_backend, pg_read_all_stats to rootward_system;
+  -- `verify` counts what a reader sees.
+  grant rootward_reader to rootward_system;
 exception when others then
   -- Two peers of one cluster that grant at once update the same catalogue row; the other's grant is ours too.
   if not has_parameter_privilege('rootward_system', 'backtrace_functions', 'SET') then raise; end if;
@@ -204,9 +206,11 @@ create table if not exists rootward.chain_event (
   event text not null,
   reason text not null,
   by text not null,
-  number bigint generated always as identity,
+  -- From 1 in each chain: a counter of this database would meet the numbers of chains that come from another peer.
+  number bigint not null,
   primary key (partition, id, number)
 );
+alter table rootward.chain_event alter column number drop identity if exists;
 
 -- A counter that is replicated with the reference tables: equal counters mean equal copies.
 create table if not exists rootward.reference_version (
@@ -360,8 +364,9 @@ begin
       returning n.place::integer as place)
     select array_agg(w.place) into changed from written w;
   if array_length(array_remove(events, null), 1) > 0 then
-    insert into rootward.chain_event (partition, id, event, reason, by)
-      select n.partition, n.id, n.event, n.reason, n.by
+    insert into rootward.chain_event (partition, id, event, reason, by, number)
+      select n.partition, n.id, n.event, n.reason, n.by,
+        (select coalesce(max(e.number), 0) + 1 from rootward.chain_event e where e.partition = n.partition and e.id = n.id)
       from unnest(partitions, ids, events, reasons, bys) with ordinality as n (partition, id, event, reason, by, place)
       where n.event is not null and n.place = any (changed);
   end if;

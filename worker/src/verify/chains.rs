@@ -47,10 +47,11 @@ impl Source {
 
 /// Tells of all chains, until nobody listens any more.
 pub(super) async fn tell(transaction: &Transaction<'_>, counts: &Counts) -> Result<(), VerifyError> {
-    let sql = "/* verify_chains */ select id, status, definition, plan, input, fingerprint, is_collected from rootward.chain order by id";
+    let sql =
+        "/* verify_chains */ select id, status, definition, plan, input, fingerprint, is_collected from rootward_move.chain order by id";
     let mut chains = Source::open(transaction, sql).await?;
     // The mark of a scheduled start is no step.
-    let sql = "/* verify_outcomes_of_chains */ select request_id, step, element, direction, kind, fingerprint, reply from rootward.outcome \
+    let sql = "/* verify_outcomes_of_chains */ select request_id, step, element, direction, kind, fingerprint, reply from rootward_move.outcome \
                where in_chain and step < 2147483647 order by request_id";
     let mut outcomes = Source::open(transaction, sql).await?;
     let (mut page, mut bytes) = (Vec::new(), 0);

@@ -177,4 +177,25 @@ impl Worker for StandIn {
     async fn witness_journal(&self, _: Request<v1::WitnessJournalRequest>) -> Result<Response<v1::WitnessJournalResponse>, Status> {
         none()
     }
+    async fn move_partitions(&self, _: Request<v1::MovePartitionsRequest>) -> Result<Response<v1::MovePartitionsResponse>, Status> {
+        none()
+    }
+    async fn rebalance(&self, _: Request<v1::RebalanceRequest>) -> Result<Response<v1::MovePartitionsResponse>, Status> {
+        none()
+    }
+    async fn change_peer(&self, _: Request<v1::ChangePeerRequest>) -> Result<Response<v1::ChangePeerResponse>, Status> {
+        none()
+    }
+    async fn list_moves(&self, _: Request<v1::ListMovesRequest>) -> Result<Response<v1::ListMovesResponse>, Status> {
+        none()
+    }
+    async fn cancel_move(&self, _: Request<v1::CancelMoveRequest>) -> Result<Response<v1::CancelMoveResponse>, Status> {
+        none()
+    }
+    async fn move_step(&self, _: Request<v1::MoveStepRequest>) -> Result<Response<v1::MoveStepResponse>, Status> {
+        none()
+    }
+    async fn size_peer_partitions(&self, _: Request<v1::SizePartitionsRequest>) -> Result<Response<v1::SizePartitionsResponse>, Status> {
+        none()
+    }
 }

@@ -6,12 +6,12 @@ use super::{COLUMNS, ChainRow, Pool, StoreResult, rows_of};
 
 /// The oldest chains that have not ended, and how many there are, in whatever transaction the client is.
 pub(crate) async fn in_flight(client: &Client, limit: i64) -> StoreResult<(Vec<ChainRow>, u64)> {
-    let sql = "/* count_in_flight */ select count(*) from rootward.chain where ended_at is null";
+    let sql = "/* count_in_flight */ select count(*) from rootward_move.chain where ended_at is null";
     let total: i64 = client.query_one(sql, &[]).await?.try_get(0)?;
     if total == 0 {
         return Ok((Vec::new(), 0));
     }
-    let sql = format!("/* list_in_flight */ select {COLUMNS} from rootward.chain where ended_at is null order by created_at limit $1");
+    let sql = format!("/* list_in_flight */ select {COLUMNS} from rootward_move.chain where ended_at is null order by created_at limit $1");
     Ok((rows_of(&client.query(&sql, &[&limit]).await?)?, u64::try_from(total).unwrap_or_default()))
 }
 

@@ -1,0 +1,199 @@
+//! What a rebalance moves, by the ring, and changes of peers.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use rootward_proto::{
+    Fault, FaultResult,
+    v1::{self, PeerChange, RetryClass},
+};
+use rootward_schema::{Capacity, reassign};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{
+    mover::{Mover, hub, refused},
+    store::{self, NewMove},
+};
+
+/// Partitions that one move of a rebalance carries at most: what has moved serves at its new owner while the rest is copied, and a move that is
+/// cancelled undoes little.
+const MOST_IN_ONE: usize = 32;
+
+/// How long a removed peer's copy of the reference data may resist.
+const FORGET_LIMIT: Duration = Duration::from_secs(5);
+const FORGET_PAUSE: Duration = Duration::from_millis(10);
+
+/// A peer that may own partitions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PlanPeer {
+    pub id: String,
+    /// 0 if it is to have none.
+    pub capacity: u32,
+}
+
+/// Who gives which partitions to whom: (source, target) with partitions and epochs, in pieces.
+type Pieces = Vec<((String, String), Vec<(i32, i64)>)>;
+
+/// The moves after which every peer has its share. The map has owner and epoch of each partition, in order.
+pub(super) fn plan(map: &[(i32, String, i64)], peers: &[PlanPeer]) -> Option<Pieces> {
+    let capacities: Vec<Capacity> = peers.iter().map(|peer| Capacity { peer: peer.id.clone(), capacity: peer.capacity }).collect();
+    let place = |id: &str| peers.iter().position(|peer| peer.id == id);
+    let current: Vec<Option<usize>> = map.iter().map(|(_, owner, _)| place(owner)).collect();
+    let wanted = reassign(&current, &capacities).ok()?;
+    let mut ways: BTreeMap<(String, String), Vec<(i32, i64)>> = BTreeMap::new();
+    for ((partition, owner, epoch), target) in map.iter().zip(wanted) {
+        let target = &peers.get(target)?.id;
+        if target != owner {
+            ways.entry((owner.clone(), target.clone())).or_default().push((*partition, *epoch));
+        }
+    }
+    let pieces = |(way, moved): ((String, String), Vec<(i32, i64)>)| {
+        moved.chunks(MOST_IN_ONE).map(|piece| (way.clone(), piece.to_vec())).collect::<Vec<_>>()
+    };
+    Some(ways.into_iter().flat_map(pieces).collect())
+}
+
+impl Mover {
+    /// Begins the moves that give every peer its share.
+    ///
+    /// # Errors
+    /// RW5041 while some partitions are moved already: what they will leave is not known yet.
+    pub(crate) async fn rebalance(&self, request: v1::RebalanceRequest) -> FaultResult<v1::MovePartitionsResponse> {
+        let id = match request.request_id.as_str() {
+            "" => Uuid::now_v7(),
+            id => Uuid::parse_str(id).map_err(|_| refused(format!("`{id}` is no UUID"), "leave it out, and one is made"))?,
+        };
+        let open = store::open(&self.pool).await.map_err(|error| hub(&error))?;
+        let is_mine = |one: &store::Move| one.view.reason == mark(&request.reason, id);
+        if !open.is_empty() && open.iter().all(is_mine) {
+            // It was begun by the same request, whose answer was lost.
+            return Ok(v1::MovePartitionsResponse { moves: open.into_iter().map(|one| one.view).collect(), already_there: Vec::new() });
+        }
+        if let Some(one) = open.first() {
+            let message = format!("partitions are being moved already, by move {}", one.id);
+            return Err(refused(message, "wait for its end, or cancel it: `rootward partition moves`"));
+        }
+        let peers = store::peers(&self.pool).await.map_err(|error| hub(&error))?;
+        let map = store::map(&self.pool).await.map_err(|error| hub(&error))?;
+        let pieces =
+            plan(&map, &peers).ok_or_else(|| refused("no active peer has a capacity above 0".to_owned(), "see `rootward peer list`"))?;
+        let moves: Vec<NewMove> = pieces
+            .into_iter()
+            .enumerate()
+            .map(|(number, ((source, target), moved))| {
+                let (partitions, epochs) = moved.into_iter().unzip();
+                let number = number.to_string();
+                NewMove { id: Uuid::new_v5(&id, number.as_bytes()), partitions, epochs, source, target, reason: mark(&request.reason, id) }
+            })
+            .collect();
+        self.begin_all(moves, request.dry_run, Vec::new()).await
+    }
+
+    /// Drains a peer, takes it back into service, or removes it.
+    ///
+    /// # Errors
+    /// RW5045 if it can't be changed so.
+    pub(crate) async fn change_peer(&self, request: &v1::ChangePeerRequest) -> FaultResult<v1::ChangePeerResponse> {
+        let wrong = |message: String, help: &str| Fault::refused("RW5045", message, help);
+        let id = request.id.as_str();
+        let known = store::peer_state(&self.pool, id).await.map_err(|error| hub(&error))?;
+        let Some((state, is_hub)) = known else {
+            return Err(Fault::new("RW5007", RetryClass::NotFound, format!("there is no peer `{id}`"), "see `rootward peer list`"));
+        };
+        if is_hub {
+            return Err(wrong(format!("peer `{id}` is the hub"), "it holds the catalog, and owns no partitions"));
+        }
+        let new = match request.change() {
+            PeerChange::Drain => "draining",
+            PeerChange::Activate => "active",
+            PeerChange::Remove => "removed",
+            PeerChange::Unspecified => return Err(Fault::internal("a change of a peer came without saying which")),
+        };
+        if state == new {
+            self.forget_copy(id, new).await?;
+            return Ok(v1::ChangePeerResponse { state });
+        }
+        if state == "removed" {
+            return Err(wrong(format!("peer `{id}` was removed"), "add it under another id"));
+        }
+        match store::change_peer(&self.pool, id, new).await.map_err(|error| hub(&error))? {
+            None => {
+                self.forget_copy(id, new).await?;
+                Ok(v1::ChangePeerResponse { state: new.to_owned() })
+            }
+            Some(why) => {
+                Err(wrong(format!("peer `{id}` can't be {new}: {why}"), "see `rootward partition list` and `rootward partition moves`"))
+            }
+        }
+    }
+}
+
+impl Mover {
+    /// A removed peer's slot on the hub goes.
+    async fn forget_copy(&self, id: &str, state: &str) -> FaultResult<()> {
+        if state != "removed" {
+            return Ok(());
+        }
+        let until = Instant::now() + FORGET_LIMIT;
+        loop {
+            match store::forget_copy(&self.pool, id).await {
+                Ok(true) => return Ok(()),
+                _ if Instant::now() < until => tokio::time::sleep(FORGET_PAUSE).await,
+                Ok(false) => {
+                    let message = format!("peer `{id}` is removed, but still copies reference data from the hub");
+                    return Err(Fault::retry(
+                        "RW5042",
+                        message,
+                        "shut it down, and remove it once more: its replication slot keeps the hub's log",
+                    ));
+                }
+                Err(error) => return Err(hub(&error)),
+            }
+        }
+    }
+}
+
+/// The reason of a rebalance's moves, by which its request is known again.
+fn mark(reason: &str, id: Uuid) -> String {
+    let rest = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+    format!("rebalance {id}{rest}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peers(capacities: &[u32]) -> Vec<PlanPeer> {
+        capacities.iter().enumerate().map(|(at, capacity)| PlanPeer { id: format!("p{}", at + 1), capacity: *capacity }).collect()
+    }
+
+    fn map(partitions: i32, owners: i32) -> Vec<(i32, String, i64)> {
+        (0..partitions).map(|partition| (partition, format!("p{}", partition % owners + 1), 1)).collect()
+    }
+
+    fn moved(pieces: &Pieces) -> usize {
+        pieces.iter().map(|(_, moved)| moved.len()).sum()
+    }
+
+    #[test]
+    fn a_fourth_peer_gets_a_quarter_and_nothing_else_moves() {
+        let pieces = plan(&map(1024, 3), &peers(&[1, 1, 1, 1])).expect("there is room");
+        assert!((256..=317).contains(&moved(&pieces)), "{}", moved(&pieces));
+        assert!(pieces.iter().all(|((_, target), moved)| target == "p4" && moved.len() <= MOST_IN_ONE));
+    }
+
+    #[test]
+    fn a_drained_peer_keeps_nothing_and_nobody_else_gives_anything() {
+        let pieces = plan(&map(1024, 4), &peers(&[1, 1, 1, 0])).expect("there is room");
+        assert_eq!(moved(&pieces), 256);
+        assert!(pieces.iter().all(|((source, _), _)| source == "p4"));
+        assert!(plan(&map(16, 2), &peers(&[0, 0])).is_none(), "nobody can take them");
+    }
+
+    #[test]
+    fn capacities_are_weights() {
+        let pieces = plan(&map(1024, 2), &peers(&[1, 3])).expect("there is room");
+        assert_eq!(moved(&pieces), 256);
+        assert!(plan(&map(1024, 2), &peers(&[1, 1])).expect("room").is_empty(), "what is balanced stays");
+    }
+}
