@@ -35,4 +35,5 @@ mod stage;
 mod standby;
 mod stream;
 mod structure;
+mod subscribe;
 mod verify;

@@ -9,6 +9,7 @@ use rootward_proto::{Fault, FaultResult, v1::RetryClass};
 use rootward_schema::{Schema, Text};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use crate::journal::Progress;
 use crate::lane::{Claim, Declared, Floors, LaneHandle, LaneHold};
 
 /// Everything that lives as long as this worker's term; it is dropped as a whole when the term ends.
@@ -27,6 +28,8 @@ pub(crate) struct Serving {
     pub declared: HashMap<String, Arc<Declared>>,
     /// What is too old to run here.
     pub floors: Arc<Floors>,
+    /// How far the journals of its partitions are.
+    pub journal: Arc<Progress>,
     /// Cancelled when a lane's connection is lost or another worker takes over.
     pub stop: CancellationToken,
     /// Tasks of this term; they end with `stop`.

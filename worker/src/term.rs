@@ -14,6 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::Config,
+    journal::Progress,
     lane::{Bounds, Counters, Declared, Floors, How, LaneContext, LaneHold, Pace, start_lane},
     pg,
     serving::{Owned, Serving},
@@ -111,7 +112,8 @@ pub(crate) async fn take_over(
     let tasks = TaskTracker::new();
     let floors = Arc::new(read_floors(&client).await?);
     let hold = Arc::<LaneHold>::default();
-    let lanes = open_lanes(config, &schema, &secret, term, counters, &floors, &hold, &tasks, &stop).await?;
+    let journal = Arc::<Progress>::default();
+    let lanes = open_lanes(config, &schema, &secret, term, counters, &floors, &hold, &journal, &tasks, &stop).await?;
     if ended.is_cancelled() {
         stop.cancel();
         return Err(TermError::Lost);
@@ -126,7 +128,11 @@ pub(crate) async fn take_over(
     });
     let secret = Some(format!("\\x{}", hex::encode(secret)));
     let declared = Declared::all(&schema);
-    Ok((Arc::new(Serving { term, postgres_version, lanes, hold, owned, secret, schema, declared, floors, stop, tasks }), client, copy))
+    Ok((
+        Arc::new(Serving { term, postgres_version, lanes, hold, owned, secret, schema, declared, floors, journal, stop, tasks }),
+        client,
+        copy,
+    ))
 }
 
 /// The new term with its secret, committed synchronously: it writes WAL, so it flushes whatever an earlier worker's commits
@@ -212,6 +218,7 @@ async fn open_lanes(
     counters: &[Arc<Counters>],
     floors: &Arc<Floors>,
     hold: &Arc<LaneHold>,
+    journal: &Arc<Progress>,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> Result<Vec<crate::lane::LaneHandle>, TermError> {
@@ -228,7 +235,7 @@ async fn open_lanes(
     let lanes = connections.into_iter().zip(counters).enumerate().map(|(at, (connection, counters))| {
         let number = u32::try_from(at).unwrap_or(u32::MAX);
         let how = How { max_batch: config.max_batch, set_wise: config.set_wise };
-        let context = LaneContext::new(number, secret, term, &schema.deferrable, floors.clone(), how, counters.clone());
+        let context = LaneContext::new(number, secret, term, &schema.deferrable, floors.clone(), how, counters.clone(), journal.clone());
         start_lane(context, connection, bounds, pace.clone(), hold.clone(), tasks, stop.clone())
     });
     Ok(lanes.collect())

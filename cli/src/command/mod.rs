@@ -22,6 +22,7 @@ pub(crate) mod reference;
 pub(crate) mod schema;
 pub(crate) mod snapshot;
 pub(crate) mod stage;
+pub(crate) mod subscribe;
 pub(crate) mod verify;
 
 /// What every command that talks to a router needs.
@@ -61,8 +62,8 @@ fn code_of(fault: &Fault) -> u8 {
         // Names and types that are wrong on the command line.
         (
             RetryClass::Refused,
-            "RW2001" | "RW2002" | "RW2003" | "RW2010" | "RW4004" | "RW1106" | "RW1108" | "RW1109" | "RW1110" | "RW1120" | "RW1121"
-            | "RW1130" | "RW5026",
+            "RW2001" | "RW2002" | "RW2003" | "RW4004" | "RW1106" | "RW1108" | "RW1109" | "RW1110" | "RW1120" | "RW1121" | "RW1130"
+            | "RW5026",
         ) => exit::USAGE,
         (RetryClass::Refused, _) => exit::REFUSED,
         (RetryClass::NotFound, _) => exit::NOT_FOUND,
