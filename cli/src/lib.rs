@@ -18,7 +18,8 @@ use clap::{Parser, Subcommand, error::ErrorKind};
 
 use command::{
     Context, bench::Bench, call::Call, chain::Chain, completions::Completions, demo::Demo, dev::Dev, error::Error, explain::Explain,
-    journal::Journal, peer, process::Process, query::Query, reference::Reference, schema::Schema, snapshot::Snapshot, stage::Stage, verify,
+    journal::Journal, peer, process::Process, query::Query, reference::Reference, schema::Schema, snapshot::Snapshot, stage::Stage,
+    subscribe::Subscribe, verify,
 };
 use rootward_client::Client;
 
@@ -78,6 +79,7 @@ enum Command {
     Reference(Reference),
     Journal(Journal),
     Stage(Stage),
+    Subscribe(Subscribe),
     /// The cluster at a glance.
     #[command(after_help = "Example:\n  rootward status")]
     Status,
@@ -160,6 +162,7 @@ async fn ask(context: &Context, command: Command) -> ExitCode {
         Command::Snapshot(snapshot) => command::snapshot::run(context, snapshot).await,
         Command::Journal(journal) => command::journal::run(context, journal).await,
         Command::Stage(stage) => command::stage::run(context, stage).await,
+        Command::Subscribe(subscribe) => command::subscribe::run(context, subscribe).await,
         Command::Status => peer::status(context).await,
         Command::Verify => verify::run(context).await,
         Command::Dev(_)

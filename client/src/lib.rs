@@ -32,6 +32,7 @@ mod router;
 mod send;
 mod snapshots;
 mod stream;
+mod subscription;
 
 pub use arguments::Arguments;
 pub use chains::Answers;
@@ -39,3 +40,4 @@ pub use client::Client;
 pub use request::{Call, StartChain};
 pub use rootward_proto::{Fault, FaultResult, v1};
 pub use snapshots::{Rows, Snapshot, SnapshotOptions};
+pub use subscription::Subscription;

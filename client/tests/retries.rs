@@ -105,6 +105,7 @@ macro_rules! service {
             type WatchChainStream = tokio_stream::Once<Result<v1::WatchChainResponse, Status>>;
             type ChangeChainsStream = tokio_stream::Once<Result<v1::ChangeChainsResponse, Status>>;
             type QuerySnapshotStream = tokio_stream::Once<Result<v1::QuerySnapshotResponse, Status>>;
+            type SubscribeStream = tokio_stream::Once<Result<v1::SubscribeResponse, Status>>;
 
             async fn exchange(&self, request: Request<Streaming<v1::ExchangeCallsRequest>>) -> Result<Response<Self::ExchangeStream>, Status> {
                 let script = self.clone();
@@ -130,6 +131,10 @@ macro_rules! service {
 
             async fn change_chains(&self, request: Request<v1::ChangeChainsRequest>) -> Result<Response<Self::ChangeChainsStream>, Status> {
                 self.answer(request).map(|answer| Response::new(tokio_stream::once(Ok(answer))))
+            }
+
+            async fn subscribe(&self, request: Request<v1::SubscribeRequest>) -> Result<Response<Self::SubscribeStream>, Status> {
+                Ok(Response::new(tokio_stream::once(self.answer(request))))
             }
 
             async fn query_snapshot(&self, request: Request<v1::QuerySnapshotRequest>) -> Result<Response<Self::QuerySnapshotStream>, Status> {

@@ -22,6 +22,7 @@ mod run;
 mod service;
 mod snapshot;
 mod stage;
+mod subscribe;
 mod verify;
 
 pub use catalog::{Catalog, CatalogPeer, Owner};

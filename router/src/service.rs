@@ -261,6 +261,7 @@ impl rootward_server::Rootward for RouterService {
     type WatchChainStream = BoxStream<v1::WatchChainResponse>;
     type ChangeChainsStream = BoxStream<v1::ChangeChainsResponse>;
     type QuerySnapshotStream = BoxStream<v1::QuerySnapshotResponse>;
+    type SubscribeStream = BoxStream<v1::SubscribeResponse>;
 
     async fn exchange(&self, request: Request<Streaming<v1::ExchangeCallsRequest>>) -> Result<Response<Self::ExchangeStream>, Status> {
         self.counters.streams.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -419,6 +420,10 @@ impl rootward_server::Rootward for RouterService {
             self.query_rows(request.into_inner(), deadline).await
         };
         query.await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn subscribe(&self, request: Request<v1::SubscribeRequest>) -> Result<Response<Self::SubscribeStream>, Status> {
+        self.subscription(request.into_inner()).map(Response::new).map_err(Fault::into_status)
     }
 
     async fn list_staged(&self, request: Request<v1::ListStagedRequest>) -> Result<Response<v1::ListStagedResponse>, Status> {

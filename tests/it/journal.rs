@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::shared::exe;
 
 /// The bank with a journal.
-async fn bank(shape: Shape) -> (Cluster, Client) {
+pub async fn bank(shape: Shape) -> (Cluster, Client) {
     let changed = tests::compile_changed(exe(), "bank", |file, text| match file {
         "rootward.toml" => text.replacen("table = \"account\"", "table = \"account\"\njournal = true", 1),
         _ => text,

@@ -37,4 +37,5 @@ mod stage;
 mod standby;
 mod stream;
 mod structure;
+mod subscribe;
 mod verify;

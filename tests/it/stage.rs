@@ -115,7 +115,7 @@ async fn a_refused_row_keeps_its_reason_and_can_be_sent_anew_and_a_row_can_becom
     assert_eq!(reader.balance(account).await.expect("read"), Some(1500), "once");
     assert_eq!(type_in(&cluster, &["stage", "replay", "deposits"]).0, Some(3), "nothing is left to send anew");
     let (code, said) = type_in(&cluster, &["stage", "list", "deposit"]);
-    assert!(code == Some(2) && said.contains("RW2010") && said.contains("did you mean `deposits`?"), "{said}");
+    assert!(code == Some(4) && said.contains("RW2010") && said.contains("did you mean `deposits`?"), "{said}");
     let other = cluster.open_accounts(&client, "p2", 1, 0).await.expect("opened")[0];
     let transfers = r#"insert into stage.transfers ("from", "to", amount) values "#;
     reader.run("p1", &format!("{transfers} ({account}, {other}, 3), ({account}, {other}, 1000000)")).await.expect("staged");

@@ -152,6 +152,7 @@ impl worker_server::Worker for WorkerService {
     type VerifyPeerStream = BoxStream<v1::VerifyPeerResponse>;
     type SnapshotStream = BoxStream<v1::SnapshotState>;
     type QueryPeerSnapshotStream = BoxStream<v1::QueryPeerSnapshotResponse>;
+    type SubscribePeerStream = BoxStream<v1::SubscribeResponse>;
 
     async fn exchange(&self, request: Request<Streaming<v1::ExchangeRequest>>) -> Result<Response<Self::ExchangeStream>, Status> {
         let mut incoming = request.into_inner();
@@ -328,6 +329,13 @@ impl worker_server::Worker for WorkerService {
             verify::reference_data(&home.pool, &home.serving.schema).await.map_err(away)
         };
         tell.await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn subscribe_peer(&self, request: Request<v1::SubscribePeerRequest>) -> Result<Response<Self::SubscribePeerStream>, Status> {
+        let home = self.home().map_err(Fault::into_status)?;
+        let (events, told) = mpsc::channel(1);
+        self.tasks.spawn(journal::subscribe(home, request.into_inner(), events));
+        Ok(Response::new(Box::pin(ReceiverStream::new(told))))
     }
 
     async fn list_peer_staged(&self, request: Request<v1::ListStagedRequest>) -> Result<Response<v1::ListStagedResponse>, Status> {

@@ -10,6 +10,7 @@ use rootward_schema::{Schema, Text};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    journal::Progress,
     lane::{Claim, Declared, Floors, LaneHandle, LaneHold, PartitionHold, wrong_owner},
     primary::Primary,
 };
@@ -34,6 +35,8 @@ pub(crate) struct Serving {
     pub declared: HashMap<String, Arc<Declared>>,
     /// What is too old to run here.
     pub floors: Arc<Floors>,
+    /// How far the journals of its partitions are.
+    pub journal: Arc<Progress>,
     /// Cancelled when a lane's connection is lost or another worker takes over.
     pub stop: CancellationToken,
     /// Tasks of this term; they end with `stop`.

@@ -14,6 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::Config,
+    journal::Progress,
     lane::{Bounds, Counters, Declared, Floors, How, LaneContext, LaneHold, Pace, PartitionHold, start_lane},
     pg,
     primary::{self, Primary, Unfit},
@@ -129,7 +130,8 @@ pub(crate) async fn take_over(
     let (issued_before, expired_before) = read_floors(&client).await?;
     let floors = Arc::new(Floors::new(issued_before, expired_before));
     let holds = (Arc::<LaneHold>::default(), Arc::<PartitionHold>::default());
-    let lanes = open_lanes(config, &schema, &secret, term, counters, &floors, &holds, &tasks, &stop).await?;
+    let journal = Arc::<Progress>::default();
+    let lanes = open_lanes(config, &schema, &secret, term, counters, &floors, &holds, &journal, &tasks, &stop).await?;
     let (hold, parted) = holds;
     if ended.is_cancelled() {
         stop.cancel();
@@ -146,7 +148,22 @@ pub(crate) async fn take_over(
     let secret = Some(format!("\\x{}", hex::encode(secret)));
     let declared = Declared::all(&schema);
     Ok((
-        Arc::new(Serving { term, primary, postgres_version, lanes, hold, parted, owned, secret, schema, declared, floors, stop, tasks }),
+        Arc::new(Serving {
+            term,
+            primary,
+            postgres_version,
+            lanes,
+            hold,
+            parted,
+            owned,
+            secret,
+            schema,
+            declared,
+            floors,
+            journal,
+            stop,
+            tasks,
+        }),
         client,
         copy,
     ))
@@ -248,6 +265,7 @@ async fn open_lanes(
     counters: &[Arc<Counters>],
     floors: &Arc<Floors>,
     holds: &(Arc<LaneHold>, Arc<PartitionHold>),
+    journal: &Arc<Progress>,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> Result<Vec<crate::lane::LaneHandle>, TermError> {
@@ -264,7 +282,7 @@ async fn open_lanes(
     let lanes = connections.into_iter().zip(counters).enumerate().map(|(at, (connection, counters))| {
         let number = u32::try_from(at).unwrap_or(u32::MAX);
         let how = How { max_batch: config.max_batch, set_wise: config.set_wise };
-        let context = LaneContext::new(number, secret, term, &schema.deferrable, floors.clone(), how, counters.clone());
+        let context = LaneContext::new(number, secret, term, &schema.deferrable, floors.clone(), how, counters.clone(), journal.clone());
         start_lane(context, connection, bounds, pace.clone(), holds.clone(), tasks, stop.clone())
     });
     Ok(lanes.collect())

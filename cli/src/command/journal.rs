@@ -19,14 +19,14 @@ pub(crate) struct Journal {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Read every row, and find those that were edited, deleted or cut off; code 4 if there are any.
-    #[command(after_help = "Example:\n  rootward journal verify --heads heads.json")]
+    #[command(after_help = "Example:\n  rootward journal verify")]
     Verify {
         /// Heads that were kept elsewhere, as `journal heads -o json` printed them.
         #[arg(long, value_name = "FILE")]
         heads: Option<PathBuf>,
     },
     /// Print the last row's number and hash of each partition, to be kept elsewhere.
-    #[command(after_help = "Example:\n  rootward journal heads -o json > heads.json")]
+    #[command(after_help = "Example:\n  rootward journal heads -o json")]
     Heads,
 }
 

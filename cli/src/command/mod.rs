@@ -24,6 +24,7 @@ pub(crate) mod reference;
 pub(crate) mod schema;
 pub(crate) mod snapshot;
 pub(crate) mod stage;
+pub(crate) mod subscribe;
 pub(crate) mod verify;
 
 /// What every command that talks to a router needs.

@@ -124,6 +124,11 @@ pub(super) const RUNNING: &[Code] = &[
         "Stages are declared in rootward.toml as `[stage.NAME]`; each has a table `stage.NAME` on every node. The help line proposes the nearest name. Nothing was changed.",
     ),
     code(
+        "RW2011",
+        "the entity has no journal",
+        "A subscription reads the journal of its entity's roots. Write `journal = true` below `[root.NAME]` in rootward.toml, raise the version, and apply it; the journal begins then.",
+    ),
+    code(
         "RW2020",
         "a statement over all peers can't be judged",
         "Nothing was run. Before a query goes to all peers, Rootward has to see how their results become one. It reads one SELECT, in PostgreSQL's plainer grammar, of a thousand words and signs at most. Write the statement in plainer words, or run it on each peer by itself with `--per-peer`, where PostgreSQL alone judges it.",

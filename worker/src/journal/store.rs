@@ -18,6 +18,22 @@ pub(super) fn all_rows_sql() -> String {
     )
 }
 
+/// The rows behind these places, so many of each partition at most, in order.
+pub(super) async fn rows_after(
+    client: &Client,
+    partitions: &[i32],
+    after: &[i64],
+    limit: i64,
+) -> Result<Vec<(Row<'static>, Vec<u8>)>, Error> {
+    let sql = format!(
+        "/* read_journal */ select {COLUMNS} from unnest($1::integer[], $2::bigint[]) as p (wanted, after) \
+         cross join lateral (select * from rootward.journal j where j.partition = p.wanted and j.sequence > p.after order by j.sequence limit $3) j \
+         order by partition, sequence"
+    );
+    let statement = client.prepare_cached(&sql).await?;
+    client.query(&statement, &[&partitions, &after, &limit]).await?.iter().map(row_of).collect()
+}
+
 /// A row with its stored hash, which may be of any length if somebody has changed it.
 pub(super) fn row_of(row: &SqlRow) -> Result<(Row<'static>, Vec<u8>), Error> {
     let text = |at: usize| -> Result<std::borrow::Cow<'static, str>, Error> { Ok(row.try_get::<_, String>(at)?.into()) };

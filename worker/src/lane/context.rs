@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     execute::REFERENCE_PARTITION,
+    journal::Progress,
     pg::{Call, Parameter, StatementResult, binary_array, binary_array_with_nulls, values_array},
 };
 
@@ -110,6 +111,7 @@ pub(crate) struct How {
 }
 
 impl LaneContext {
+    #[allow(clippy::too_many_arguments)] // the parts of a lane
     pub(crate) fn new(
         number: u32,
         secret: &[u8],
@@ -118,6 +120,7 @@ impl LaneContext {
         floors: Arc<Floors>,
         how: How,
         counters: Arc<Counters>,
+        progress: Arc<Progress>,
     ) -> LaneContext {
         LaneContext {
             number,
@@ -128,7 +131,7 @@ impl LaneContext {
             how,
             counters,
             folding: Folding::default(),
-            journal: Journal::default(),
+            journal: Journal::new(progress),
         }
     }
 

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use postgres_protocol::types::{bool_to_sql, bytea_to_sql, int4_to_sql, int8_to_sql, text_to_sql, timestamp_to_sql, uuid_to_sql};
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     clock,
-    journal::{FIRST, Hash, Row},
+    journal::{FIRST, Hash, Progress, Row},
     pg::{Call, Connection, Parameter, Pipeline, binary_array},
 };
 
@@ -36,6 +36,8 @@ struct Head {
 #[derive(Debug, Default)]
 pub(super) struct Journal {
     heads: Mutex<HashMap<i32, Head>>,
+    /// What subscribers wait for.
+    progress: Arc<Progress>,
 }
 
 /// Rows that are about to be written, and the heads behind them.
@@ -87,6 +89,10 @@ fn read_head(row: &[rootward_schema::Text]) -> Option<(i32, (i64, Hash))> {
 }
 
 impl Journal {
+    pub(super) fn new(progress: Arc<Progress>) -> Journal {
+        Journal { heads: Mutex::default(), progress }
+    }
+
     /// The rows of these units, in order; none if nothing of them is journaled. Each moves a head on that is not kept before
     /// [`Journal::keep`].
     ///
@@ -126,11 +132,10 @@ impl Journal {
         Ok((!entries.rows.is_empty()).then_some(entries))
     }
 
-    /// Remembers the heads of rows that are committed. Returns the last number of each partition.
-    pub(super) fn keep(&self, entries: Entries<'_>) -> Vec<(i32, i64)> {
-        let last = entries.heads.iter().map(|(partition, head)| (*partition, head.sequence)).collect();
+    /// Remembers the heads of rows that are committed, and wakes who waits for them.
+    pub(super) fn keep(&self, entries: Entries<'_>) {
+        self.progress.reached(entries.heads.iter().map(|(partition, head)| (*partition, head.sequence)));
         self.heads.lock().unwrap_or_else(PoisonError::into_inner).extend(entries.heads);
-        last
     }
 }
 

@@ -91,6 +91,7 @@ impl Worker for StandIn {
     type VerifyPeerStream = Answers<v1::VerifyPeerResponse>;
     type SnapshotStream = Answers<v1::SnapshotState>;
     type QueryPeerSnapshotStream = Answers<v1::QueryPeerSnapshotResponse>;
+    type SubscribePeerStream = Answers<v1::SubscribeResponse>;
 
     async fn exchange(&self, request: Request<Streaming<v1::ExchangeRequest>>) -> Result<Response<Self::ExchangeStream>, Status> {
         let answer = self.answer.clone();
@@ -196,6 +197,9 @@ impl Worker for StandIn {
         none()
     }
     async fn size_peer_partitions(&self, _: Request<v1::SizePartitionsRequest>) -> Result<Response<v1::SizePartitionsResponse>, Status> {
+        none()
+    }
+    async fn subscribe_peer(&self, _: Request<v1::SubscribePeerRequest>) -> Result<Response<Self::SubscribePeerStream>, Status> {
         none()
     }
 }
