@@ -131,10 +131,13 @@ impl Mover {
 impl Mover {
     /// A removed peer's slot on the hub goes.
     async fn forget_copy(&self, id: &str, state: &str) -> FaultResult<()> {
+        if state != "removed" {
+            return Ok(());
+        }
         let until = Instant::now() + FORGET_LIMIT;
-        while state == "removed" {
+        loop {
             match store::forget_copy(&self.pool, id).await {
-                Ok(true) => break,
+                Ok(true) => return Ok(()),
                 _ if Instant::now() < until => tokio::time::sleep(FORGET_PAUSE).await,
                 Ok(false) => {
                     let message = format!("peer `{id}` is removed, but still copies reference data from the hub");
@@ -147,7 +150,6 @@ impl Mover {
                 Err(error) => return Err(hub(&error)),
             }
         }
-        Ok(())
     }
 }
 
