@@ -18,6 +18,7 @@ use crate::{
 use super::fail;
 
 mod consistent;
+mod moves;
 
 /// What the command line asks for can't be measured.
 const CODE: &str = "RW1109";
@@ -50,6 +51,7 @@ enum What {
     Overload(Overload),
     Xtm(consistent::Xtm),
     Snapshots(consistent::Snapshots),
+    Move(moves::Move),
 }
 
 /// A script of yours for pgbench: through Rootward as one declared transaction, beside pgbench itself with the same file.
@@ -200,6 +202,7 @@ async fn measure(exe: &Path, what: What) -> anyhow::Result<bench::Report> {
         What::Chains(chains) => bench::run_chains(exe, &chains.options()).await,
         What::Overload(overload) => bench::run_overload(exe, overload.options()).await,
         What::Xtm(xtm) => bench::run_xtm(exe, &xtm.options()?).await,
+        What::Move(moves) => bench::run_moves(exe, &moves.options()).await,
         What::Snapshots(snapshots) => bench::run_snapshots(exe, &snapshots.options()).await,
         What::Bank(single) => bench::run_single(exe, Workload::bank(), single.options(Baseline::DIRECT)?).await,
         What::Shop(single) => bench::run_single(exe, Workload::shop(), single.options(Baseline::DIRECT)?).await,
