@@ -12,6 +12,7 @@ const EXPECTED_OF_POSTGRES: &[(&str, &str)] = &[
     ("wait for synchronous replication", "a lane that waited for a standby was ended with its worker"),
     ("terminating logical replication worker", "a move drops its subscription"),
     ("this worker's term", "a step of a move came from a worker that has been replaced, and was refused"),
+    ("replication origin with ID", "a worker of a subscription began before its predecessor had quite gone"),
     ("because of crash of another server process", "a backend was killed, and the server restarts the others"),
     ("the database system is", "somebody asks while the server starts, stops or recovers"),
     ("terminating walreceiver", "a subscription ends with its server"),

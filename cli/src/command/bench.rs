@@ -18,6 +18,7 @@ use crate::{
 use super::fail;
 
 mod consistent;
+mod moves;
 mod scale;
 
 /// What the command line asks for can't be measured.
@@ -52,6 +53,7 @@ enum What {
     Scale(scale::Scale),
     Xtm(consistent::Xtm),
     Snapshots(consistent::Snapshots),
+    Move(moves::Move),
 }
 
 /// A script of yours for pgbench: through Rootward as one declared transaction, beside pgbench itself with the same file.
@@ -207,6 +209,7 @@ async fn measure(exe: &Path, what: What) -> anyhow::Result<bench::Report> {
         What::Overload(overload) => bench::run_overload(exe, overload.options()).await,
         What::Scale(scale) => bench::run_scale(exe, scale.options()).await,
         What::Xtm(xtm) => bench::run_xtm(exe, &xtm.options()?).await,
+        What::Move(moves) => bench::run_moves(exe, &moves.options()).await,
         What::Snapshots(snapshots) => bench::run_snapshots(exe, &snapshots.options()).await,
         What::Bank(single) => measure_single(exe, Workload::bank(), single).await,
         What::Shop(single) => measure_single(exe, Workload::shop(), single).await,

@@ -22,6 +22,15 @@ fn figure(report: &Json, name: &str) -> f64 {
 }
 
 #[test]
+fn moves_are_measured_and_fail_nobody() {
+    let report = report(&bench(&["move", "--switches", "2", "--rate", "100", "--rows", "5000", "-o", "json"]));
+    for name in ["move_stall_p50_us", "move_held_p50_us", "move_rows_per_s", "move_ratio_vs_copy", "move_requests"] {
+        assert!(figure(&report, name) > 0.0, "{name}: {report}");
+    }
+    assert_eq!((figure(&report, "move_failed_requests"), figure(&report, "move_switches")), (0.0, 2.0));
+}
+
+#[test]
 fn totals_are_right_over_kills_and_wrong_over_foreign_tables() {
     let output =
         bench(&["xtm", "-w", "6", "-r", "1", "-a", "100", "-n", "150", "-s", "2", "--against", "fdw,2pc", "--kill", "2", "-o", "json"]);

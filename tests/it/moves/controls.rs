@@ -78,6 +78,27 @@ async fn without_waiting_for_the_target_the_comparison_refuses_the_move() {
     nothing_is_left(&bank).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_switch_that_would_take_too_long_holds_nobody() {
+    let (mut bank, account, partitions) = bank().await;
+    let client = client(&bank);
+    let pause = Pause::new().expect("a folder");
+    bank.restart_worker("hub", &[("ROOTWARD_FAIL_POINT", &pause.at("mover_rehearsing", "mover"))]).await.expect("armed");
+    let id = begin(&client, &partitions, "p2").await;
+    pause.reached().await.expect("everything is copied");
+    let session = blocked(&bank, "p2").await;
+    session.batch_execute("lock table account in access exclusive mode").await.expect("nobody reads it");
+    pause.release().expect("released");
+    let told = async || super::look(&client, &id).await.filter(|one| one.error.contains("move_hold_ms"));
+    let one = tests::until("the move says why it doesn't go on", told).await.expect("told");
+    assert_eq!((one.stage.as_str(), one.switches), ("copying", 0), "{one:?}");
+    assert_eq!(deposit(&bank, account).await, "p1");
+    drop(session);
+    wait_for(&client, &id, &["done"]).await;
+    assert_eq!(bank.reader().balance(account).await.expect("read"), Some(10_100));
+    nothing_is_left(&bank).await;
+}
+
 /// What the source acknowledges between its release and the new owner's first batch would be lost: the database refuses it, and the
 /// hold keeps it until the new owner is known. With both left out, it is acknowledged and gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -229,6 +229,10 @@ impl Mover {
                 store::note_error(&self.pool, one.id, None).await?;
             }
             if copied.is_done && self.asker.ask(&one.source, one, MoveStepKind::Lag).await?.is_done {
+                fail_point::hit("mover_rehearsing", LABEL).await;
+                // What would take too long is found out before anybody has to wait for it, and the tables are in memory then.
+                self.asker.ask(&one.source, one, MoveStepKind::Rehearse).await?;
+                self.asker.ask(&one.target, one, MoveStepKind::Rehearse).await?;
                 return Ok(());
             }
             if store::get(&self.pool, one.id).await?.is_none_or(|now| now.stage != one.stage) {

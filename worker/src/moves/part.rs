@@ -171,6 +171,7 @@ impl Step<'_> {
                 return Ok(v1::MoveStepResponse { is_done, ..done });
             }
             MoveStepKind::Clean => return self.clean().await,
+            MoveStepKind::Rehearse => store::rehearse(pool, partitions, self.hold_limit()).await?,
             MoveStepKind::Forget => store::call(pool, self.terms, self.id, "forget", None).await?,
             MoveStepKind::Unspecified => {}
         }
@@ -181,9 +182,10 @@ impl Step<'_> {
         Duration::from_millis(self.parts.config.move_hold_ms)
     }
 
-    /// Runs a change of owners when no batch is under way and no snapshot is being fixed.
+    /// Runs a change of owners when no batch is under way and no snapshot is being fixed. Lanes that are free wait meanwhile for one with
+    /// a long transaction, so that has a bound.
     async fn alone_for<T>(&self, change: impl Future<Output = Result<T, PartError>>) -> Result<T, PartError> {
-        let _alone = self.home.serving.hold.alone().await;
+        let _alone = timeout(self.hold_limit(), self.home.serving.hold.alone()).await.map_err(|_| PartError::Busy)?;
         change.await
     }
 

@@ -19,6 +19,10 @@ pub(super) enum PartError {
     Postgres(#[from] tokio_postgres::Error),
     #[error("the hub's database can't be reached")]
     Hub(#[from] crate::term::TermError),
+    #[error("its lanes did not come to rest within `move_hold_ms`")]
+    Busy,
+    #[error("to count and digest the rows takes longer than half of `move_hold_ms`, for which the switch would hold them: raise that")]
+    TooLong,
     #[error("the hub doesn't know how the PostgreSQL of peer `{0}` is reached: its worker has not said so yet")]
     NoAddress(String),
 }
@@ -166,6 +170,16 @@ pub(super) async fn digest(pool: &Pool, partitions: &[i32], limit: Duration) -> 
     let digests = rows.iter().map(digest).collect::<Result<_, tokio_postgres::Error>>()?;
     transaction.commit().await?;
     Ok(digests)
+}
+
+/// Whether that fits into half of the time; nothing is held for it.
+pub(super) async fn rehearse(pool: &Pool, partitions: &[i32], limit: Duration) -> PartResult<()> {
+    match digest(pool, partitions, limit / 2).await {
+        Err(PartError::Postgres(error)) if error.code() == Some(&tokio_postgres::error::SqlState::QUERY_CANCELED) => {
+            Err(PartError::TooLong)
+        }
+        other => other.map(|_| ()),
+    }
 }
 
 /// Rows and bytes of each partition here.
