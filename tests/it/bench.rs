@@ -83,6 +83,27 @@ async fn a_cluster_that_runs_already_is_measured_from_outside() {
     assert!(!output.status.success() && told(&output).contains("--kill"), "{output:?}");
 }
 
+#[test]
+fn journals_and_reference_data_are_measured() {
+    for (of, args, wanted) in [
+        (
+            "journal",
+            &["--clients", "2", "--rate", "100", "--duration", "500ms", "--rounds", "1"][..],
+            &["journal_throughput_ratio", "events_per_s", "event_p99_us"][..],
+        ),
+        ("reference", &["--peers", "2", "--changes", "3"], &["reference_visible_p50_us", "reference_written_p99_us"]),
+    ] {
+        let output = Command::new(exe()).args(["bench", of, "-o", "json"]).args(args).output().expect("the program runs");
+        assert!(output.status.success(), "{output:?}");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+        let figures = report["figures"].as_array().expect("a list");
+        for name in wanted {
+            let value = figures.iter().find(|figure| figure["name"] == *name).and_then(|figure| figure["value"].as_f64());
+            assert!(value.is_some_and(|value| value >= 0.0), "{name}: {report}");
+        }
+    }
+}
+
 /// The last peer of the router's is a stand-in; what real ones acknowledged is counted.
 #[test]
 fn more_peers_are_measured_with_commits_that_take_their_time() {

@@ -22,16 +22,16 @@ pub async fn bank(shape: Shape) -> (Cluster, Client) {
     (cluster, client)
 }
 
-async fn verify(client: &Client, heads: Vec<v1::JournalHead>) -> v1::VerifyJournalResponse {
+pub async fn verify(client: &Client, heads: Vec<v1::JournalHead>) -> v1::VerifyJournalResponse {
     client.raw().verify_journal(v1::VerifyJournalRequest { heads }).await.expect("it is verified").into_inner()
 }
 
-async fn heads(client: &Client) -> Vec<v1::JournalHead> {
+pub async fn heads(client: &Client) -> Vec<v1::JournalHead> {
     client.raw().list_journal_heads(v1::ListJournalHeadsRequest {}).await.expect("listed").into_inner().heads
 }
 
 /// Every outcome of an effect has its row, every row its outcome, and numbers have no gap: by plain SQL, as anybody could.
-async fn check_books(cluster: &Cluster) -> anyhow::Result<i64> {
+pub async fn check_books(cluster: &Cluster) -> anyhow::Result<i64> {
     let reader = cluster.reader();
     let key = "partition, entity, root_key, request_id, step, element, direction";
     let effects = format!(

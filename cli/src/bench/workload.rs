@@ -107,6 +107,16 @@ impl Workload {
         }
     }
 
+    /// The same with a journal.
+    pub(crate) fn bank_with_journal() -> Workload {
+        let journaled = |text: &str| text.replacen("table = \"account\"", "table = \"account\"\njournal = true", 1);
+        let files: Vec<(&str, String)> = bank::FILES
+            .iter()
+            .map(|(path, text)| (*path, if *path == "rootward.toml" { journaled(text) } else { (*text).to_owned() }))
+            .collect();
+        Workload { source: Source::from_texts(files.iter().map(|(path, text)| (*path, text.as_str()))), by_rows: None, ..Workload::bank() }
+    }
+
     /// The example shop; goods come in.
     pub(crate) fn shop() -> Workload {
         const PRODUCTS: u64 = 1_000;

@@ -18,6 +18,7 @@ use crate::{
 use super::fail;
 
 mod consistent;
+mod events;
 mod moves;
 mod scale;
 
@@ -50,6 +51,8 @@ enum What {
     Pgbench(Pgbench),
     Chains(Chains),
     Overload(Overload),
+    Journal(events::Journal),
+    Reference(events::Reference),
     Scale(scale::Scale),
     Xtm(consistent::Xtm),
     Snapshots(consistent::Snapshots),
@@ -207,6 +210,8 @@ async fn measure(exe: &Path, what: What) -> anyhow::Result<bench::Report> {
     match what {
         What::Chains(chains) => bench::run_chains(exe, &chains.options()).await,
         What::Overload(overload) => bench::run_overload(exe, overload.options()).await,
+        What::Journal(journal) => bench::run_journal(exe, &journal.options()).await,
+        What::Reference(reference) => bench::run_reference(exe, &reference.options()).await,
         What::Scale(scale) => bench::run_scale(exe, scale.options()).await,
         What::Xtm(xtm) => bench::run_xtm(exe, &xtm.options()?).await,
         What::Move(moves) => bench::run_moves(exe, &moves.options()).await,

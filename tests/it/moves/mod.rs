@@ -3,6 +3,7 @@
 
 mod cancels;
 mod controls;
+mod journals;
 mod kills;
 mod load;
 mod peers;
