@@ -79,6 +79,13 @@ impl Dev {
     }
 }
 
+/// A test that fails leaves nothing running.
+impl Drop for Dev {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+    }
+}
+
 /// The words of a command line with simple quotes.
 fn words(line: &str) -> Vec<String> {
     let mut words = vec![String::new()];

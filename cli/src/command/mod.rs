@@ -64,8 +64,8 @@ fn code_of(fault: &Fault) -> u8 {
         // Names and types that are wrong on the command line.
         (
             RetryClass::Refused,
-            "RW2001" | "RW2002" | "RW2003" | "RW2010" | "RW4004" | "RW1106" | "RW1108" | "RW1109" | "RW1110" | "RW1120" | "RW1121"
-            | "RW1130" | "RW5026" | "RW5041",
+            "RW2001" | "RW2002" | "RW2003" | "RW4004" | "RW1106" | "RW1108" | "RW1109" | "RW1110" | "RW1120" | "RW1121" | "RW1130"
+            | "RW5026" | "RW5041",
         ) => exit::USAGE,
         (RetryClass::Refused, _) => exit::REFUSED,
         (RetryClass::NotFound, _) => exit::NOT_FOUND,
