@@ -79,6 +79,8 @@ async fn a_cluster_that_runs_already_is_measured_from_outside() {
         |output: &std::process::Output| [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned()).concat();
     let error = told(&output);
     assert!(!output.status.success() && error.contains("RW1109") && error.contains("schema/examples/shop"), "{error}");
+    let nobody = Command::new(exe()).args(["bench", "bank", "--on", "http://127.0.0.1:1"]).output().expect("the program runs");
+    assert!(told(&nobody).contains("error[RW5009]: router http://127.0.0.1:1"), "{nobody:?}");
     let output = bench("bank", &["--kill", "p1@100ms"]).await;
     assert!(!output.status.success() && told(&output).contains("--kill"), "{output:?}");
 }

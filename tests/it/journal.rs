@@ -87,6 +87,24 @@ async fn each_effect_has_one_row_in_its_commit_and_refusals_repetitions_and_read
     assert_eq!(arguments.keys().collect::<Vec<_>>(), ["account_id", "amount"], "what was asked for, not what the worker gave");
 }
 
+/// In one trip to PostgreSQL the lane numbers units before it knows which are refused. One that was refused before has an outcome already,
+/// which must not be taken for that of an effect.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_that_is_asked_for_again_has_no_row() {
+    let (cluster, client) = bank(Shape { peers: 1, ..Shape::shared() }).await;
+    let account = cluster.open_accounts(&client, "p1", 1, 100).await.expect("opened")[0].to_string();
+    let refused = Uuid::now_v7();
+    for _ in 0..4 {
+        let fault = client.settle("withdraw", &[("account_id", &account), ("amount", "1000000")], refused).await.expect_err("refused");
+        assert_eq!(fault.retry_class(), v1::RetryClass::Refused, "{fault}");
+        // Behind a refusal batches take two trips for a while.
+        for _ in 0..21 {
+            client.settle("deposit", &[("account_id", &account), ("amount", "1")], Uuid::now_v7()).await.expect("done");
+        }
+    }
+    assert_eq!(check_books(&cluster).await.expect("the books agree"), 1 + 4 * 21);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_journal_has_no_gap_when_workers_and_servers_are_killed() {
     let (mut cluster, client) = bank(Shape::own(1)).await;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
+use rootward_client::Fault;
 
 use crate::{
     bench::{self, Baseline, ChainsOptions, FileScript, Given, Kill, OverloadOptions, SingleOptions, Workload},
@@ -180,9 +181,11 @@ struct Chains {
 /// Succeeds only if every check after the load held.
 pub(crate) async fn run(bench: Bench, format: Format) -> anyhow::Result<ExitCode> {
     match run_whole(bench, format).await {
-        Err(error) => match error.downcast_ref::<Wrong>() {
-            Some(wrong) => Ok(fail(&wrong.fault(), format)),
-            None => Err(error),
+        Err(error) => match (error.downcast_ref::<Wrong>(), error.downcast_ref::<Fault>()) {
+            (Some(wrong), _) => Ok(fail(&wrong.fault(), format)),
+            // A request that failed says itself what to do.
+            (None, Some(fault)) => Ok(fail(fault, format)),
+            (None, None) => Err(error),
         },
         code => code,
     }

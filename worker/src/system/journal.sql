@@ -57,7 +57,7 @@ begin
 end $$;
 
 -- Writes rows of the journal. If outcomes were stored before this by functions that may have refused a unit, each row's unit must have
--- one: the lane numbered all of them.
+-- that of an effect: the lane numbered all of them, and one that was refused long ago has the outcome of that.
 create or replace function rootward.append_journal(
   secret bytea, partitions integer[], sequences bigint[], entities text[], root_keys text[], request_ids uuid[], steps integer[],
   elements integer[], directions text[], in_chains boolean[], transactions text[], arguments text[], issued_ats timestamptz[],
@@ -69,7 +69,7 @@ begin
     select count(*) from unnest(partitions, entities, root_keys, request_ids, steps, elements, directions)
       as u (partition, entity, root_key, request_id, step, element, direction)
     cross join lateral (select from rootward.outcome o where (o.partition, o.entity, o.root_key, o.request_id, o.step, o.element, o.direction)
-      = (u.partition, u.entity, u.root_key, u.request_id, u.step, u.element, u.direction) offset 0) o) <> cardinality(partitions) then
+      = (u.partition, u.entity, u.root_key, u.request_id, u.step, u.element, u.direction) and o.kind = 'done' offset 0) o) <> cardinality(partitions) then
     raise exception 'a unit of the batch was refused' using errcode = 'RW005';
   end if;
   insert into rootward.journal (partition, sequence, entity, root_key, request_id, step, element, direction, in_chain, transaction, arguments,
