@@ -163,3 +163,15 @@ async fn a_commit_whose_wait_for_the_standby_was_broken_off_is_not_acknowledged(
     assert_eq!(bank.reader().entries(account).await.expect("read"), 2, "the opening and the deposit, once");
     check_bank(&bank).await.expect("every promise is kept");
 }
+
+/// PostgreSQL warns in every connection to a database that was made with another version of the system's collations. That says nothing
+/// about standbys.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_warning_that_has_nothing_to_do_with_a_commit_keeps_nobody_from_serving() {
+    let mut bank = crate::shared::own_bank(1).await;
+    let client = bank.client().expect("a client");
+    let account = bank.open_accounts(&client, "p1", 1, 100).await.expect("opened")[0].to_string();
+    bank.reader().run("p1", "update pg_database set datcollversion = 'another' where datname = current_database()").await.expect("changed");
+    bank.restart_worker("p1", &[]).await.expect("it serves");
+    client.settle("deposit", &[("account_id", &account), ("amount", "1")], Uuid::now_v7()).await.expect("deposited");
+}

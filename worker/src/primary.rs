@@ -60,10 +60,7 @@ pub(crate) async fn read(client: &Client) -> Result<Primary, tokio_postgres::Err
 pub(crate) async fn claim(hub: &Client, peer: &str, mine: &Primary) -> Result<Result<(), Unfit>, tokio_postgres::Error> {
     // Compared and set in one statement: two workers at two PostgreSQLs may claim at once.
     let sql = "/* claim_peer */ update rootward_catalog.peer set system_identifier = $2, timeline = $3 where id = $1 \
-               and coalesce(system_identifier, $2) = $2 and coalesce(timeline, $3) < $3";
-    let sql_first = "/* claim_peer_first */ update rootward_catalog.peer set system_identifier = $2, timeline = $3 \
-                     where id = $1 and system_identifier is null";
-    hub.execute(sql_first, &[&peer, &mine.system_identifier, &mine.timeline]).await?;
+               and coalesce(system_identifier, $2) = $2 and coalesce(timeline, 0) < $3";
     hub.execute(sql, &[&peer, &mine.system_identifier, &mine.timeline]).await?;
     let sql = "/* read_claim */ select system_identifier, timeline from rootward_catalog.peer where id = $1";
     let Some(row) = hub.query_opt(sql, &[&peer]).await? else { return Ok(Ok(())) };

@@ -111,6 +111,8 @@ pub(crate) async fn take_over(
     let primary = check_primary(&client, config).await?;
     let mut secret = [0_u8; 32];
     rand::rng().fill_bytes(&mut secret);
+    // What came before is about something else: PostgreSQL warns of each connection to a database whose collations are of another version.
+    warning.lock().unwrap_or_else(PoisonError::into_inner).take();
     let (term, copy) = raise_term(&mut client, config, &Sha256::digest(secret)).await?;
     // That commit waits behind whatever an earlier worker's left unreplicated. If somebody broke its wait off, so may others be.
     if let Some(warning) = warning.lock().unwrap_or_else(PoisonError::into_inner).take() {

@@ -1,7 +1,7 @@
 //! What a move does when nothing goes wrong.
 
 use rootward_client::{SnapshotOptions, v1};
-use tests::{Cluster, Shape, check_bank, eventually};
+use tests::{Cluster, Shape, check_bank, eventually, until};
 use uuid::Uuid;
 
 use super::{begin, carry_out, client, look, nothing_is_left, partitions_of, wait_for};
@@ -129,4 +129,25 @@ async fn what_is_on_its_way_is_counted_once() {
         }
     }
     nothing_is_left(&bank).await;
+}
+
+/// Each step locks the peer's row before anything else, as strongly as a change of owners needs it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn steps_of_two_moves_at_one_peer_do_not_wait_for_each_other_in_a_circle() {
+    let bank = own_bank(1).await;
+    let reader = bank.reader();
+    let step = "select rootward_move.guard((select term from rootward.peer_state), (select term from rootward_move.mover))";
+    let first = reader.connect("p1").await.expect("connected");
+    first.batch_execute(&format!("begin; {step}")).await.expect("the first one is in its step");
+    let second = tokio::spawn(async move { bank.reader().run("p1", step).await.map(|()| bank) });
+    let waits = async || {
+        let sql = "select pid from pg_locks where not granted and database = (select oid from pg_database where datname = current_database()) \
+                   or not granted and locktype = 'transactionid'";
+        reader.rows("p1", sql, &[]).await.ok().filter(|rows| !rows.is_empty()).map(|_| ())
+    };
+    until("the second one waits", waits).await.expect("it does");
+    let release = "select rootward_move.release((select term from rootward.peer_state), (select term from rootward_move.mover), gen_random_uuid(), \
+                   array(select partition from rootward.ownership where state = 'owned' limit 1))";
+    first.batch_execute(&format!("{release}; rollback")).await.expect("the first one goes on");
+    let _bank = second.await.expect("no panic").expect("and then the second one");
 }

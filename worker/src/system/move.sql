@@ -53,11 +53,12 @@ create or replace function rootward_move.name_of(move uuid) returns name languag
   select ('rootward_move_' || replace(move::text, '-', ''))::name
 $$;
 
--- The first thing in each step: the worker's term and the mover's are the newest, until the step is committed.
+-- The first thing in each step: the worker's term and the mover's are the newest, until the step is committed. A change of owners updates
+-- the peer's row too; a weaker lock here would have to be made stronger there, and two steps would wait for each other.
 create or replace function rootward_move.guard(term bigint, mover_term bigint) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
-  perform from rootward.peer_state s where s.term = guard.term for share;
+  perform from rootward.peer_state s where s.term = guard.term for no key update;
   if not found then
     raise exception 'this worker''s term % is over', term using errcode = 'RW001';
   end if;
