@@ -60,4 +60,13 @@ impl Client {
         let request = v1::CancelMoveRequest { id: id.to_owned() };
         self.read(request, |mut router, request| async move { router.cancel_move(request).await }).await
     }
+
+    /// Goes on with a move whose sides differed after the switch, in stage `differing`: what the source had is taken away.
+    ///
+    /// # Errors
+    /// RW5046 if there is nothing to accept, RW5040 if there is no such move.
+    pub async fn accept_move(&self, id: &str) -> FaultResult<v1::AcceptMoveResponse> {
+        let request = v1::AcceptMoveRequest { id: id.to_owned() };
+        self.read(request, |mut router, request| async move { router.accept_move(request).await }).await
+    }
 }

@@ -162,6 +162,7 @@ service! {
     list_moves(ListMovesRequest) -> ListMovesResponse by answer;
     size_partitions(SizePartitionsRequest) -> SizePartitionsResponse by answer;
     cancel_move(CancelMoveRequest) -> CancelMoveResponse by answer;
+    accept_move(AcceptMoveRequest) -> AcceptMoveResponse by answer;
     get_chain(GetChainRequest) -> GetChainResponse by answer;
     count_chains(CountChainsRequest) -> CountChainsResponse by answer;
     signal_chain(SignalChainRequest) -> SignalChainResponse by answer;

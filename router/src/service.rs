@@ -390,6 +390,11 @@ impl rootward_server::Rootward for RouterService {
         hub.cancel_move(request.into_inner()).await
     }
 
+    async fn accept_move(&self, request: Request<v1::AcceptMoveRequest>) -> Result<Response<v1::AcceptMoveResponse>, Status> {
+        let mut hub = self.hub().await.map_err(Fault::into_status)?;
+        hub.accept_move(request.into_inner()).await
+    }
+
     async fn get_schema(&self, _: Request<v1::GetSchemaRequest>) -> Result<Response<v1::GetSchemaResponse>, Status> {
         let schema = self.routing.catalog().map_err(Fault::into_status)?.schema.clone();
         Ok(Response::new(v1::GetSchemaResponse {

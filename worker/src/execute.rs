@@ -454,7 +454,7 @@ async fn start_chain(
     // been refused or called off by now.
     let may_be_known = |fault: &Fault| fault.code() == "RW4009" || fault.as_wire().from_stored_outcome;
     if ran.as_ref().is_err_and(may_be_known) && home.is_same_chain(&identity).await? {
-        let chain = Some(home.show(identity.id).await?);
+        let chain = Some(at_home(home, home.show(identity.id).await, identity.partition)?);
         return Ok(reply::Result::Chain(Box::new(v1::StartChainResponse { chain, from_stored_outcome: true })));
     }
     let (done, lane) = ran?;
@@ -489,8 +489,19 @@ async fn start_chain(
             }
             view.borrow().clone()
         }
-        None if is_repeated && open.wait == i32::from(v1::ChainWait::Done) => home.show_when_over(identity.id, request.deadline).await?,
-        None => home.show(identity.id).await?,
+        None if is_repeated && open.wait == i32::from(v1::ChainWait::Done) => {
+            at_home(home, home.show_when_over(identity.id, request.deadline).await, identity.partition)?
+        }
+        None => at_home(home, home.show(identity.id).await, identity.partition)?,
     };
     Ok(reply::Result::Chain(Box::new(v1::StartChainResponse { chain: Some(chain), from_stored_outcome: is_repeated })))
+}
+
+/// A chain that was just here and is not shown any more: its home moves, and the new owner tells.
+fn at_home(home: &ChainHome, shown: FaultResult<v1::Chain>, partition: i32) -> FaultResult<v1::Chain> {
+    shown.map_err(|fault| match fault.code() {
+        chain::MOVING => wrong_owner(partition),
+        "RW4001" if home.serving.is_leaving(partition) => wrong_owner(partition),
+        _ => fault,
+    })
 }

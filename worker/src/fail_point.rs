@@ -1,14 +1,23 @@
 //! Named moments around a commit where tests kill or stop this process.
 //!
 //! Armed by the environment of the process alone: `ROOTWARD_FAIL_POINT=after_effect/withdraw=kill` (the transaction's name
-//! may be left out) or `…=pause:FILE`, which writes FILE and goes on when it is gone. Without the variable each is one
-//! comparison.
+//! may be left out) or `…=pause:FILE`, which writes FILE and goes on when it is gone; `after_effect/withdraw#2` acts from the second
+//! time on. Without the variable each is one comparison.
 
-use std::{path::PathBuf, sync::OnceLock, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 struct Armed {
     point: String,
     label: Option<String>,
+    /// How often it lets go before it acts.
+    spared: AtomicU32,
     action: Action,
 }
 
@@ -29,11 +38,15 @@ fn parse(text: &str) -> Option<Armed> {
         Some((point, label)) => (point, Some(label.to_owned())),
         None => (place, None),
     };
+    let (label, spared) = match label.as_deref().and_then(|label| label.split_once('#')) {
+        Some((label, time)) => (Some(label.to_owned()), time.parse::<u32>().ok()?.saturating_sub(1)),
+        None => (label, 0),
+    };
     let action = match action.split_once(':') {
         Some(("pause", file)) => Action::Pause(file.into()),
         _ => Action::Kill,
     };
-    Some(Armed { point: point.to_owned(), label, action })
+    Some(Armed { point: point.to_owned(), label, spared: spared.into(), action })
 }
 
 /// Whether this point is armed for this transaction.
@@ -50,6 +63,7 @@ pub(crate) fn names(label: &str) -> bool {
 pub(crate) async fn hit(point: &str, label: &str) {
     if is_armed(point, label)
         && let Some(armed) = armed()
+        && armed.spared.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_err()
     {
         act(&armed.action).await;
     }
@@ -95,6 +109,8 @@ mod tests {
         assert_eq!((armed.point.as_str(), armed.label.as_deref()), ("after_effect", Some("withdraw")));
         assert!(matches!(armed.action, Action::Pause(_)));
         assert!(matches!(parse("before_begin=kill").expect("well formed").action, Action::Kill));
+        let second = parse("after_effect/withdraw#2=kill").expect("well formed");
+        assert_eq!((second.label.as_deref(), second.spared.into_inner()), (Some("withdraw"), 1));
         assert!(parse("nonsense").is_none());
     }
 }

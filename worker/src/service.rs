@@ -431,6 +431,11 @@ impl worker_server::Worker for WorkerService {
         cancel.await.map(Response::new).map_err(Fault::into_status)
     }
 
+    async fn accept_move(&self, request: Request<v1::AcceptMoveRequest>) -> Result<Response<v1::AcceptMoveResponse>, Status> {
+        let accept = async { self.mover()?.accept(&request.get_ref().id).await };
+        accept.await.map(Response::new).map_err(Fault::into_status)
+    }
+
     async fn move_step(&self, request: Request<v1::MoveStepRequest>) -> Result<Response<v1::MoveStepResponse>, Status> {
         let step = async { self.parts.step(self.home()?, request.into_inner()).await };
         step.await.map(Response::new).map_err(Fault::into_status)

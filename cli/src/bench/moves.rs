@@ -51,15 +51,7 @@ type Asked = (Instant, u64, Option<String>);
 /// If something can't be started or a move doesn't end; then there are no figures.
 pub(crate) async fn run(exe: &Path, options: &MovesOptions) -> anyhow::Result<Report> {
     let mut live = Live::new();
-    // The large move digests its rows in the hold, which nobody waits for there.
-    let site = Site {
-        peers: 2,
-        is_one_server: false,
-        lanes: None,
-        most_clients: 0,
-        server_settings: &[],
-        worker_settings: "move_hold_ms = 60000\n",
-    };
+    let site = Site { peers: 2, is_one_server: false, lanes: None, most_clients: 0, server_settings: &[], worker_settings: "" };
     let ground = Ground::start(exe, Workload::bank(), site, &mut live).await?;
     let machine = ground.machine()?;
     let before = ground.books().await?;

@@ -264,7 +264,17 @@ fn show(context: &Context, chain: &v1::Chain) -> ExitCode {
 async fn run_watch(context: &Context, id: &str) -> Result<ExitCode, Fault> {
     let mut answers = context.client.watch_chain(id).await?;
     let mut last = v1::Chain::default();
-    while let Some(answer) = answers.next().await? {
+    loop {
+        let answer = match answers.next().await {
+            Ok(Some(answer)) => answer,
+            Ok(None) => break,
+            // Its home has another owner now.
+            Err(fault) if fault.code() == "RW5047" => {
+                answers = context.client.watch_chain(id).await?;
+                continue;
+            }
+            Err(fault) => return Err(fault),
+        };
         let chain = answer.chain.unwrap_or_default();
         if context.format.is_json() {
             output::print(&chain_json(&chain).to_string());

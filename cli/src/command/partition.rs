@@ -1,4 +1,4 @@
-//! `rootward partition move`, `moves`, `cancel` and `list --by`.
+//! `rootward partition move`, `moves`, `cancel`, `accept` and `list --by`.
 
 use std::{io::IsTerminal as _, process::ExitCode, time::Duration};
 
@@ -93,7 +93,7 @@ pub(crate) async fn finish(context: &Context, begun: v1::MovePartitionsResponse,
     if ended.iter().all(|one| one.stage == "done") { ExitCode::SUCCESS } else { ExitCode::from(exit::REFUSED) }
 }
 
-/// Looks at a move until it has ended; on a terminal its progress is shown.
+/// Looks at a move until it has ended, or waits for a person; on a terminal its progress is shown.
 async fn follow(context: &Context, id: &str) -> Result<v1::Move, Fault> {
     let is_shown = std::io::stderr().is_terminal() && !context.format.is_json();
     let mut misses = 0;
@@ -106,7 +106,7 @@ async fn follow(context: &Context, id: &str) -> Result<v1::Move, Fault> {
                 if is_shown {
                     eprint!("\r\x1b[K{}", progress(&one));
                 }
-                if !one.ended_at.is_empty() {
+                if !one.ended_at.is_empty() || one.stage == "differing" {
                     if is_shown {
                         eprintln!();
                     }
@@ -152,6 +152,21 @@ pub(crate) async fn cancel(context: &Context, id: &str) -> ExitCode {
         follow(context, id).await
     };
     match cancelled.await {
+        Ok(one) => {
+            print(context, &[one], json!({}), false);
+            ExitCode::SUCCESS
+        }
+        Err(fault) => fail(&fault, context.format),
+    }
+}
+
+/// Goes on with a move whose sides differed, and waits for its end.
+pub(crate) async fn accept(context: &Context, id: &str) -> ExitCode {
+    let accepted = async {
+        context.client.accept_move(id).await?;
+        follow(context, id).await
+    };
+    match accepted.await {
         Ok(one) => {
             print(context, &[one], json!({}), false);
             ExitCode::SUCCESS

@@ -115,6 +115,12 @@ enum PartitionVerb {
         /// The move's id.
         id: String,
     },
+    /// Go on with a move in stage `differing`: what the source had is taken away. See docs/moving.md before.
+    #[command(after_help = "Example:\n  rootward partition accept 0198f3a0-0000-7000-8000-000000000001")]
+    Accept {
+        /// The move's id.
+        id: String,
+    },
 }
 
 /// Runs the verb.
@@ -298,6 +304,7 @@ pub(crate) async fn partitions(context: &Context, partition: Partition) -> ExitC
         PartitionVerb::Move(what) => return partition::begin(context, what).await,
         PartitionVerb::Moves { all, limit } => return partition::list(context, all, limit).await,
         PartitionVerb::Cancel { id } => return partition::cancel(context, &id).await,
+        PartitionVerb::Accept { id } => return partition::accept(context, &id).await,
     };
     let response = match context.client.partitions().await {
         Ok(response) => response,

@@ -367,12 +367,22 @@ pub(super) const RUNNING: &[Code] = &[
     code(
         "RW5044",
         "the two sides of a move differ",
-        "While the partitions were held, their rows were counted and digested at the source and at the target, and a table differs. The source stayed the owner, the copy is taken away, and nothing is lost. Was the copy written to by hand? If not, this is a fault of Rootward or of PostgreSQL's replication: please report it with the logs of both databases.",
+        "Source and target fixed what they hold at one moment, counted and digested it, and a table differs. The source stayed the owner, the copy is taken away, and nothing is lost. Was the copy written to by hand? If not, this is a fault of Rootward or of PostgreSQL's replication: please report it with the logs of both databases. A move in stage `differing` found the same after the switch: docs/moving.md says what to do then.",
     ),
     code(
         "RW5045",
         "the peer can't be changed so",
         "A peer is removed only when it owns no partition and no move concerns it: drain it (`rootward peer drain ID`), let `rootward rebalance --run` move its partitions away, and see with `rootward partition list --peer ID` that none is left. The hub holds the catalog and can be neither drained nor removed; of the other peers, one at least stays active. A removed peer does not come back under its id.",
+    ),
+    code(
+        "RW5046",
+        "the move waits for nobody's word",
+        "Only a move in stage `differing` can be accepted: after the switch its source and its target differed, and what the source had is kept until a person has looked. `rootward partition moves` shows the stages.",
+    ),
+    code(
+        "RW5047",
+        "the chain is on its way to another peer",
+        "The partition of the chain's home is just given from one peer to another, and for some milliseconds nobody can say how the chain stands. It goes on, and nothing was changed. Clients try again by themselves.",
     ),
     code(
         "RW9001",

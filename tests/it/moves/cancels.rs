@@ -14,7 +14,8 @@ async fn a_move_can_be_cancelled_until_the_hub_has_decided() {
     let accounts = bank.open_accounts(&plain, "p1", 4, 1_000).await.expect("opened");
     let (partitions, key) = (partitions_of(&bank, &accounts), accounts[0].to_string());
     let client = client(&bank);
-    let points = ["mover_preparing", "mover_publishing", "mover_copying", "mover_switching", "mover_released", "mover_compared"];
+    let points =
+        ["mover_preparing", "mover_publishing", "mover_copying", "mover_fixed", "mover_compared", "mover_switching", "mover_released"];
     for (point, is_early) in points.into_iter().map(|point| (point, true)).chain([("mover_decided", false)]) {
         let pause = Pause::new().expect("a folder");
         bank.restart_worker("hub", &[("ROOTWARD_FAIL_POINT", &pause.at(point, "mover"))]).await.expect("armed");

@@ -29,7 +29,10 @@ async fn kill_at_each(peer: &str, label: &str, points: &[&str]) {
             let partitions = partitions_of(&bank, &moved);
             let busy: Vec<i64> = moved.iter().chain(&stays).copied().collect();
             let load = Load::start(&bank, &busy, 4, true);
-            let one = while_killing(&mut bank, (peer, victim), (point, label), carried_out(client.clone(), partitions)).await;
+            // `point#2`: the second time that it comes there.
+            let (name, time) = point.split_once('#').unwrap_or((point, "1"));
+            let armed = (name, &*format!("{label}#{time}"));
+            let one = while_killing(&mut bank, (peer, victim), armed, carried_out(client.clone(), partitions)).await;
             one.unwrap_or_else(|error| panic!("{case}: {error:#}"));
             let counted = load.deposits.clone();
             let failures = load.stop().await;
@@ -51,19 +54,39 @@ async fn carried_out(client: Client, partitions: Vec<i32>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_move_ends_whoever_is_killed_at_its_source() {
-    kill_at_each("p1", "move", &["move_published", "move_given_up", "move_released", "move_settle", "move_unpublished", "move_cleaned"])
-        .await;
+    let points = [
+        "move_published",
+        "move_given_up",
+        "move_digested",
+        "move_given_up#2",
+        "move_released#2",
+        "move_settle",
+        "move_unpublished",
+        "move_cleaned",
+    ];
+    kill_at_each("p1", "move", &points).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_move_ends_whoever_is_killed_at_its_target() {
-    kill_at_each("p2", "move", &["move_arrived", "move_subscribed", "move_digested", "move_own", "move_owned", "move_unsubscribed"]).await;
+    let points =
+        ["move_arrived", "move_subscribed", "move_fixed", "move_fixed#2", "move_own", "move_owned", "move_unsubscribed", "move_digested#2"];
+    kill_at_each("p2", "move", &points).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_move_ends_whoever_is_killed_at_the_hub() {
-    let points =
-        ["mover_publishing", "mover_copying", "mover_released", "mover_compared", "mover_decided", "mover_owned", "mover_cleaning"];
+    let points = [
+        "mover_publishing",
+        "mover_copying",
+        "mover_fixed",
+        "mover_compared",
+        "mover_released",
+        "mover_decided",
+        "mover_owned",
+        "mover_confirming",
+        "mover_cleaning",
+    ];
     kill_at_each("hub", "mover", &points).await;
 }
 

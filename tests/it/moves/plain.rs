@@ -1,7 +1,7 @@
 //! What a move does when nothing goes wrong.
 
 use rootward_client::{SnapshotOptions, v1};
-use tests::{Cluster, Shape, check_bank, eventually, until};
+use tests::{Cluster, Pause, Shape, check_bank, eventually, until};
 use uuid::Uuid;
 
 use super::{begin, carry_out, client, look, nothing_is_left, partitions_of, wait_for};
@@ -150,4 +150,25 @@ async fn steps_of_two_moves_at_one_peer_do_not_wait_for_each_other_in_a_circle()
                    array(select partition from rootward.ownership where state = 'owned' limit 1))";
     first.batch_execute(&format!("{release}; rollback")).await.expect("the first one goes on");
     let _bank = second.await.expect("no panic").expect("and then the second one");
+}
+
+/// While its home is given from one peer to the other, nobody knows how a chain stands; nobody says that there is none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chain_on_its_way_is_never_said_not_to_be() {
+    let mut bank = own_bank(2).await;
+    let plain = bank.client().expect("a client");
+    let from = bank.open_accounts(&plain, "p1", 1, 100).await.expect("opened")[0];
+    let (from_key, to) = (from.to_string(), bank.open_accounts(&plain, "p2", 1, 100).await.expect("opened")[0].to_string());
+    let id = Uuid::now_v7();
+    plain.run_chain("transfer", &[("from", &from_key), ("to", &to), ("amount", "7")], id).await.expect("it ends");
+    let pause = Pause::new().expect("a folder");
+    bank.restart_worker("hub", &[("ROOTWARD_FAIL_POINT", &pause.at("mover_released", "mover"))]).await.expect("armed");
+    let client = client(&bank);
+    let one = begin(&client, &partitions_of(&bank, &[from]), "p2").await;
+    pause.reached().await.expect("p1 has given it up, and p2 has not got it");
+    let fault = plain.chain(id).await.expect_err("nobody knows");
+    assert_eq!((fault.code(), fault.retry_class()), ("RW5047", v1::RetryClass::Retry), "{fault}");
+    pause.release().expect("released");
+    wait_for(&client, &one, &["done"]).await;
+    assert_eq!(plain.chain(id).await.expect("shown").peer, "p2");
 }

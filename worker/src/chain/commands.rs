@@ -410,11 +410,17 @@ fn illegal(row: &ChainRow, verb: Event, why: &Illegal) -> Fault {
     }
 }
 
+/// The code for a chain whose home is just moving: nobody can say anything about it for a moment.
+pub(crate) const MOVING: &str = "RW5047";
+
 pub(super) fn no_chain(id: Uuid) -> Fault {
     Fault::new("RW4001", RetryClass::NotFound, format!("there is no chain {id}"), "see `rootward chain list`")
 }
 
 pub(super) fn unread(error: &StoreError) -> Fault {
+    if let StoreError::Moving(_) = error {
+        return Fault::retry(MOVING, error.to_string(), "nothing was changed; try again in a moment");
+    }
     let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
     Fault::retry("RW5002", format!("{error}: {cause}"), "nothing was changed; try again")
 }

@@ -21,7 +21,7 @@ mod store;
 mod watch;
 
 pub(crate) use bulk::{Bulk, verb_of};
-pub(crate) use commands::{Change, Skip};
+pub(crate) use commands::{Change, MOVING, Skip};
 pub(crate) use drivers::{ChainHome, Drivers, Identity, Started, plan_of};
 pub(crate) use gate::Closed;
 pub(crate) use open::OpenChains;

@@ -85,6 +85,8 @@ pub(crate) enum StoreError {
     Postgres(#[from] tokio_postgres::Error),
     #[error("chain {0} can't be read; this worker may be too old")]
     Row(Uuid),
+    #[error("chain {0} is on its way to another peer")]
+    Moving(Uuid),
 }
 
 fn row_of(row: &Row) -> StoreResult<ChainRow> {
@@ -262,7 +264,16 @@ pub(crate) async fn statuses_of(pool: &Pool, ids: &[Uuid]) -> StoreResult<BTreeM
 
 /// One chain by its id.
 pub(crate) async fn get(pool: &Pool, id: Uuid) -> StoreResult<Option<ChainRow>> {
-    Ok(get_many(pool, &[id]).await?.pop())
+    if let Some(row) = get_many(pool, &[id]).await?.pop() {
+        return Ok(Some(row));
+    }
+    // While its home moves it is hidden here, and perhaps shown nowhere for a moment.
+    let sql = "/* look_for_moving_chain */ select exists (select from rootward.chain c where c.id = $1 \
+               and not exists (select from rootward_move.transit t where t.partition = c.partition and t.state = 'gone'))";
+    match pool.get().await?.query_one(sql, &[&id]).await?.try_get(0)? {
+        true => Err(StoreError::Moving(id)),
+        false => Ok(None),
+    }
 }
 
 /// What people did to a chain: when, what, why, who.

@@ -6,7 +6,12 @@ use rootward_proto::{FaultResult, v1};
 use tokio::{sync::mpsc, time::Instant};
 use uuid::Uuid;
 
-use super::{drivers::ChainHome, state::Status};
+use super::{
+    commands::{MOVING, unread},
+    drivers::ChainHome,
+    state::Status,
+    store::StoreError,
+};
 
 /// How often a chain without a driver is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -76,7 +81,10 @@ impl ChainHome {
                         return;
                     }
                 }
+                Err(fault) if fault.code() == MOVING => {}
                 Err(fault) => {
+                    // It was here before: whoever watches finds it at its new home.
+                    let fault = if fault.retry_class() == v1::RetryClass::NotFound { unread(&StoreError::Moving(id)) } else { fault };
                     let _ = told.send(Err(fault)).await;
                     return;
                 }

@@ -1,15 +1,15 @@
 //! Drives the moves, in the worker that holds the hub: from the stage that the catalog says, whoever came so far.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use deadpool_postgres::Pool;
 use rootward_proto::{
-    Fault, FaultResult,
-    v1::{self, MoveStepKind, RetryClass},
+    Fault,
+    v1::{self, MoveStepKind},
 };
 use rootward_router::Catalog;
 use tokio::{
@@ -22,7 +22,7 @@ use uuid::Uuid;
 use super::{
     ask::Asker,
     state::{Event, Stage},
-    store::{self, Busy, Move, NewMove, Progress, StoreError},
+    store::{self, Move, Progress, StoreError},
 };
 use crate::{fail_point, lane::LaneHold};
 
@@ -37,20 +37,25 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How often a copy is looked at.
 const COPY_INTERVAL: Duration = Duration::from_millis(100);
-/// A partition more than anybody has.
-const MOST_PARTITIONS: usize = 1 << 20;
-/// The most moves that one list returns.
-const MOST_LISTED: u32 = 10_000;
 
 /// The mover of one term of the hub.
 pub(crate) struct Mover {
     pub(super) pool: Pool,
-    asker: Asker,
+    pub(super) asker: Asker,
     /// The hub's own lanes: the map changes like their data, never while a snapshot holds them.
     hold: Arc<LaneHold>,
     /// Somebody has begun or cancelled a move.
-    changed: Notify,
+    pub(super) changed: Notify,
     running: Mutex<HashSet<Uuid>>,
+}
+
+/// What came of a comparison.
+enum Compared {
+    Equal,
+    /// The first table in which they differ, for people.
+    Differing(String),
+    /// This peer has nothing to count any more.
+    Lost(String),
 }
 
 /// Why a stage's work did not come to its end.
@@ -80,10 +85,6 @@ pub(super) fn hub(error: &StoreError) -> Fault {
     Fault::retry("RW5042", error.to_string(), "it is tried again; see `rootward peer list`")
 }
 
-pub(super) fn refused(message: String, help: &str) -> Fault {
-    Fault::refused("RW5041", message, help)
-}
-
 impl Mover {
     pub(crate) fn new(pool: Pool, catalog: watch::Receiver<Option<Arc<Catalog>>>, hold: Arc<LaneHold>, term: i64) -> Mover {
         Mover { pool, asker: Asker::new(catalog, term), hold, changed: Notify::new(), running: Mutex::default() }
@@ -105,7 +106,7 @@ impl Mover {
     }
 
     fn begin_some(self: &Arc<Self>, open: &[Move], tasks: &TaskTracker, stop: &CancellationToken) {
-        for one in open {
+        for one in open.iter().filter(|one| !one.stage.rests()) {
             {
                 let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
                 if running.len() >= MOST_AT_ONCE || !running.insert(one.id) {
@@ -127,13 +128,13 @@ impl Mover {
     /// Takes one move to its end.
     async fn drive(&self, id: Uuid) {
         let mut pause = FIRST_PAUSE;
-        // A switch that another worker began, or that failed, is taken back first.
+        // A release that another worker asked for, or that failed, is taken back first.
         let mut is_fresh = false;
         loop {
             let trouble = match store::get(&self.pool, id).await {
-                Ok(Some(one)) if !one.stage.is_ended() => match self.take_stage(&one, is_fresh).await {
+                Ok(Some(one)) if !one.stage.rests() => match self.take_stage(&one, is_fresh).await {
                     Ok(next) => {
-                        is_fresh = next == Stage::Switching;
+                        is_fresh = matches!(next, Stage::Comparing | Stage::Switching);
                         pause = FIRST_PAUSE;
                         continue;
                     }
@@ -179,6 +180,7 @@ impl Mover {
                 store::note(&self.pool, one.id, Progress::RowsTotal, number(published.rows)).await?;
             }
             Stage::Copying => self.copy(one).await?,
+            Stage::Comparing if is_fresh => self.compare(one).await?,
             Stage::Switching if is_fresh => {
                 let since = Instant::now();
                 self.switch(one).await?;
@@ -188,12 +190,17 @@ impl Mover {
                 return Ok(Stage::Switched);
             }
             // By the catalog first: a decision that is on its way comes to nothing then, or this does.
-            Stage::Switching => event = Event::TakeBack,
+            Stage::Comparing | Stage::Switching => event = Event::TakeBack,
             Stage::Returning => {
                 self.asker.ask(source, one, MoveStepKind::TakeBack).await?;
             }
             Stage::Switched => self.settle(one).await?,
             Stage::Dropping => self.drop_channel(one).await?,
+            Stage::Confirming => {
+                if let Some(difference) = self.confirm(one).await? {
+                    return self.rest(one, &difference).await;
+                }
+            }
             Stage::Cleaning => {
                 self.clean(source, one).await?;
                 self.asker.ask(source, one, MoveStepKind::Forget).await?;
@@ -204,7 +211,7 @@ impl Mover {
                 self.clean(target, one).await?;
                 self.asker.ask(target, one, MoveStepKind::Forget).await?;
             }
-            Stage::Done | Stage::Cancelled => return Err(Trouble::Changed),
+            Stage::Differing | Stage::Done | Stage::Cancelled => return Err(Trouble::Changed),
         }
         let next = one.stage.next(event).ok_or(Trouble::Changed)?;
         // Why it was given up stays.
@@ -229,10 +236,6 @@ impl Mover {
                 store::note_error(&self.pool, one.id, None).await?;
             }
             if copied.is_done && self.asker.ask(&one.source, one, MoveStepKind::Lag).await?.is_done {
-                fail_point::hit("mover_rehearsing", LABEL).await;
-                // What would take too long is found out before anybody has to wait for it, and the tables are in memory then.
-                self.asker.ask(&one.source, one, MoveStepKind::Rehearse).await?;
-                self.asker.ask(&one.target, one, MoveStepKind::Rehearse).await?;
                 return Ok(());
             }
             if store::get(&self.pool, one.id).await?.is_none_or(|now| now.stage != one.stage) {
@@ -242,23 +245,92 @@ impl Mover {
         }
     }
 
-    /// The source holds and gives up, both sides are compared, and the hub decides.
-    async fn switch(&self, one: &Move) -> Result<(), Trouble> {
-        let released = self.asker.ask(&one.source, one, MoveStepKind::Release).await?;
-        if !released.is_done {
+    /// The source holds and gives up, the target has everything, and both fix what they show.
+    async fn release(&self, one: &Move) -> Result<(), Trouble> {
+        if !self.asker.ask(&one.source, one, MoveStepKind::Release).await?.is_done {
             let why = format!("peer {} had not applied everything within `move_hold_ms`", one.target);
             return Err(Trouble::Later(Fault::retry("RW5042", why, "it is tried again")));
         }
-        fail_point::hit("mover_released", LABEL).await;
-        let digests = self.asker.ask(&one.target, one, MoveStepKind::Digest).await?.digests;
-        // A negative control of the tests.
-        if let Some(difference) = difference(&released.digests, &digests)
-            && !fail_point::is_armed("without_comparison", LABEL)
-        {
-            let message = format!("{difference} between peers {} and {}", one.source, one.target);
-            return Err(Trouble::Never(Fault::refused("RW5044", message, "nothing was moved; please report it")));
+        self.asker.ask(&one.target, one, MoveStepKind::Fix).await?;
+        Ok(())
+    }
+
+    /// Both sides hold the same at one moment. It is counted when the source serves again: the hub can't decide in this stage.
+    async fn compare(&self, one: &Move) -> Result<(), Trouble> {
+        self.release(one).await?;
+        fail_point::hit("mover_fixed", LABEL).await;
+        self.asker.ask(&one.source, one, MoveStepKind::TakeBack).await?;
+        match self.difference(one).await? {
+            Compared::Equal => {}
+            Compared::Differing(difference) => {
+                return Err(Trouble::Never(Fault::refused("RW5044", difference, "nothing was moved; please report it")));
+            }
+            Compared::Lost(peer) => {
+                let why = format!("peer {peer} was restarted while it counted");
+                return Err(Trouble::Later(Fault::retry("RW5042", why, "it is tried again")));
+            }
         }
         fail_point::hit("mover_compared", LABEL).await;
+        Ok(())
+    }
+
+    /// What the source had when it gave up against what the target began with; what differs.
+    async fn confirm(&self, one: &Move) -> Result<Option<String>, Trouble> {
+        match self.difference(one).await? {
+            Compared::Equal => Ok(None),
+            Compared::Differing(difference) => Ok(Some(difference)),
+            Compared::Lost(peer) => {
+                tracing::info!(r#move = %one.id, peer, "the sides were compared before the switch only: a worker was restarted behind it");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Nothing goes on until a person has looked.
+    async fn rest(&self, one: &Move, difference: &str) -> Result<Stage, Trouble> {
+        tracing::error!(r#move = %one.id, difference, "after a switch the sides differ; what the source had is kept");
+        let next = one.stage.next(Event::Differ).ok_or(Trouble::Changed)?;
+        match store::advance(&self.pool, self.asker.term, one.id, one.stage, next, Some(difference)).await? {
+            true => Ok(next),
+            false => Err(Trouble::Changed),
+        }
+    }
+
+    /// Compares what both sides have fixed. Both count at the same time.
+    async fn difference(&self, one: &Move) -> Result<Compared, Trouble> {
+        let (source, target) = tokio::try_join!(self.digests(&one.source, one), self.digests(&one.target, one))?;
+        let (Some(source), Some(target)) = (&source, &target) else {
+            return Ok(Compared::Lost(if source.is_none() { one.source.clone() } else { one.target.clone() }));
+        };
+        // A negative control of the tests.
+        if fail_point::is_armed("without_comparison", LABEL) {
+            return Ok(Compared::Equal);
+        }
+        Ok(difference(source, target).map_or(Compared::Equal, |difference| {
+            Compared::Differing(format!("{difference} between peers {} and {}", one.source, one.target))
+        }))
+    }
+
+    /// Waits until a side has counted; none if it has nothing to count any more.
+    async fn digests(&self, peer: &str, one: &Move) -> Result<Option<Vec<v1::TableDigest>>, Trouble> {
+        loop {
+            let counted = self.asker.ask(peer, one, MoveStepKind::Digest).await?;
+            if counted.is_lost {
+                return Ok(None);
+            }
+            if counted.is_done {
+                return Ok(Some(counted.digests));
+            }
+            if store::get(&self.pool, one.id).await?.is_none_or(|now| now.stage != one.stage) {
+                return Err(Trouble::Changed);
+            }
+        }
+    }
+
+    /// The source gives up, and the hub decides.
+    async fn switch(&self, one: &Move) -> Result<(), Trouble> {
+        self.release(one).await?;
+        fail_point::hit("mover_released", LABEL).await;
         let alone = self.hold.alone().await;
         let is_decided = store::decide(&self.pool, self.asker.term, one).await?;
         drop(alone);
@@ -306,145 +378,6 @@ impl Mover {
             tokio::time::sleep(began.elapsed()).await;
         }
     }
-
-    /// Begins moves of these partitions, one for each peer that owns some of them.
-    ///
-    /// # Errors
-    /// RW5041 if they can't be moved there; nothing was begun.
-    pub(crate) async fn begin(&self, request: v1::MovePartitionsRequest) -> FaultResult<v1::MovePartitionsResponse> {
-        let mut partitions = request.partitions;
-        partitions.sort_unstable();
-        partitions.dedup();
-        if partitions.is_empty() || partitions.len() > MOST_PARTITIONS {
-            return Err(refused("no partition is named".to_owned(), "name some: `rootward partition list`"));
-        }
-        let first_id = match request.request_id.as_str() {
-            "" => Uuid::now_v7(),
-            id => Uuid::parse_str(id).map_err(|_| refused(format!("`{id}` is no UUID"), "leave it out, and one is made"))?,
-        };
-        match store::may_take(&self.pool, &request.target).await.map_err(|error| hub(&error))? {
-            Some(true) => {}
-            Some(false) => {
-                return Err(refused(format!("peer `{}` takes no partitions", request.target), "it is the hub, is drained, or was removed"));
-            }
-            None => {
-                let message = format!("there is no peer `{}`", request.target);
-                return Err(Fault::new("RW5007", RetryClass::NotFound, message, "see `rootward peer list`"));
-            }
-        }
-        let owners = store::owners(&self.pool, &partitions).await.map_err(|error| hub(&error))?;
-        if let Some(unknown) = partitions.iter().find(|partition| !owners.iter().any(|(known, _, _)| known == *partition)) {
-            return Err(refused(format!("there is no partition {unknown}"), "see `rootward partition list`"));
-        }
-        let mut already_there = Vec::new();
-        let mut by_source: BTreeMap<String, (Vec<i32>, Vec<i64>)> = BTreeMap::new();
-        for (partition, owner, epoch) in owners {
-            if owner == request.target {
-                already_there.push(partition);
-                continue;
-            }
-            let of_source = by_source.entry(owner).or_default();
-            of_source.0.push(partition);
-            of_source.1.push(epoch);
-        }
-        let moves: Vec<NewMove> = by_source
-            .into_iter()
-            .map(|(source, (partitions, epochs))| NewMove {
-                // The same request has the same ids.
-                id: Uuid::new_v5(&first_id, source.as_bytes()),
-                partitions,
-                epochs,
-                source,
-                target: request.target.clone(),
-                reason: request.reason.clone(),
-            })
-            .collect();
-        self.begin_all(moves, request.dry_run, already_there).await
-    }
-
-    /// Writes the intent down, or says what would be moved.
-    pub(super) async fn begin_all(
-        &self,
-        moves: Vec<NewMove>,
-        is_dry_run: bool,
-        already_there: Vec<i32>,
-    ) -> FaultResult<v1::MovePartitionsResponse> {
-        if is_dry_run {
-            let mut sizes: BTreeMap<&str, Vec<v1::PartitionSize>> = BTreeMap::new();
-            for new in &moves {
-                if !sizes.contains_key(new.source.as_str()) {
-                    sizes.insert(&new.source, self.asker.sizes(&new.source).await?);
-                }
-            }
-            let planned = moves.iter().map(|new| planned(new, &sizes[new.source.as_str()])).collect();
-            return Ok(v1::MovePartitionsResponse { moves: planned, already_there });
-        }
-        match store::insert(&self.pool, &moves).await.map_err(|error| hub(&error))? {
-            None => {}
-            Some(Busy::Moving(partition, other)) => {
-                let message = format!("partition {partition} is moved already, by move {other}");
-                return Err(refused(message, "wait for its end, or cancel it: `rootward partition moves`"));
-            }
-            Some(Busy::Applying) => {
-                let help = "end `rootward schema apply` first: both ends need the same tables";
-                return Err(refused("a schema version is being applied".to_owned(), help));
-            }
-        }
-        self.changed.notify_one();
-        let mut begun = Vec::new();
-        for new in &moves {
-            begun.extend(store::get(&self.pool, new.id).await.map_err(|error| hub(&error))?.map(|one| one.view));
-        }
-        Ok(v1::MovePartitionsResponse { moves: begun, already_there })
-    }
-
-    /// Lists moves.
-    ///
-    /// # Errors
-    /// RW5040 if the one that is named is none.
-    pub(crate) async fn list(&self, request: v1::ListMovesRequest) -> FaultResult<v1::ListMovesResponse> {
-        let id = if request.id.is_empty() { None } else { Some(move_id(&request.id)?) };
-        let limit = if request.limit == 0 { 100 } else { request.limit.min(MOST_LISTED) };
-        let moves = store::list(&self.pool, id, request.all, i64::from(limit)).await.map_err(|error| hub(&error))?;
-        if let (Some(id), true) = (id, moves.is_empty()) {
-            return Err(no_such_move(id));
-        }
-        Ok(v1::ListMovesResponse { moves: moves.into_iter().map(|one| one.view).collect() })
-    }
-
-    /// Gives a move up.
-    ///
-    /// # Errors
-    /// RW5043 if it is too late, RW5040 if there is no such move.
-    pub(crate) async fn cancel(&self, id: &str) -> FaultResult<v1::CancelMoveResponse> {
-        let id = move_id(id)?;
-        loop {
-            let one = store::get(&self.pool, id).await.map_err(|error| hub(&error))?.ok_or_else(|| no_such_move(id))?;
-            if matches!(one.stage, Stage::Cancelling | Stage::Cancelled) {
-                return Ok(v1::CancelMoveResponse { r#move: Some(one.view) });
-            }
-            let Some(next) = one.stage.next(Event::Cancel) else {
-                let message = format!("move {id} is {}: its partitions are peer {}'s already", one.stage.name(), one.target);
-                return Err(Fault::refused("RW5043", message, "to have them back, move them back"));
-            };
-            if store::cancel(&self.pool, id, one.stage, next).await.map_err(|error| hub(&error))? {
-                self.changed.notify_one();
-            }
-        }
-    }
-}
-
-fn planned(new: &NewMove, sizes: &[v1::PartitionSize]) -> v1::Move {
-    let of_move = || sizes.iter().filter(|size| new.partitions.contains(&size.partition));
-    v1::Move {
-        partitions: new.partitions.clone(),
-        source: new.source.clone(),
-        target: new.target.clone(),
-        reason: new.reason.clone(),
-        rows_total: of_move().map(|size| size.rows).sum(),
-        bytes: of_move().map(|size| size.bytes).sum(),
-        ..v1::Move::default()
-    }
 }
 
 fn point(stage: Stage) -> &'static str {
@@ -452,22 +385,16 @@ fn point(stage: Stage) -> &'static str {
         Stage::Preparing => "mover_preparing",
         Stage::Publishing => "mover_publishing",
         Stage::Copying => "mover_copying",
+        Stage::Comparing => "mover_comparing",
         Stage::Switching => "mover_switching",
         Stage::Returning => "mover_returning",
         Stage::Switched => "mover_switched",
         Stage::Dropping => "mover_dropping",
+        Stage::Confirming => "mover_confirming",
         Stage::Cleaning => "mover_cleaning",
         Stage::Cancelling => "mover_cancelling",
-        Stage::Done | Stage::Cancelled => "mover_ended",
+        Stage::Differing | Stage::Done | Stage::Cancelled => "mover_ended",
     }
-}
-
-fn move_id(text: &str) -> FaultResult<Uuid> {
-    Uuid::parse_str(text).map_err(|_| refused(format!("`{text}` is no move's id"), "`rootward partition moves` shows the ids"))
-}
-
-fn no_such_move(id: Uuid) -> Fault {
-    Fault::new("RW5040", RetryClass::NotFound, format!("there is no move {id}"), "see `rootward partition moves --all`")
 }
 
 fn number(count: u64) -> i64 {

@@ -15,7 +15,10 @@ use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::part_store::{self as store, PartError, Terms};
+use super::{
+    digest::{Count, FixedSides},
+    part_store::{self as store, PartError, Terms},
+};
 use crate::{chain::ChainHome, config::Config, fail_point, lane::Claim, term};
 
 /// The label of all fail points here.
@@ -38,6 +41,7 @@ pub(crate) struct Parts {
     tasks: TaskTracker,
     /// By move.
     turns: Mutex<HashMap<Uuid, Turn>>,
+    sides: FixedSides,
 }
 
 fn failed(kind: MoveStepKind, peer: &str, error: &PartError) -> Fault {
@@ -51,7 +55,7 @@ fn failed(kind: MoveStepKind, peer: &str, error: &PartError) -> Fault {
 
 impl Parts {
     pub(crate) fn new(config: Arc<Config>, tasks: TaskTracker) -> Parts {
-        Parts { config, tasks, turns: Mutex::default() }
+        Parts { config, tasks, turns: Mutex::default(), sides: FixedSides::default() }
     }
 
     fn turn(&self, id: Uuid) -> Turn {
@@ -109,6 +113,7 @@ impl Step<'_> {
             (MoveStepKind::Copied, "after") => "move_copied",
             (MoveStepKind::Release, "before") => "move_release",
             (MoveStepKind::Release, "after") => "move_released",
+            (MoveStepKind::Fix, "after") => "move_fixed",
             (MoveStepKind::Digest, "after") => "move_digested",
             (MoveStepKind::Own, "before") => "move_own",
             (MoveStepKind::Own, "after") => "move_owned",
@@ -145,10 +150,8 @@ impl Step<'_> {
                 return Ok(v1::MoveStepResponse { is_done: is_near, ..done });
             }
             MoveStepKind::Release => return self.release().await,
-            MoveStepKind::Digest => {
-                let digests = store::digest(pool, partitions, self.hold_limit()).await?;
-                return Ok(v1::MoveStepResponse { digests, ..done });
-            }
+            MoveStepKind::Fix => self.parts.sides.fix(pool, self.id).await?,
+            MoveStepKind::Digest => return self.digest().await,
             MoveStepKind::TakeBack => {
                 self.alone_for(store::call(pool, self.terms, self.id, "take_back", None)).await?;
                 self.read_ownership().await?;
@@ -171,8 +174,10 @@ impl Step<'_> {
                 return Ok(v1::MoveStepResponse { is_done, ..done });
             }
             MoveStepKind::Clean => return self.clean().await,
-            MoveStepKind::Rehearse => store::rehearse(pool, partitions, self.hold_limit()).await?,
-            MoveStepKind::Forget => store::call(pool, self.terms, self.id, "forget", None).await?,
+            MoveStepKind::Forget => {
+                store::call(pool, self.terms, self.id, "forget", None).await?;
+                self.parts.sides.forget(self.id);
+            }
             MoveStepKind::Unspecified => {}
         }
         Ok(done)
@@ -202,8 +207,8 @@ impl Step<'_> {
         store::subscribe(&self.home.pool, self.terms, self.id, &connection).await
     }
 
-    /// Holds the partitions' queues, ends their chains' drivers, gives the partitions up, and waits until the target has applied all that
-    /// was committed here before. If that takes too long, the mover takes them back; if the mover is gone, the hold lapses.
+    /// Holds the partitions' queues, ends their chains' drivers, gives the partitions up, waits until the target has applied all that was
+    /// committed here before, and fixes what that is. If it takes too long, the mover takes them back; if the mover is gone, the hold lapses.
     async fn release(&self) -> StepResult {
         let (home, partitions, limit) = (self.home, self.request.partitions.as_slice(), self.hold_limit());
         let until = Instant::now() + limit;
@@ -217,9 +222,21 @@ impl Step<'_> {
         self.alone_for(store::call(&home.pool, self.terms, self.id, "release", Some(partitions))).await?;
         fail_point::hit("move_given_up", LABEL).await;
         let up_to = store::flushed_to(&home.pool).await?;
-        let digest = store::digest(&home.pool, partitions, limit);
-        let (is_done, digests) = tokio::try_join!(self.wait_until_applied(up_to, until), digest)?;
-        Ok(v1::MoveStepResponse { is_done, digests, ..v1::MoveStepResponse::default() })
+        let (is_done, ()) = tokio::try_join!(self.wait_until_applied(up_to, until), self.parts.sides.fix(&home.pool, self.id))?;
+        Ok(v1::MoveStepResponse { is_done, ..v1::MoveStepResponse::default() })
+    }
+
+    /// Counts what was fixed. What a source has given away for good stays as it is, so that can be fixed at any time.
+    async fn digest(&self) -> StepResult {
+        let (sides, pool) = (&self.parts.sides, &self.home.pool);
+        if !sides.has(self.id) && store::has_given_away(pool, self.id).await? {
+            sides.fix(pool, self.id).await?;
+        }
+        Ok(match sides.count(&self.home.serving, self.id, &self.request.partitions).await? {
+            Count::Lost => v1::MoveStepResponse { is_lost: true, ..v1::MoveStepResponse::default() },
+            Count::Running => v1::MoveStepResponse::default(),
+            Count::Done(digests) => v1::MoveStepResponse { is_done: true, digests, ..v1::MoveStepResponse::default() },
+        })
     }
 
     async fn wait_until_applied(&self, up_to: tokio_postgres::types::PgLsn, until: Instant) -> Result<bool, PartError> {

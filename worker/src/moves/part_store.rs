@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::{Object, Pool};
+use deadpool_postgres::{ClientWrapper, Object, Pool};
 use rootward_proto::v1;
 use tokio_postgres::types::{PgLsn, ToSql};
 use uuid::Uuid;
@@ -17,12 +17,12 @@ pub(super) enum PartError {
     Pool(#[from] deadpool_postgres::PoolError),
     #[error("{}", .0.as_db_error().map_or_else(|| .0.to_string(), |error| error.message().to_owned()))]
     Postgres(#[from] tokio_postgres::Error),
+    #[error("its term ended while it counted")]
+    Ended,
     #[error("the hub's database can't be reached")]
     Hub(#[from] crate::term::TermError),
     #[error("its lanes did not come to rest within `move_hold_ms`")]
     Busy,
-    #[error("to count and digest the rows takes longer than half of `move_hold_ms`, for which the switch would hold them: raise that")]
-    TooLong,
     #[error("the hub doesn't know how the PostgreSQL of peer `{0}` is reached: its worker has not said so yet")]
     NoAddress(String),
 }
@@ -159,27 +159,28 @@ pub(super) async fn has_applied(client: &Object, id: Uuid, up_to: PgLsn) -> Part
     Ok(client.query_one(sql, &[&name_of(id), &up_to]).await?.try_get(0)?)
 }
 
-/// Rows and digests of all tables, within the time that is left.
-pub(super) async fn digest(pool: &Pool, partitions: &[i32], limit: Duration) -> PartResult<Vec<v1::TableDigest>> {
-    let mut client = pool.get().await?;
-    let transaction = client.transaction().await?;
-    transaction.batch_execute(&format!("set local statement_timeout = {}", limit.as_millis().max(1))).await?;
-    let sql = "/* digest_partitions */ select name, rows, digest from rootward_move.digest($1)";
-    let rows = transaction.query(sql, &[&partitions]).await?;
-    let digest = |row: &tokio_postgres::Row| Ok(v1::TableDigest { table: row.try_get(0)?, rows: row.try_get(1)?, digest: row.try_get(2)? });
-    let digests = rows.iter().map(digest).collect::<Result<_, tokio_postgres::Error>>()?;
-    transaction.commit().await?;
-    Ok(digests)
+/// A transaction that shows what is committed now, until it is dropped. Its connection doesn't go back to the pool. PostgreSQL cleans nothing
+/// up behind it, and ends it if nothing is asked of it for a minute.
+pub(super) async fn fix(pool: &Pool) -> PartResult<ClientWrapper> {
+    let client = Object::take(pool.get().await?);
+    client.batch_execute("set idle_in_transaction_session_timeout = '60s'; begin isolation level repeatable read read only").await?;
+    client.query_one("/* fix_move_snapshot */ select pg_current_snapshot()::text", &[]).await?;
+    Ok(client)
 }
 
-/// Whether that fits into half of the time; nothing is held for it.
-pub(super) async fn rehearse(pool: &Pool, partitions: &[i32], limit: Duration) -> PartResult<()> {
-    match digest(pool, partitions, limit / 2).await {
-        Err(PartError::Postgres(error)) if error.code() == Some(&tokio_postgres::error::SqlState::QUERY_CANCELED) => {
-            Err(PartError::TooLong)
-        }
-        other => other.map(|_| ()),
-    }
+/// Rows and digests of all tables.
+pub(super) async fn digest(client: &ClientWrapper, partitions: &[i32], limit: Duration) -> PartResult<Vec<v1::TableDigest>> {
+    client.batch_execute(&format!("set local statement_timeout = {}", limit.as_millis().max(1))).await?;
+    let sql = "/* digest_partitions */ select name, rows, digest from rootward_move.digest($1)";
+    let rows = client.query(sql, &[&partitions]).await?;
+    let digest = |row: &tokio_postgres::Row| Ok(v1::TableDigest { table: row.try_get(0)?, rows: row.try_get(1)?, digest: row.try_get(2)? });
+    rows.iter().map(digest).collect()
+}
+
+/// Whether this side has given the move's partitions away for good: nobody writes their rows any more.
+pub(super) async fn has_given_away(pool: &Pool, id: Uuid) -> PartResult<bool> {
+    let sql = "/* look_for_gone */ select exists (select from rootward_move.transit where move = $1 and state = 'gone')";
+    Ok(pool.get().await?.query_one(sql, &[&id]).await?.try_get(0)?)
 }
 
 /// Rows and bytes of each partition here.

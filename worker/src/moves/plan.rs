@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
-    mover::{Mover, hub, refused},
+    mover::{Mover, hub},
+    requests::refused,
     store::{self, NewMove},
 };
 

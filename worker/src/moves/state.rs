@@ -9,8 +9,10 @@ pub(crate) enum Stage {
     Publishing,
     /// The target copies and follows.
     Copying,
-    /// The source holds and releases the partitions, and both sides are compared. The hub's map changes at its end: until then the
-    /// source is the owner, whatever happens.
+    /// The source gives the partitions up for a moment, in which both sides fix what they show, and serves again. Then they are compared.
+    Comparing,
+    /// The source holds and releases the partitions. The hub's map changes at its end: until then the source is the owner, whatever
+    /// happens.
     Switching,
     /// The source serves again, for the switch could not be made; it is tried once more. The hub can't decide any more, and has not.
     Returning,
@@ -18,6 +20,10 @@ pub(crate) enum Stage {
     Switched,
     /// Subscription, slot and publication go.
     Dropping,
+    /// What the source had and what the target began with are compared once more.
+    Confirming,
+    /// They differ. Nothing is taken away until a person has looked.
+    Differing,
     /// The source's rows go.
     Cleaning,
     Done,
@@ -35,18 +41,25 @@ pub(crate) enum Event {
     TakeBack,
     /// A person doesn't want it any more, or it can't succeed.
     Cancel,
+    /// Both sides differ after the switch.
+    Differ,
+    /// A person has seen that, and wants what the target has.
+    Accept,
 }
 
 impl Stage {
     #[cfg(test)]
-    pub(crate) const ALL: [Stage; 11] = [
+    pub(crate) const ALL: [Stage; 14] = [
         Stage::Preparing,
         Stage::Publishing,
         Stage::Copying,
+        Stage::Comparing,
         Stage::Switching,
         Stage::Returning,
         Stage::Switched,
         Stage::Dropping,
+        Stage::Confirming,
+        Stage::Differing,
         Stage::Cleaning,
         Stage::Done,
         Stage::Cancelling,
@@ -59,10 +72,13 @@ impl Stage {
             Stage::Preparing => "preparing",
             Stage::Publishing => "publishing",
             Stage::Copying => "copying",
+            Stage::Comparing => "comparing",
             Stage::Switching => "switching",
             Stage::Returning => "returning",
             Stage::Switched => "switched",
             Stage::Dropping => "dropping",
+            Stage::Confirming => "confirming",
+            Stage::Differing => "differing",
             Stage::Cleaning => "cleaning",
             Stage::Done => "done",
             Stage::Cancelling => "cancelling",
@@ -75,10 +91,13 @@ impl Stage {
             "preparing" => Stage::Preparing,
             "publishing" => Stage::Publishing,
             "copying" => Stage::Copying,
+            "comparing" => Stage::Comparing,
             "switching" => Stage::Switching,
             "returning" => Stage::Returning,
             "switched" => Stage::Switched,
             "dropping" => Stage::Dropping,
+            "confirming" => Stage::Confirming,
+            "differing" => Stage::Differing,
             "cleaning" => Stage::Cleaning,
             "done" => Stage::Done,
             "cancelling" => Stage::Cancelling,
@@ -91,21 +110,30 @@ impl Stage {
         matches!(self, Stage::Done | Stage::Cancelled)
     }
 
+    /// Whether nothing is to be done at the moment.
+    pub(crate) fn rests(self) -> bool {
+        self.is_ended() || self == Stage::Differing
+    }
+
     /// The stage that follows; none if the event means nothing here.
     pub(crate) fn next(self, event: Event) -> Option<Stage> {
         match (self, event) {
             (Stage::Preparing, Event::Done) => Some(Stage::Publishing),
             (Stage::Publishing | Stage::Returning, Event::Done) => Some(Stage::Copying),
-            (Stage::Switching, Event::TakeBack) => Some(Stage::Returning),
-            (Stage::Copying, Event::Done) => Some(Stage::Switching),
+            (Stage::Comparing | Stage::Switching, Event::TakeBack) => Some(Stage::Returning),
+            (Stage::Copying, Event::Done) => Some(Stage::Comparing),
+            (Stage::Comparing, Event::Done) => Some(Stage::Switching),
             (Stage::Switching, Event::Done) => Some(Stage::Switched),
             (Stage::Switched, Event::Done) => Some(Stage::Dropping),
-            (Stage::Dropping, Event::Done) => Some(Stage::Cleaning),
+            (Stage::Dropping, Event::Done) => Some(Stage::Confirming),
+            (Stage::Confirming, Event::Differ) => Some(Stage::Differing),
+            (Stage::Confirming, Event::Done) | (Stage::Differing, Event::Accept) => Some(Stage::Cleaning),
             (Stage::Cleaning, Event::Done) => Some(Stage::Done),
             (Stage::Cancelling, Event::Done) => Some(Stage::Cancelled),
-            (Stage::Preparing | Stage::Publishing | Stage::Copying | Stage::Switching | Stage::Returning, Event::Cancel) => {
-                Some(Stage::Cancelling)
-            }
+            (
+                Stage::Preparing | Stage::Publishing | Stage::Copying | Stage::Comparing | Stage::Switching | Stage::Returning,
+                Event::Cancel,
+            ) => Some(Stage::Cancelling),
             _ => None,
         }
     }
@@ -115,11 +143,11 @@ impl Stage {
 mod tests {
     use super::*;
 
-    const EVENTS: [Event; 3] = [Event::Done, Event::TakeBack, Event::Cancel];
+    const EVENTS: [Event; 5] = [Event::Done, Event::TakeBack, Event::Cancel, Event::Differ, Event::Accept];
 
     #[test]
     fn a_move_can_be_cancelled_until_the_hub_has_decided_and_never_after() {
-        let decided = [Stage::Switched, Stage::Dropping, Stage::Cleaning, Stage::Done];
+        let decided = [Stage::Switched, Stage::Dropping, Stage::Confirming, Stage::Differing, Stage::Cleaning, Stage::Done];
         for stage in Stage::ALL {
             let may_be = !decided.contains(&stage) && !matches!(stage, Stage::Cancelling | Stage::Cancelled);
             assert_eq!(stage.next(Event::Cancel).is_some(), may_be, "{stage:?}");
@@ -134,7 +162,8 @@ mod tests {
         for stage in Stage::ALL {
             assert_eq!(Stage::from_name(stage.name()), Some(stage));
             assert_eq!(stage.is_ended(), EVENTS.into_iter().all(|event| stage.next(event).is_none()), "{stage:?}");
-            let end = std::iter::successors(Some(stage), |stage| stage.next(Event::Done)).take(20).last();
+            let on = |stage: &Stage| stage.next(if *stage == Stage::Differing { Event::Accept } else { Event::Done });
+            let end = std::iter::successors(Some(stage), on).take(20).last();
             assert!(end.is_some_and(Stage::is_ended), "{stage:?}");
         }
     }

@@ -150,9 +150,9 @@ pub(crate) async fn advance(pool: &Pool, term: i64, id: Uuid, from: Stage, to: S
     Ok(changed == 1)
 }
 
-/// A person's cancel: whoever holds the hub, as long as it is not decided. The error that it had stays.
-pub(crate) async fn cancel(pool: &Pool, id: Uuid, from: Stage, to: Stage) -> StoreResult<bool> {
-    let sql = "/* cancel_move */ update rootward_catalog.move set stage = $3, updated_at = clock_timestamp() where id = $1 and stage = $2";
+/// What a person wants: whoever holds the hub. The error that it had stays.
+pub(crate) async fn go_on(pool: &Pool, id: Uuid, from: Stage, to: Stage) -> StoreResult<bool> {
+    let sql = "/* change_move */ update rootward_catalog.move set stage = $3, updated_at = clock_timestamp() where id = $1 and stage = $2";
     Ok(pool.get().await?.execute(sql, &[&id, &from.name(), &to.name()]).await? == 1)
 }
 

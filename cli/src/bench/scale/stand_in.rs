@@ -193,6 +193,9 @@ impl Worker for StandIn {
     async fn cancel_move(&self, _: Request<v1::CancelMoveRequest>) -> Result<Response<v1::CancelMoveResponse>, Status> {
         none()
     }
+    async fn accept_move(&self, _: Request<v1::AcceptMoveRequest>) -> Result<Response<v1::AcceptMoveResponse>, Status> {
+        none()
+    }
     async fn move_step(&self, _: Request<v1::MoveStepRequest>) -> Result<Response<v1::MoveStepResponse>, Status> {
         none()
     }
