@@ -1,8 +1,9 @@
 //! Asks the workers of other peers for steps of a move.
 
 use std::{
+    collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -10,10 +11,14 @@ use std::{
 
 use rootward_proto::{
     Fault, FaultResult,
-    v1::{self, MoveStepKind},
+    v1::{self, MoveStepKind, worker_client::WorkerClient},
 };
 use rootward_router::{Catalog, connect_worker};
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+use tonic::transport::Channel;
 
 use super::store::Move;
 
@@ -25,11 +30,13 @@ pub(super) struct Asker {
     catalog: watch::Receiver<Option<Arc<Catalog>>>,
     pub term: i64,
     number: AtomicU64,
+    /// By address: while partitions are held nobody waits for connections.
+    workers: Mutex<HashMap<String, WorkerClient<Channel>>>,
 }
 
 impl Asker {
     pub(super) fn new(catalog: watch::Receiver<Option<Arc<Catalog>>>, term: i64) -> Asker {
-        Asker { catalog, term, number: AtomicU64::new(1) }
+        Asker { catalog, term, number: AtomicU64::new(1), workers: Mutex::default() }
     }
 
     /// Asks a peer's worker, and waits for the answer.
@@ -57,27 +64,46 @@ impl Asker {
             source: one.source.clone(),
             ..more
         };
-        let mut worker = self.worker(peer).await?;
+        let (address, mut worker) = self.worker(peer).await?;
+        let began = Instant::now();
         let answer = timeout(STEP_LIMIT, worker.move_step(request)).await;
-        let answer = answer.map_err(|_| away(peer, "no answer"))?;
-        answer.map(tonic::Response::into_inner).map_err(|status| {
-            let fault = Fault::from_status(&status);
-            if fault.code() == "RW5042" { fault } else { away(peer, fault.message()) }
-        })
+        tracing::debug!(r#move = %one.id, peer, step = kind.as_str_name(), us = began.elapsed().as_micros(), "a step");
+        let answer = answer.map_err(|_| away(peer, "no answer"));
+        let answer = answer.and_then(|answer| {
+            answer.map(tonic::Response::into_inner).map_err(|status| {
+                let fault = Fault::from_status(&status);
+                if fault.code() == "RW5042" { fault } else { away(peer, fault.message()) }
+            })
+        });
+        if answer.is_err() {
+            self.lock().remove(&address);
+        }
+        answer
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, WorkerClient<Channel>>> {
+        // Nothing panics while it is held; a poisoned map would still be whole.
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What a peer's partitions hold.
     pub(super) async fn sizes(&self, peer: &str) -> FaultResult<Vec<v1::PartitionSize>> {
-        let mut worker = self.worker(peer).await?;
+        let (_, mut worker) = self.worker(peer).await?;
         let sizes = worker.size_peer_partitions(v1::SizePartitionsRequest {}).await;
         sizes.map(|answer| answer.into_inner().sizes).map_err(|status| Fault::from_status(&status))
     }
 
-    async fn worker(&self, peer: &str) -> FaultResult<v1::worker_client::WorkerClient<tonic::transport::Channel>> {
+    /// A peer's worker, and its address.
+    async fn worker(&self, peer: &str) -> FaultResult<(String, WorkerClient<Channel>)> {
         let catalog = self.catalog.borrow().clone();
         let known = catalog.as_ref().and_then(|catalog| catalog.peers.iter().find(|known| known.id == peer));
         let address = known.map(|known| known.worker_address.clone()).ok_or_else(|| away(peer, "the catalog doesn't name it"))?;
-        connect_worker(&address).await.map_err(|why| away(peer, &why))
+        if let Some(worker) = self.lock().get(&address).cloned() {
+            return Ok((address, worker));
+        }
+        let worker = connect_worker(&address).await.map_err(|why| away(peer, &why))?;
+        self.lock().insert(address.clone(), worker.clone());
+        Ok((address, worker))
     }
 }
 

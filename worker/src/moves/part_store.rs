@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use deadpool_postgres::{ClientWrapper, Object, Pool};
 use rootward_proto::v1;
-use tokio_postgres::types::{PgLsn, ToSql};
+use tokio_postgres::{
+    Row,
+    types::{PgLsn, ToSql},
+};
 use uuid::Uuid;
 
 /// How long a step's statement may take, but for those that are as long as the data.
@@ -35,15 +38,25 @@ pub(super) fn name_of(id: Uuid) -> String {
     format!("rootward_move_{}", id.simple())
 }
 
-/// One statement in a transaction of its own that is flushed before this returns.
-async fn firmly(client: &mut Object, sql: &str, parameters: Parameters<'_>, limit: Duration) -> PartResult<tokio_postgres::Row> {
-    let transaction = client.transaction().await?;
-    transaction
-        .batch_execute(&format!("set local synchronous_commit = on; set local statement_timeout = {}", limit.as_millis().max(1)))
-        .await?;
-    let row = transaction.query_one(sql, parameters).await?;
-    transaction.commit().await?;
+/// One statement in a transaction of its own that is flushed before this returns. It is one trip: others wait meanwhile.
+///
+/// Cancel safety: it is done all the same, or not at all.
+async fn firmly(client: &Object, sql: &str, parameters: Parameters<'_>, limit: Duration) -> PartResult<Row> {
+    let statement = client.prepare_cached(sql).await?;
+    let begin = format!("begin; set local synchronous_commit = on; set local statement_timeout = {}", limit.as_millis().max(1));
+    // All three are sent before the first is answered. After a statement that failed COMMIT rolls back.
+    let (begun, row, committed) =
+        tokio::join!(client.batch_execute(&begin), client.query_one(&statement, parameters), client.batch_execute("commit"));
+    begun?;
+    let row = row?;
+    committed?;
     Ok(row)
+}
+
+/// The only row of a query.
+async fn read(client: &Object, sql: &str, parameters: Parameters<'_>) -> PartResult<Row> {
+    let statement = client.prepare_cached(sql).await?;
+    Ok(client.query_one(&statement, parameters).await?)
 }
 
 /// Who asks: the worker's own term, and the mover's.
@@ -55,15 +68,15 @@ pub(super) struct Terms {
 
 /// A step that is one call of a function of ours.
 pub(super) async fn call(pool: &Pool, terms: Terms, id: Uuid, function: &str, partitions: Option<&[i32]>) -> PartResult<()> {
-    let mut client = pool.get().await?;
+    let client = pool.get().await?;
     match partitions {
         Some(partitions) => {
             let sql = format!("/* move_{function} */ select rootward_move.{function}($1, $2, $3, $4)");
-            firmly(&mut client, &sql, &[&terms.own, &terms.mover, &id, &partitions], STATEMENT_LIMIT).await?;
+            firmly(&client, &sql, &[&terms.own, &terms.mover, &id, &partitions], STATEMENT_LIMIT).await?;
         }
         None => {
             let sql = format!("/* move_{function} */ select rootward_move.{function}($1, $2, $3)");
-            firmly(&mut client, &sql, &[&terms.own, &terms.mover, &id], STATEMENT_LIMIT).await?;
+            firmly(&client, &sql, &[&terms.own, &terms.mover, &id], STATEMENT_LIMIT).await?;
         }
     }
     Ok(())
@@ -72,8 +85,8 @@ pub(super) async fn call(pool: &Pool, terms: Terms, id: Uuid, function: &str, pa
 /// The target owns the partitions from the commit on.
 pub(super) async fn own(pool: &Pool, terms: Terms, id: Uuid, partitions: &[i32], epochs: &[i64]) -> PartResult<()> {
     let sql = "/* move_own */ select rootward_move.own($1, $2, $3, $4, $5)";
-    let mut client = pool.get().await?;
-    firmly(&mut client, sql, &[&terms.own, &terms.mover, &id, &partitions, &epochs], STATEMENT_LIMIT).await?;
+    let client = pool.get().await?;
+    firmly(&client, sql, &[&terms.own, &terms.mover, &id, &partitions, &epochs], STATEMENT_LIMIT).await?;
     Ok(())
 }
 
@@ -81,8 +94,8 @@ pub(super) async fn own(pool: &Pool, terms: Terms, id: Uuid, partitions: &[i32],
 pub(super) async fn make_slot(pool: &Pool, id: Uuid) -> PartResult<()> {
     let sql = "/* make_move_slot */ select count(pg_create_logical_replication_slot($1::text::name, 'pgoutput')) \
                where not exists (select from pg_replication_slots where slot_name = $1)";
-    let mut client = pool.get().await?;
-    firmly(&mut client, sql, &[&name_of(id)], Duration::from_secs(60)).await?;
+    let client = pool.get().await?;
+    firmly(&client, sql, &[&name_of(id)], Duration::from_secs(60)).await?;
     Ok(())
 }
 
@@ -104,22 +117,22 @@ pub(super) async fn drop_slots(pool: &Pool, id: Uuid, subscription: u32) -> Part
 }
 
 pub(super) async fn unpublish(pool: &Pool, id: Uuid) -> PartResult<()> {
-    let mut client = pool.get().await?;
-    firmly(&mut client, "/* move_unpublish */ select rootward_move.unpublish($1)", &[&id], STATEMENT_LIMIT).await?;
+    let client = pool.get().await?;
+    firmly(&client, "/* move_unpublish */ select rootward_move.unpublish($1)", &[&id], STATEMENT_LIMIT).await?;
     Ok(())
 }
 
 pub(super) async fn subscribe(pool: &Pool, terms: Terms, id: Uuid, connection: &str) -> PartResult<()> {
     let sql = "/* move_subscribe */ select rootward_move.subscribe($1, $2, $3, $4)";
-    let mut client = pool.get().await?;
-    firmly(&mut client, sql, &[&terms.own, &terms.mover, &id, &connection], STATEMENT_LIMIT).await?;
+    let client = pool.get().await?;
+    firmly(&client, sql, &[&terms.own, &terms.mover, &id, &connection], STATEMENT_LIMIT).await?;
     Ok(())
 }
 
 /// The number of the subscription that has ended; 0 if there was none.
 pub(super) async fn unsubscribe(pool: &Pool, id: Uuid) -> PartResult<u32> {
-    let mut client = pool.get().await?;
-    let row = firmly(&mut client, "/* move_unsubscribe */ select rootward_move.unsubscribe($1)", &[&id], Duration::from_secs(60)).await?;
+    let client = pool.get().await?;
+    let row = firmly(&client, "/* move_unsubscribe */ select rootward_move.unsubscribe($1)", &[&id], Duration::from_secs(60)).await?;
     Ok(row.try_get::<_, Option<u32>>(0)?.unwrap_or_default())
 }
 
@@ -149,22 +162,23 @@ pub(super) async fn lag(pool: &Pool, id: Uuid) -> PartResult<Option<i64>> {
 /// Up to where everything is flushed that was committed before.
 pub(super) async fn flushed_to(pool: &Pool) -> PartResult<PgLsn> {
     let sql = "/* read_flushed */ select pg_current_wal_flush_lsn()";
-    Ok(pool.get().await?.query_one(sql, &[]).await?.try_get(0)?)
+    Ok(read(&pool.get().await?, sql, &[]).await?.try_get(0)?)
 }
 
 /// Whether the target has applied and flushed everything up to there.
 pub(super) async fn has_applied(client: &Object, id: Uuid, up_to: PgLsn) -> PartResult<bool> {
     let sql =
         "/* read_confirmed */ select coalesce((select confirmed_flush_lsn >= $2 from pg_replication_slots where slot_name = $1), false)";
-    Ok(client.query_one(sql, &[&name_of(id), &up_to]).await?.try_get(0)?)
+    Ok(read(client, sql, &[&name_of(id), &up_to]).await?.try_get(0)?)
 }
 
 /// A transaction that shows what is committed now, until it is dropped. Its connection doesn't go back to the pool. PostgreSQL cleans nothing
 /// up behind it, and ends it if nothing is asked of it for a minute.
 pub(super) async fn fix(pool: &Pool) -> PartResult<ClientWrapper> {
     let client = Object::take(pool.get().await?);
-    client.batch_execute("set idle_in_transaction_session_timeout = '60s'; begin isolation level repeatable read read only").await?;
-    client.query_one("/* fix_move_snapshot */ select pg_current_snapshot()::text", &[]).await?;
+    let sql = "begin isolation level repeatable read read only; set local idle_in_transaction_session_timeout = '60s'; \
+               /* fix_move_snapshot */ select pg_current_snapshot()";
+    client.batch_execute(sql).await?;
     Ok(client)
 }
 
@@ -173,7 +187,7 @@ pub(super) async fn digest(client: &ClientWrapper, partitions: &[i32], limit: Du
     client.batch_execute(&format!("set local statement_timeout = {}", limit.as_millis().max(1))).await?;
     let sql = "/* digest_partitions */ select name, rows, digest from rootward_move.digest($1)";
     let rows = client.query(sql, &[&partitions]).await?;
-    let digest = |row: &tokio_postgres::Row| Ok(v1::TableDigest { table: row.try_get(0)?, rows: row.try_get(1)?, digest: row.try_get(2)? });
+    let digest = |row: &Row| Ok(v1::TableDigest { table: row.try_get(0)?, rows: row.try_get(1)?, digest: row.try_get(2)? });
     rows.iter().map(digest).collect()
 }
 
@@ -187,8 +201,7 @@ pub(super) async fn has_given_away(pool: &Pool, id: Uuid) -> PartResult<bool> {
 pub(super) async fn sizes(pool: &Pool) -> PartResult<Vec<v1::PartitionSize>> {
     let sql = "/* size_partitions */ select partition, rows, bytes from rootward_move.sizes() where partition <> all (rootward_move.hidden()) order by 1";
     let rows = pool.get().await?.query(sql, &[]).await?;
-    let count =
-        |row: &tokio_postgres::Row, at: usize| -> PartResult<u64> { Ok(u64::try_from(row.try_get::<_, i64>(at)?).unwrap_or_default()) };
+    let count = |row: &Row, at: usize| -> PartResult<u64> { Ok(u64::try_from(row.try_get::<_, i64>(at)?).unwrap_or_default()) };
     rows.iter().map(|row| Ok(v1::PartitionSize { partition: row.try_get(0)?, rows: count(row, 1)?, bytes: count(row, 2)? })).collect()
 }
 
@@ -210,7 +223,7 @@ pub(super) async fn clean(
     (first, end): (i64, i64),
 ) -> PartResult<u64> {
     let sql = "/* clean_pages */ select rootward_move.clean($1, $2, $3, $4, $5, $6, $7)";
-    let mut client = pool.get().await?;
-    let row = firmly(&mut client, sql, &[&terms.own, &terms.mover, &id, &namespace, &name, &first, &end], STATEMENT_LIMIT).await?;
+    let client = pool.get().await?;
+    let row = firmly(&client, sql, &[&terms.own, &terms.mover, &id, &namespace, &name, &first, &end], STATEMENT_LIMIT).await?;
     Ok(u64::try_from(row.try_get::<_, i64>(0)?).unwrap_or_default())
 }

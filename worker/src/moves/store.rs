@@ -160,17 +160,24 @@ pub(crate) async fn go_on(pool: &Pool, id: Uuid, from: Stage, to: Stage) -> Stor
 /// another one, or another worker holds the hub; nothing was changed then.
 pub(crate) async fn decide(pool: &Pool, term: i64, one: &Move) -> StoreResult<bool> {
     let mut client = pool.get().await?;
-    let transaction = client.transaction().await?;
-    transaction.batch_execute("set local synchronous_commit = on").await?;
     let sql = format!(
         "/* decide_move */ update rootward_catalog.move set stage = 'switched', error = null, is_verified = true, updated_at = clock_timestamp() \
          where id = $2 and stage = 'switching' and {IS_MINE}"
     );
-    let decided = transaction.execute(&sql, &[&term, &one.id]).await?;
+    let decide = client.prepare_cached(&sql).await?;
     let sql = "/* change_owner */ update rootward_catalog.partition p set peer = $3, epoch = p.epoch + 1 \
                from unnest($1::integer[], $2::bigint[]) as n (partition, epoch) \
                where p.partition = n.partition and p.epoch = n.epoch and p.peer = $4";
-    let changed = transaction.execute(sql, &[&one.partitions, &one.epochs, &one.target, &one.source]).await?;
+    let change = client.prepare_cached(sql).await?;
+    let transaction = client.transaction().await?;
+    // Sent together: the source's partitions are held.
+    let of_move: [&(dyn ToSql + Sync); 2] = [&term, &one.id];
+    let of_owners: [&(dyn ToSql + Sync); 4] = [&one.partitions, &one.epochs, &one.target, &one.source];
+    let ((), decided, changed) = tokio::try_join!(
+        transaction.batch_execute("set local synchronous_commit = on"),
+        transaction.execute(&decide, &of_move),
+        transaction.execute(&change, &of_owners)
+    )?;
     if decided != 1 || usize::try_from(changed) != Ok(one.partitions.len()) {
         transaction.rollback().await?;
         return Ok(false);
