@@ -97,3 +97,32 @@ async fn a_worker_that_was_replaced_while_it_slept_confirms_nothing() {
     }
     check_bank(&bank).await.expect("every promise is kept");
 }
+
+/// A successor has begun its term, and this worker has not lost a connection yet: what the successor commits is not in the cut, so there
+/// must be none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_whose_term_is_over_confirms_nothing_before_it_notices() {
+    let shape = Shape { worker_settings: "snapshot_hold_ms = 60000\n", ..Shape::own(2) };
+    let mut bank = Cluster::bank(exe(), shape).await.expect("a bank starts");
+    let plain = bank.client().expect("a client");
+    let cause = bank.open_accounts(&plain, "p1", 1, 0).await.expect("opened")[0];
+    let effect = bank.open_accounts(&plain, "p2", 1, 0).await.expect("opened")[0];
+    let pause = Pause::new().expect("a folder");
+    bank.restart_worker("p2", &[("ROOTWARD_FAIL_POINT", &pause.at("snapshot_take", "snapshot"))]).await.expect("armed");
+    let client = client(&bank);
+    let taking = tokio::spawn(async move { take(&client).await });
+    pause.reached().await.expect("the second peer is about to take it");
+    has_taken(&bank, "p1").await;
+    // What a successor does, but for ending this worker's sessions.
+    let (reader, write) = (bank.reader(), |account: i64| format!("update account set balance = balance + 1 where account_id = {account}"));
+    reader.run("p1", &format!("update rootward.peer_state set term = term + 1; {}", write(cause))).await.expect("the cause");
+    reader.run("p2", &write(effect)).await.expect("its effect");
+    pause.release().expect("released");
+    if let Ok(snapshot) = taking.await.expect("no panic") {
+        let sql = format!(
+            "select (select coalesce(sum(balance), 0)::bigint from account where account_id = {cause}), \
+             (select coalesce(sum(balance), 0)::bigint from account where account_id = {effect})"
+        );
+        assert_eq!(sums(&snapshot, &sql).await.expect("read"), [1, 1]);
+    }
+}
