@@ -187,7 +187,8 @@ impl Mover {
                 self.settle(one).await?;
                 let held = i64::try_from(since.elapsed().as_micros()).unwrap_or(i64::MAX);
                 store::note(&self.pool, one.id, Progress::HeldUs, held).await?;
-                return Ok(Stage::Switched);
+                // The decision was made in the same commit as the next stage, whose work is done by now.
+                return self.go_on(one, Stage::Switched, Event::Done, None).await;
             }
             // By the catalog first: a decision that is on its way comes to nothing then, or this does.
             Stage::Comparing | Stage::Switching => event = Event::TakeBack,
@@ -213,10 +214,15 @@ impl Mover {
             }
             Stage::Differing | Stage::Done | Stage::Cancelled => return Err(Trouble::Changed),
         }
-        let next = one.stage.next(event).ok_or(Trouble::Changed)?;
         // Why it was given up stays.
         let error = (one.stage == Stage::Cancelling).then_some(one.view.error.as_str()).filter(|error| !error.is_empty());
-        match store::advance(&self.pool, self.asker.term, one.id, one.stage, next, error).await? {
+        self.go_on(one, one.stage, event, error).await
+    }
+
+    /// By the catalog, the move is in the stage that follows.
+    async fn go_on(&self, one: &Move, from: Stage, event: Event, error: Option<&str>) -> Result<Stage, Trouble> {
+        let next = from.next(event).ok_or(Trouble::Changed)?;
+        match store::advance(&self.pool, self.asker.term, one.id, from, next, error).await? {
             true => Ok(next),
             false => Err(Trouble::Changed),
         }
@@ -289,11 +295,7 @@ impl Mover {
     /// Nothing goes on until a person has looked.
     async fn rest(&self, one: &Move, difference: &str) -> Result<Stage, Trouble> {
         tracing::error!(r#move = %one.id, difference, "after a switch the sides differ; what the source had is kept");
-        let next = one.stage.next(Event::Differ).ok_or(Trouble::Changed)?;
-        match store::advance(&self.pool, self.asker.term, one.id, one.stage, next, Some(difference)).await? {
-            true => Ok(next),
-            false => Err(Trouble::Changed),
-        }
+        self.go_on(one, one.stage, Event::Differ, Some(difference)).await
     }
 
     /// Compares what both sides have fixed. Both count at the same time.

@@ -160,9 +160,10 @@ impl Step<'_> {
             }
             MoveStepKind::Own => self.own().await?,
             MoveStepKind::Settle => {
+                // The target serves: what waits for the partitions needn't wait for this peer's own books too.
+                self.home.serving.parted.send_on(partitions);
                 self.alone_for(store::call(pool, self.terms, self.id, "settle", None)).await?;
                 self.read_ownership().await?;
-                self.home.serving.parted.send_on(partitions);
             }
             MoveStepKind::Unsubscribe => {
                 let subscription = store::unsubscribe(pool, self.id).await?;
