@@ -124,3 +124,32 @@ async fn a_refused_row_keeps_its_reason_and_can_be_sent_anew_and_a_row_can_becom
     until("the chain ends", async || (reader.balance(other).await.ok()? == Some(300)).then_some(())).await.expect("transferred");
     assert_eq!(reader.balance(account).await.expect("read"), Some(1200));
 }
+
+/// A row's request id follows from the row. With a new one for each attempt, what was answered and not yet marked takes effect again.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_an_id_that_follows_from_the_row_a_killed_worker_doubles_rows() {
+    for (armed, doubles) in [(&[][..], false), (&[("ROOTWARD_FAIL_POINT", "fresh_stage_id/deposit=control")][..], true)] {
+        let changed = tests::compile_changed(exe(), "bank", |file, text| match file {
+            "rootward.toml" => text + "\n[stage.deposits]\ncall = \"deposit\"\n",
+            _ => text,
+        });
+        let shape = Shape { peers: 1, ..Shape::shared() };
+        let mut cluster = Cluster::start(exe(), &changed.await.expect("it compiles"), shape).await.expect("it starts");
+        let client = cluster.client().expect("a client");
+        client
+            .settle("add_currency", &[("code", "EUR"), ("name", "euro"), ("minor_digits", "2")], uuid::Uuid::now_v7())
+            .await
+            .expect("added");
+        cluster.wait_for_reference("select count(*) from currency", 1).await.expect("copied");
+        let account = cluster.open_accounts(&client, "p1", 1, 0).await.expect("opened")[0];
+        cluster.embedded.kill_worker("p1").await.expect("killed");
+        let sql = format!("insert into stage.deposits (account_id, amount) select {account}, 1 from generate_series(1, 20)");
+        cluster.reader().run("p1", &sql).await.expect("staged");
+        cluster.embedded.start_worker("p1", &[("ROOTWARD_FAIL_POINT", "stage_answered/deposit=kill")]).await.expect("started");
+        cluster.embedded.wait_for_worker_end("p1").await;
+        cluster.embedded.start_worker("p1", armed).await.expect("started");
+        wait_until(&cluster, "p1", "stage.deposits", "done", 20).await;
+        let balance = cluster.reader().balance(account).await.expect("read").expect("there");
+        assert_eq!(balance > 2_000, doubles, "{balance}");
+    }
+}

@@ -36,6 +36,28 @@ async fn every_total_is_exact_at_every_snapshot_while_transfers_and_deposits_run
     check_bank(&bank).await.expect("every promise is kept");
 }
 
+/// Each router has half of the load and takes snapshots; neither knows of the other's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_routers_take_snapshots_at_once_and_each_is_exact() {
+    let mut bank = bank().await;
+    let accounts = accounts(&bank, &["p1", "p2", "p3"], 6).await;
+    let workers = ["p1", "p2"].map(|peer| bank.embedded.worker_address(peer).expect("it listens").to_owned());
+    let (address, _) = bank.embedded.start_another_router(&workers).await.expect("another router");
+    let other = rootward_client::Client::new([address.as_str()]).expect("an address").with_deadline(std::time::Duration::from_secs(30));
+    let load = Load::start(&bank, &accounts, 8);
+    let rounds = async |client: rootward_client::Client| {
+        for round in 0..ROUNDS / 4 {
+            let snapshot = take(&client).await.unwrap_or_else(|fault| panic!("round {round}: {fault}"));
+            assert_eq!(wrong_books(&snapshot).await.expect("counted"), None, "round {round}");
+            snapshot.release().await.expect("released");
+        }
+    };
+    tokio::join!(rounds(client(&bank)), rounds(other));
+    assert!(load.transfers() > 20, "there was load: {}", load.transfers());
+    load.stop().await;
+    check_bank(&bank).await.expect("every promise is kept");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_drain_totals_go_wrong() {
     let mut bank = bank().await;
