@@ -63,6 +63,9 @@ pub enum DeployError {
     /// There is no such peer.
     #[error("there is no peer `{0}`; there are {1}")]
     NoNode(String, String),
+    /// A way that reference data don't take.
+    #[error("peer `{0}` can't copy reference data from `{1}`: peers copy from the hub or from a relay, and relays from the hub")]
+    NoSource(String, String),
     /// The definition in the catalog is not readable.
     #[error("the definition in the catalog can't be read: {0}")]
     Definition(#[from] serde_json::Error),
@@ -92,19 +95,30 @@ pub async fn deploy(topology: &Topology, source: &Source, schema: &Schema) -> Re
     let hub = clients.get(HUB).ok_or(DeployError::NoCapacity(NoCapacity))?;
     place_partitions(topology, &clients, schema).await?;
     reference::publish(hub, schema).await.map_err(at(HUB))?;
-    let mut copying = Vec::new();
-    for id in topology.peer.keys() {
-        let Some(peer) = clients.get(id) else { continue };
-        reference::subscribe(hub, peer, id, &topology.hub.replication).await.map_err(at(id))?;
-        if !reference::wait_for_copy(peer).await.map_err(at(id))? {
-            copying.push(id.clone());
-        }
-    }
+    let copying = copy_reference(topology, &clients).await?;
     let version = i32::try_from(schema.version).unwrap_or(i32::MAX);
     let sql = "update rootward_catalog.schema_version set state = 'active' where version = $1 and state <> 'active'";
     hub.execute(sql, &[&version]).await.map_err(at(HUB))?;
     let nodes = topology.nodes().map(|(id, _)| id.to_owned()).collect();
     Ok(Deployed { from_version, version: schema.version, nodes, copying })
+}
+
+/// Relays first: what their members copy is there by then. Returns the peers whose first copy goes on.
+async fn copy_reference(topology: &Topology, clients: &BTreeMap<String, Client>) -> Result<Vec<String>, DeployError> {
+    let mut copying = Vec::new();
+    let (relays, members): (Vec<_>, Vec<_>) = topology.peer.iter().partition(|(_, node)| node.relay);
+    for (id, node) in relays.into_iter().chain(members) {
+        let Some(peer) = clients.get(id) else { continue };
+        if node.relay {
+            let Some(hub) = clients.get(HUB) else { continue };
+            reference::publish_as(hub, peer).await.map_err(at(id))?;
+        }
+        reference::subscribe(topology, clients, id).await?;
+        if !reference::wait_for_copy(peer).await.map_err(at(id))? {
+            copying.push(id.clone());
+        }
+    }
+    Ok(copying)
 }
 
 pub(crate) async fn connect(id: &str, node: &Node) -> Result<Client, DeployError> {
@@ -126,12 +140,17 @@ async fn install(topology: &Topology, clients: &BTreeMap<String, Client>) -> Res
     }
     let Some(hub) = clients.get(HUB) else { return Ok(()) };
     hub.batch_execute(HUB_SQL).await.map_err(at(HUB))?;
-    let sql = "insert into rootward_catalog.peer (id, worker_address, capacity, region, state, is_hub, latitude, longitude) \
-               values ($1, $2, $3, $4, 'active', $5, $6, $7) on conflict (id) do update set latitude = excluded.latitude, longitude = excluded.longitude \
-               where (peer.latitude, peer.longitude) is distinct from (excluded.latitude, excluded.longitude)";
+    let sql = "insert into rootward_catalog.peer as p (id, worker_address, capacity, region, state, is_hub, latitude, longitude, is_relay, reference_source) \
+               values ($1, $2, $3, $4, 'active', $5, $6, $7, $8, $9) on conflict (id) do update set latitude = excluded.latitude, \
+               longitude = excluded.longitude, region = excluded.region, is_relay = excluded.is_relay, reference_source = excluded.reference_source \
+               where (p.latitude, p.longitude, p.region, p.is_relay, p.reference_source) is distinct from \
+               (excluded.latitude, excluded.longitude, excluded.region, excluded.is_relay, excluded.reference_source)";
     for (id, node) in topology.nodes() {
         let capacity = if id == HUB { 0 } else { i32::try_from(node.capacity).unwrap_or(i32::MAX) };
-        hub.execute(sql, &[&id, &node.worker, &capacity, &node.region, &(id == HUB), &node.latitude, &node.longitude])
+        let is_hub = id == HUB;
+        let source = if is_hub || node.relay { node.replication.as_str() } else { "" };
+        let place = (&node.latitude, &node.longitude);
+        hub.execute(sql, &[&id, &node.worker, &capacity, &node.region, &is_hub, place.0, place.1, &node.relay, &source])
             .await
             .map_err(at(HUB))?;
     }

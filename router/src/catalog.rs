@@ -45,6 +45,9 @@ pub struct CatalogPeer {
     /// The same to the east.
     #[serde(default)]
     pub longitude: Option<f64>,
+    /// Whether it passes reference data on to the other peers of its region.
+    #[serde(default)]
+    pub is_relay: bool,
 }
 
 /// The owner of a partition.
@@ -117,6 +120,7 @@ impl Catalog {
                     timeline: peer.timeline,
                     latitude: peer.latitude,
                     longitude: peer.longitude,
+                    is_relay: peer.is_relay,
                 })
                 .collect(),
             owners: self.owners.clone(),
@@ -146,6 +150,7 @@ impl Catalog {
                     timeline: peer.timeline,
                     latitude: peer.latitude,
                     longitude: peer.longitude,
+                    is_relay: peer.is_relay,
                 })
                 .collect(),
             owners: message.owners,

@@ -167,6 +167,7 @@ impl RouterService {
                 latitude: peer.latitude,
                 longitude: peer.longitude,
                 round_trip_us,
+                is_relay: peer.is_relay,
             }
         });
         Ok(v1::ListPeersResponse { peers: peers.collect(), map_version: catalog.version })

@@ -6,6 +6,7 @@
 
 mod containment;
 mod definition;
+mod distance;
 mod duration;
 mod guards;
 mod pg_hash;
@@ -40,6 +41,7 @@ pub use definition::{
     OnExhausted, OnFailure, ReferenceTable, Retry, RootEntity, Schema, SetWise, SqlFile, Statement, Step, Target, Transaction, TreeTable,
     Wait,
 };
+pub use distance::kilometres;
 pub use duration::duration_text;
 pub use finding::{Finding, Located, Place, Severity, Span, line_and_column, render};
 pub use gather::{Aggregate, Gather, NotGathered, OutputColumn, PER_PEER, SortKey, Total, gather};

@@ -26,6 +26,7 @@ mod placement;
 mod plans;
 mod reference;
 mod refusals;
+mod relays;
 mod repair;
 mod request_ids;
 mod routing;

@@ -34,6 +34,10 @@ pub struct Shape {
     pub fsync: bool,
     /// Whether each server has a standby.
     pub standbys: Standbys,
+    /// Regions of peers, by id.
+    pub regions: &'static [(&'static str, &'static str)],
+    /// Peers that pass reference data on to the others of their region.
+    pub relays: &'static [&'static str],
 }
 
 impl Shape {
@@ -47,6 +51,8 @@ impl Shape {
             data: None,
             fsync: false,
             standbys: Standbys::None,
+            regions: &[],
+            relays: &[],
         }
     }
 
@@ -83,6 +89,8 @@ impl Cluster {
         options.router_settings.push_str(shape.router_settings);
         options.data = shape.data;
         options.standbys = shape.standbys;
+        options.regions = shape.regions.iter().map(|(id, region)| ((*id).to_owned(), (*region).to_owned())).collect();
+        options.relays = shape.relays.iter().map(|id| (*id).to_owned()).collect();
         if !shape.fsync {
             // Most tests kill processes, not machines: what the kernel has, a killed server's successor finds.
             options.server_settings.push(("fsync".to_owned(), "off".to_owned()));

@@ -309,6 +309,11 @@ pub(super) const RUNNING: &[Code] = &[
         "No connection to any of the named routers could be made, so nothing was sent and nothing was executed. Is the router running, and is the address right? Give it with `--router` or in the environment variable ROOTWARD_ROUTER; `rootward dev` prints the address of the cluster that it starts.",
     ),
     code(
+        "RW5010",
+        "a peer can't copy reference data from that node",
+        "Reference data go from the hub to the peers, or to relays and from those to the peers of their region, and no further: so nothing can go round. Name `hub` or a peer that has `relay = true` in the file of databases; a relay copies from the hub only.",
+    ),
+    code(
         "RW5020",
         "a peer is missing for the snapshot",
         "A snapshot is one cut over all peers, and the peer that the message names did not answer, or is not served at the moment. No snapshot was taken, and nothing is held any more. `rootward peer list` shows what is the matter with it. `--partial` does without such peers and says which are missing: sums over what is left are not those of the whole.",

@@ -23,6 +23,9 @@ alter table rootward_catalog.peer add column if not exists timeline integer;
 -- Where it stands, in degrees, if that is known.
 alter table rootward_catalog.peer add column if not exists latitude double precision;
 alter table rootward_catalog.peer add column if not exists longitude double precision;
+-- Whether it passes reference data on to the other peers of its region; and, on a relay and the hub, how others copy from it.
+alter table rootward_catalog.peer add column if not exists is_relay boolean not null default false;
+alter table rootward_catalog.peer add column if not exists reference_source text not null default '';
 create table if not exists rootward_catalog.partition (
   partition integer primary key,
   peer text not null references rootward_catalog.peer (id),
