@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use rootward_schema::{Capacity, NoCapacity, Node as NodeKind, Schema, Source, assign};
+use rootward_schema::{NoCapacity, NoPeer, Node as NodeKind, RegionalPeer, Schema, Source, assign_by_region};
 use rootward_worker::{HUB_SQL, PEER_SQL};
 use tokio_postgres::{Client, NoTls};
 
@@ -54,6 +54,12 @@ pub enum DeployError {
     /// The number of partitions is for life.
     #[error("the cluster has {0} partitions, and the schema says {1}: the number is fixed for the life of the cluster")]
     Partitions(u32, u32),
+    /// Rows that are there would not be found.
+    #[error("{0}")]
+    Placement(String),
+    /// A region without peers.
+    #[error(transparent)]
+    NoPeer(#[from] NoPeer),
     /// Partitions are being moved: both ends of a move need the same tables until its end.
     #[error("partitions are being moved, by move {0}")]
     Moving(String),
@@ -169,6 +175,9 @@ async fn begin(hub: &Client, topology: &Topology, schema: &Schema) -> Result<Opt
         if known.partitions != schema.partitions {
             return Err(DeployError::Partitions(known.partitions, schema.partitions));
         }
+        if let Some(other) = other_placement(&known, schema) {
+            return Err(DeployError::Placement(other));
+        }
         match schema.version.cmp(&version) {
             std::cmp::Ordering::Less => return Err(DeployError::OlderVersion(version, schema.version)),
             std::cmp::Ordering::Equal if known != *schema => return Err(DeployError::SameVersion(version)),
@@ -195,30 +204,49 @@ async fn begin(hub: &Client, topology: &Topology, schema: &Schema) -> Result<Opt
     Ok(from_version)
 }
 
-/// The first map. The catalog's rows come last: a failure before them leaves owners that the next run finds again.
+/// What keys that are there would be looked for elsewhere.
+fn other_placement(known: &Schema, new: &Schema) -> Option<String> {
+    if !new.regions.starts_with(&known.regions) {
+        return Some(format!("the cluster's regions are `{}`, and the schema says `{}`", known.regions.join(", "), new.regions.join(", ")));
+    }
+    let is_other =
+        |name: &String| new.roots.get(name).is_some_and(|root| root.is_placed_by_region != known.roots[name].is_placed_by_region);
+    known.roots.keys().find(|name| is_other(name)).map(|name| {
+        let how = if known.roots[name].is_placed_by_region { "by region" } else { "by the hash of its key alone" };
+        format!("`{name}` is placed {how} in the cluster, and in another way by the schema")
+    })
+}
+
+/// The first map, and partitions of regions that came later. The catalog's rows come last: a failure before them leaves owners that the next run
+/// finds again.
 async fn place_partitions(topology: &Topology, clients: &BTreeMap<String, Client>, schema: &Schema) -> Result<(), DeployError> {
     let Some(hub) = clients.get(HUB) else { return Ok(()) };
     let own = "insert into rootward.ownership select p, 1, 'owned' from unnest($1::integer[]) p on conflict do nothing";
     hub.execute(own, &[&vec![-1_i32]]).await.map_err(at(HUB))?;
     let mapped: i64 = hub.query_one("select count(*) from rootward_catalog.partition", &[]).await.map_err(at(HUB))?.get(0);
-    if mapped > 0 {
+    if mapped >= i64::from(schema.all_partitions()) {
         return Ok(());
     }
-    let capacities: Vec<Capacity> = topology.peer.iter().map(|(id, node)| Capacity { peer: id.clone(), capacity: node.capacity }).collect();
-    let owners = assign(schema.partitions, &capacities)?;
-    let mut ids = Vec::new();
-    for (place, capacity) in capacities.iter().enumerate() {
-        let owned: Vec<i32> = owners
-            .iter()
-            .enumerate()
-            .filter(|(_, owner)| **owner == place)
-            .filter_map(|(partition, _)| i32::try_from(partition).ok())
-            .collect();
-        let Some(peer) = clients.get(&capacity.peer) else { continue };
-        peer.execute(own, &[&owned]).await.map_err(at(&capacity.peer))?;
+    let sql = "select id from rootward_catalog.peer where state = 'active'";
+    let active: Vec<String> = hub.query(sql, &[]).await.map_err(at(HUB))?.iter().map(|row| row.get(0)).collect();
+    let peer = |(id, node): (&String, &Node)| RegionalPeer {
+        peer: id.clone(),
+        capacity: if active.contains(id) { node.capacity } else { 0 },
+        region: node.region.clone(),
+    };
+    let peers: Vec<RegionalPeer> = topology.peer.iter().map(peer).collect();
+    let owners = assign_by_region(schema, &peers)?;
+    let new: Vec<(i32, usize)> = (0..).zip(owners).filter(|(partition, _)| i64::from(*partition) >= mapped).collect();
+    for (place, peer) in peers.iter().enumerate() {
+        let owned: Vec<i32> = new.iter().filter(|(_, owner)| *owner == place).map(|(partition, _)| *partition).collect();
+        let Some(client) = clients.get(&peer.peer) else { continue };
+        client.execute(own, &[&owned]).await.map_err(at(&peer.peer))?;
     }
-    ids.extend(owners.iter().map(|owner| capacities[*owner].peer.clone()));
-    let sql = "insert into rootward_catalog.partition (partition, peer, epoch) select ordinality - 1, peer, 1 from unnest($1::text[]) with ordinality as u(peer, ordinality)";
-    hub.execute(sql, &[&ids]).await.map_err(at(HUB))?;
+    let numbers: Vec<i32> = new.iter().map(|(partition, _)| *partition).collect();
+    let ids: Vec<&str> = new.iter().map(|(_, owner)| peers[*owner].peer.as_str()).collect();
+    let regions: Vec<&str> = numbers.iter().map(|partition| schema.region_of(u32::try_from(*partition).unwrap_or_default())).collect();
+    let sql = "insert into rootward_catalog.partition (partition, peer, epoch, region) \
+               select p, id, 1, region from unnest($1::integer[], $2::text[], $3::text[]) as u(p, id, region)";
+    hub.execute(sql, &[&numbers, &ids, &regions]).await.map_err(at(HUB))?;
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use rootward_proto::v1;
-use rootward_schema::{Schema, Type, partition_of};
+use rootward_schema::{Schema, Type};
 use serde::{Deserialize, Serialize};
 
 /// What a router or worker knows of the cluster; immutable, replaced as a whole.
@@ -71,7 +71,7 @@ impl Catalog {
             let peer = self.peers.iter().find(|peer| peer.is_hub)?;
             return Some(Owner { partition: REFERENCE_PARTITION, peer, epoch: 1 });
         }
-        let partition = partition_of(self.key_type(entity)?, root_key, self.schema.partitions).ok()?;
+        let partition = self.schema.partition_of(self.schema.roots.get(entity)?, root_key).ok()?;
         self.owner_of_partition(partition)
     }
 

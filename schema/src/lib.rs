@@ -11,6 +11,7 @@ mod duration;
 mod guards;
 mod pg_hash;
 mod placement;
+mod region;
 mod ring;
 mod value;
 
@@ -48,6 +49,7 @@ pub use gather::{Aggregate, Gather, NotGathered, OutputColumn, PER_PEER, SortKey
 pub use manifest::{InvariantSource, Manifest, RootSource};
 pub use nearest::{nearest, nearest_setting};
 pub use placement::{BadKey, partition_of, sql_partition_expression};
+pub use region::{NoPeer, RegionalPeer, assign_by_region, reassign_by_region};
 pub use ring::{Capacity, NoCapacity, assign, reassign};
 pub use source::{Source, TableStatement};
 pub use stage::{Stage, StageSource};

@@ -26,6 +26,7 @@ mod placement;
 mod plans;
 mod reference;
 mod refusals;
+mod regions;
 mod relays;
 mod repair;
 mod request_ids;

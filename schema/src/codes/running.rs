@@ -59,6 +59,16 @@ pub(super) const RUNNING: &[Code] = &[
         "Nothing was started. The message names the word or value that is not understood, and the nearest right one where there is one; `--help` behind the command lists its options with their ranges.",
     ),
     code(
+        "RW1111",
+        "the schema places keys in another way than the cluster",
+        "Where a key lies follows from the key, the number of partitions, the order of `regions` and the entity's `place_by`, so rows that are there would not be found any more. Regions can be added at the end of the list; the others, and `place_by` of an entity that is there, stay as they are. Another placement needs an entity of another name, and the data copied into it.",
+    ),
+    code(
+        "RW1112",
+        "a region has no peer",
+        "The keys of a region live on peers of that region and nowhere else, and there is no active peer with a capacity above 0 in it. Nothing was moved or applied. Give a peer the region in the file of the cluster's databases (`region = \"eu\"`), or add one: `rootward peer add`.",
+    ),
+    code(
         "RW1120",
         "a rival of `bench xtm` is not there",
         "Nothing was measured. `--against` takes `fdw` (plain postgres_fdw) and `2pc` (two-phase commit); the first needs PostgreSQL's extension postgres_fdw, which is one of its contributed modules. The message says which is missing; leave it out or install it.",
@@ -378,6 +388,11 @@ pub(super) const RUNNING: &[Code] = &[
         "RW5045",
         "the peer can't be changed so",
         "A peer is removed only when it owns no partition and no move concerns it: drain it (`rootward peer drain ID`), let `rootward rebalance --run` move its partitions away, and see with `rootward partition list --peer ID` that none is left. The hub holds the catalog and can be neither drained nor removed; of the other peers, one at least stays active. A removed peer does not come back under its id.",
+    ),
+    code(
+        "RW5046",
+        "a partition does not leave its region",
+        "Keys of entities that are placed by region lie in partitions of that region, which belong to its peers only. Nothing was begun. `rootward peer list -o json` shows each peer's region; move the partition to another peer of the same region.",
     ),
     code(
         "RW9001",

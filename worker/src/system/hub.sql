@@ -29,8 +29,16 @@ alter table rootward_catalog.peer add column if not exists reference_source text
 create table if not exists rootward_catalog.partition (
   partition integer primary key,
   peer text not null references rootward_catalog.peer (id),
-  epoch bigint not null
+  epoch bigint not null,
+  -- The region whose peers it never leaves; empty if it may be anywhere.
+  region text not null default ''
 );
+do $$ begin
+  -- ALTER TABLE would lock the map against its readers though there is nothing to do.
+  if not exists (select from pg_attribute where attrelid = 'rootward_catalog.partition'::regclass and attname = 'region') then
+    alter table rootward_catalog.partition add column region text not null default '';
+  end if;
+end $$;
 create table if not exists rootward_catalog.schema_version (
   version integer primary key,
   definition jsonb not null,
