@@ -21,6 +21,7 @@ mod kill_points;
 mod manners;
 mod metrics;
 mod moves;
+mod nearest;
 mod overload;
 mod placement;
 mod plans;

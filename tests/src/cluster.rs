@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use rootward_cluster::{Compiled, EmbeddedCluster, EmbeddedOptions, Standbys};
+use rootward_cluster::{Compiled, EmbeddedCluster, EmbeddedOptions, Position, Standbys};
 use rootward_proto::v1;
 use rootward_schema::{Schema, partition_of};
 use uuid::Uuid;
@@ -38,6 +38,8 @@ pub struct Shape {
     pub regions: &'static [(&'static str, &'static str)],
     /// Peers that pass reference data on to the others of their region.
     pub relays: &'static [&'static str],
+    /// Where nodes stand: latitudes and longitudes, by id.
+    pub positions: &'static [(&'static str, f64, f64)],
 }
 
 impl Shape {
@@ -53,6 +55,7 @@ impl Shape {
             standbys: Standbys::None,
             regions: &[],
             relays: &[],
+            positions: &[],
         }
     }
 
@@ -90,6 +93,9 @@ impl Cluster {
         options.data = shape.data;
         options.standbys = shape.standbys;
         options.regions = shape.regions.iter().map(|(id, region)| ((*id).to_owned(), (*region).to_owned())).collect();
+        let position =
+            |(id, latitude, longitude): &(&str, f64, f64)| ((*id).to_owned(), Position { latitude: *latitude, longitude: *longitude });
+        options.positions = shape.positions.iter().map(position).collect();
         options.relays = shape.relays.iter().map(|id| (*id).to_owned()).collect();
         if !shape.fsync {
             // Most tests kill processes, not machines: what the kernel has, a killed server's successor finds.
