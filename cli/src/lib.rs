@@ -4,7 +4,6 @@ mod bank;
 mod bench;
 mod command;
 mod demo;
-mod distance;
 mod edge;
 mod internal;
 mod load;

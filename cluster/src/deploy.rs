@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use rootward_schema::{Capacity, NoCapacity, Node as NodeKind, Schema, Source, assign};
+use rootward_schema::{NoCapacity, NoPeer, Node as NodeKind, RegionalPeer, Schema, Source, assign_by_region};
 use rootward_worker::{HUB_SQL, PEER_SQL};
 use tokio_postgres::{Client, NoTls};
 
@@ -54,6 +54,12 @@ pub enum DeployError {
     /// The number of partitions is for life.
     #[error("the cluster has {0} partitions, and the schema says {1}: the number is fixed for the life of the cluster")]
     Partitions(u32, u32),
+    /// Rows that are there would not be found.
+    #[error("{0}")]
+    Placement(String),
+    /// A region without peers.
+    #[error(transparent)]
+    NoPeer(#[from] NoPeer),
     /// Partitions are being moved: both ends of a move need the same tables until its end.
     #[error("partitions are being moved, by move {0}")]
     Moving(String),
@@ -63,6 +69,9 @@ pub enum DeployError {
     /// There is no such peer.
     #[error("there is no peer `{0}`; there are {1}")]
     NoNode(String, String),
+    /// A way that reference data don't take.
+    #[error("peer `{0}` can't copy reference data from `{1}`: peers copy from the hub or from a relay, and relays from the hub")]
+    NoSource(String, String),
     /// The definition in the catalog is not readable.
     #[error("the definition in the catalog can't be read: {0}")]
     Definition(#[from] serde_json::Error),
@@ -92,19 +101,30 @@ pub async fn deploy(topology: &Topology, source: &Source, schema: &Schema) -> Re
     let hub = clients.get(HUB).ok_or(DeployError::NoCapacity(NoCapacity))?;
     place_partitions(topology, &clients, schema).await?;
     reference::publish(hub, schema).await.map_err(at(HUB))?;
-    let mut copying = Vec::new();
-    for id in topology.peer.keys() {
-        let Some(peer) = clients.get(id) else { continue };
-        reference::subscribe(hub, peer, id, &topology.hub.replication).await.map_err(at(id))?;
-        if !reference::wait_for_copy(peer).await.map_err(at(id))? {
-            copying.push(id.clone());
-        }
-    }
+    let copying = copy_reference(topology, &clients).await?;
     let version = i32::try_from(schema.version).unwrap_or(i32::MAX);
     let sql = "update rootward_catalog.schema_version set state = 'active' where version = $1 and state <> 'active'";
     hub.execute(sql, &[&version]).await.map_err(at(HUB))?;
     let nodes = topology.nodes().map(|(id, _)| id.to_owned()).collect();
     Ok(Deployed { from_version, version: schema.version, nodes, copying })
+}
+
+/// Relays first: what their members copy is there by then. Returns the peers whose first copy goes on.
+async fn copy_reference(topology: &Topology, clients: &BTreeMap<String, Client>) -> Result<Vec<String>, DeployError> {
+    let mut copying = Vec::new();
+    let (relays, members): (Vec<_>, Vec<_>) = topology.peer.iter().partition(|(_, node)| node.relay);
+    for (id, node) in relays.into_iter().chain(members) {
+        let Some(peer) = clients.get(id) else { continue };
+        if node.relay {
+            let Some(hub) = clients.get(HUB) else { continue };
+            reference::publish_as(hub, peer).await.map_err(at(id))?;
+        }
+        reference::subscribe(topology, clients, id).await?;
+        if !reference::wait_for_copy(peer).await.map_err(at(id))? {
+            copying.push(id.clone());
+        }
+    }
+    Ok(copying)
 }
 
 pub(crate) async fn connect(id: &str, node: &Node) -> Result<Client, DeployError> {
@@ -126,12 +146,17 @@ async fn install(topology: &Topology, clients: &BTreeMap<String, Client>) -> Res
     }
     let Some(hub) = clients.get(HUB) else { return Ok(()) };
     hub.batch_execute(HUB_SQL).await.map_err(at(HUB))?;
-    let sql = "insert into rootward_catalog.peer (id, worker_address, capacity, region, state, is_hub, latitude, longitude) \
-               values ($1, $2, $3, $4, 'active', $5, $6, $7) on conflict (id) do update set latitude = excluded.latitude, longitude = excluded.longitude \
-               where (peer.latitude, peer.longitude) is distinct from (excluded.latitude, excluded.longitude)";
+    let sql = "insert into rootward_catalog.peer as p (id, worker_address, capacity, region, state, is_hub, latitude, longitude, is_relay, reference_source) \
+               values ($1, $2, $3, $4, 'active', $5, $6, $7, $8, $9) on conflict (id) do update set latitude = excluded.latitude, \
+               longitude = excluded.longitude, region = excluded.region, is_relay = excluded.is_relay, reference_source = excluded.reference_source \
+               where (p.latitude, p.longitude, p.region, p.is_relay, p.reference_source) is distinct from \
+               (excluded.latitude, excluded.longitude, excluded.region, excluded.is_relay, excluded.reference_source)";
     for (id, node) in topology.nodes() {
         let capacity = if id == HUB { 0 } else { i32::try_from(node.capacity).unwrap_or(i32::MAX) };
-        hub.execute(sql, &[&id, &node.worker, &capacity, &node.region, &(id == HUB), &node.latitude, &node.longitude])
+        let is_hub = id == HUB;
+        let source = if is_hub || node.relay { node.replication.as_str() } else { "" };
+        let place = (&node.latitude, &node.longitude);
+        hub.execute(sql, &[&id, &node.worker, &capacity, &node.region, &is_hub, place.0, place.1, &node.relay, &source])
             .await
             .map_err(at(HUB))?;
     }
@@ -149,6 +174,9 @@ async fn begin(hub: &Client, topology: &Topology, schema: &Schema) -> Result<Opt
         let known: Schema = serde_json::from_value(row.get(1))?;
         if known.partitions != schema.partitions {
             return Err(DeployError::Partitions(known.partitions, schema.partitions));
+        }
+        if let Some(other) = other_placement(&known, schema) {
+            return Err(DeployError::Placement(other));
         }
         match schema.version.cmp(&version) {
             std::cmp::Ordering::Less => return Err(DeployError::OlderVersion(version, schema.version)),
@@ -176,30 +204,49 @@ async fn begin(hub: &Client, topology: &Topology, schema: &Schema) -> Result<Opt
     Ok(from_version)
 }
 
-/// The first map. The catalog's rows come last: a failure before them leaves owners that the next run finds again.
+/// What keys that are there would be looked for elsewhere.
+fn other_placement(known: &Schema, new: &Schema) -> Option<String> {
+    if !new.regions.starts_with(&known.regions) {
+        return Some(format!("the cluster's regions are `{}`, and the schema says `{}`", known.regions.join(", "), new.regions.join(", ")));
+    }
+    let is_other =
+        |name: &String| new.roots.get(name).is_some_and(|root| root.is_placed_by_region != known.roots[name].is_placed_by_region);
+    known.roots.keys().find(|name| is_other(name)).map(|name| {
+        let how = if known.roots[name].is_placed_by_region { "by region" } else { "by the hash of its key alone" };
+        format!("`{name}` is placed {how} in the cluster, and in another way by the schema")
+    })
+}
+
+/// The first map, and partitions of regions that came later. The catalog's rows come last: a failure before them leaves owners that the next run
+/// finds again.
 async fn place_partitions(topology: &Topology, clients: &BTreeMap<String, Client>, schema: &Schema) -> Result<(), DeployError> {
     let Some(hub) = clients.get(HUB) else { return Ok(()) };
     let own = "insert into rootward.ownership select p, 1, 'owned' from unnest($1::integer[]) p on conflict do nothing";
     hub.execute(own, &[&vec![-1_i32]]).await.map_err(at(HUB))?;
     let mapped: i64 = hub.query_one("select count(*) from rootward_catalog.partition", &[]).await.map_err(at(HUB))?.get(0);
-    if mapped > 0 {
+    if mapped >= i64::from(schema.all_partitions()) {
         return Ok(());
     }
-    let capacities: Vec<Capacity> = topology.peer.iter().map(|(id, node)| Capacity { peer: id.clone(), capacity: node.capacity }).collect();
-    let owners = assign(schema.partitions, &capacities)?;
-    let mut ids = Vec::new();
-    for (place, capacity) in capacities.iter().enumerate() {
-        let owned: Vec<i32> = owners
-            .iter()
-            .enumerate()
-            .filter(|(_, owner)| **owner == place)
-            .filter_map(|(partition, _)| i32::try_from(partition).ok())
-            .collect();
-        let Some(peer) = clients.get(&capacity.peer) else { continue };
-        peer.execute(own, &[&owned]).await.map_err(at(&capacity.peer))?;
+    let sql = "select id from rootward_catalog.peer where state = 'active'";
+    let active: Vec<String> = hub.query(sql, &[]).await.map_err(at(HUB))?.iter().map(|row| row.get(0)).collect();
+    let peer = |(id, node): (&String, &Node)| RegionalPeer {
+        peer: id.clone(),
+        capacity: if active.contains(id) { node.capacity } else { 0 },
+        region: node.region.clone(),
+    };
+    let peers: Vec<RegionalPeer> = topology.peer.iter().map(peer).collect();
+    let owners = assign_by_region(schema, &peers)?;
+    let new: Vec<(i32, usize)> = (0..).zip(owners).filter(|(partition, _)| i64::from(*partition) >= mapped).collect();
+    for (place, peer) in peers.iter().enumerate() {
+        let owned: Vec<i32> = new.iter().filter(|(_, owner)| *owner == place).map(|(partition, _)| *partition).collect();
+        let Some(client) = clients.get(&peer.peer) else { continue };
+        client.execute(own, &[&owned]).await.map_err(at(&peer.peer))?;
     }
-    ids.extend(owners.iter().map(|owner| capacities[*owner].peer.clone()));
-    let sql = "insert into rootward_catalog.partition (partition, peer, epoch) select ordinality - 1, peer, 1 from unnest($1::text[]) with ordinality as u(peer, ordinality)";
-    hub.execute(sql, &[&ids]).await.map_err(at(HUB))?;
+    let numbers: Vec<i32> = new.iter().map(|(partition, _)| *partition).collect();
+    let ids: Vec<&str> = new.iter().map(|(_, owner)| peers[*owner].peer.as_str()).collect();
+    let regions: Vec<&str> = numbers.iter().map(|partition| schema.region_of(u32::try_from(*partition).unwrap_or_default())).collect();
+    let sql = "insert into rootward_catalog.partition (partition, peer, epoch, region) \
+               select p, id, 1, region from unnest($1::integer[], $2::text[], $3::text[]) as u(p, id, region)";
+    hub.execute(sql, &[&numbers, &ids, &regions]).await.map_err(at(HUB))?;
     Ok(())
 }

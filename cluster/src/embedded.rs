@@ -3,7 +3,7 @@
 mod servers;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -72,6 +72,10 @@ pub struct EmbeddedOptions {
     pub server_settings: Vec<(String, String)>,
     /// Where nodes stand, by id.
     pub positions: BTreeMap<String, Position>,
+    /// The regions of nodes, by id.
+    pub regions: BTreeMap<String, String>,
+    /// The nodes that pass reference data on to the others of their region.
+    pub relays: BTreeSet<String>,
 }
 
 impl EmbeddedOptions {
@@ -89,6 +93,8 @@ impl EmbeddedOptions {
             router_settings: String::new(),
             server_settings: Vec::new(),
             positions: BTreeMap::new(),
+            regions: BTreeMap::new(),
+            relays: BTreeSet::new(),
         }
     }
 }
@@ -164,7 +170,7 @@ impl EmbeddedCluster {
         let ids: Vec<String> = std::iter::once(HUB.to_owned()).chain((1..=options.peers).map(|number| format!("p{number}"))).collect();
         let servers = start_servers(&launcher, &options, &ids).await?;
         let replicas = start_replicas(&servers, options.standbys).await?;
-        let topology = topology(&compiled.schema.name, &servers, &replicas, &ids, &options.positions);
+        let topology = topology(&compiled.schema.name, &servers, &replicas, &ids, &options);
         deploy(&topology, &compiled.source, &compiled.schema).await?;
         let mut cluster = EmbeddedCluster {
             router: None,
@@ -262,7 +268,7 @@ impl EmbeddedCluster {
         let config = self.options.server_settings.iter().fold(config, |config, (name, value)| config.setting(name, value));
         let server = Server::start(&self.launcher, config).await?;
         self.servers.insert(id.to_owned(), server);
-        let node = topology("", &self.servers, &self.replicas, &[id.to_owned()], &self.options.positions).peer.remove(id);
+        let node = topology("", &self.servers, &self.replicas, &[id.to_owned()], &self.options).peer.remove(id);
         self.topology.peer.extend(node.map(|node| (id.to_owned(), node)));
         deploy(&self.topology, &compiled.source, &compiled.schema).await?;
         self.start_worker(id, &[]).await?;

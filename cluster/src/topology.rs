@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use rootward_worker::{Source, declared_source};
 use serde::{Deserialize, Serialize};
 
 /// The databases of a cluster.
@@ -37,7 +38,10 @@ pub struct Node {
     /// Its longitude in degrees.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub longitude: Option<f64>,
-    /// On the hub: the connection string by which peers copy reference data, for role `rootward_system`.
+    /// Whether it passes reference data on to the other peers of its region.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub relay: bool,
+    /// On the hub and on relays: the connection string by which peers copy reference data, for role `rootward_system`.
     #[serde(default)]
     pub replication: String,
 }
@@ -87,6 +91,15 @@ pub enum TopologyError {
     /// Peers could not copy reference data.
     #[error("[hub] has no `replication`: the connection string by which peers copy reference data")]
     NoReplication,
+    /// Nobody would copy from it.
+    #[error("the relay `{0}` has no `region`: it passes reference data on to the other peers of its region")]
+    NoRegion(String),
+    /// Nobody could copy from it.
+    #[error("the relay `{0}` has no `replication`: the connection string by which the peers of its region copy reference data")]
+    RelayWithoutReplication(String),
+    /// The hub is where they come from.
+    #[error("`relay` is set for the hub: reference data are written there, and relays copy from it")]
+    HubAsRelay,
 }
 
 impl TopologyError {
@@ -94,7 +107,7 @@ impl TopologyError {
     pub fn help(&self) -> String {
         let near = match self {
             TopologyError::Toml(error) => rootward_schema::nearest_setting(error.message()),
-            TopologyError::NoPeer | TopologyError::PeerCalledHub | TopologyError::NoPlace(_) | TopologyError::NoReplication => None,
+            _ => None,
         };
         near.map_or_else(|| "docs/samples/cluster.toml is a complete example".to_owned(), |near| format!("did you mean `{near}`?"))
     }
@@ -118,6 +131,17 @@ pub fn parse_topology(text: &str) -> Result<Topology, TopologyError> {
     if let Some((id, _)) = topology.nodes().find(|(_, node)| !node.has_sound_place()) {
         return Err(TopologyError::NoPlace(id.to_owned()));
     }
+    if topology.hub.relay {
+        return Err(TopologyError::HubAsRelay);
+    }
+    for (id, relay) in topology.peer.iter().filter(|(_, node)| node.relay) {
+        if relay.region.is_empty() {
+            return Err(TopologyError::NoRegion(id.clone()));
+        }
+        if relay.replication.is_empty() {
+            return Err(TopologyError::RelayWithoutReplication(id.clone()));
+        }
+    }
     Ok(topology)
 }
 
@@ -125,6 +149,32 @@ impl Topology {
     /// All nodes with their ids, the hub first.
     pub fn nodes(&self) -> impl Iterator<Item = (&str, &Node)> {
         std::iter::once((HUB, &self.hub)).chain(self.peer.iter().map(|(id, node)| (id.as_str(), node)))
+    }
+
+    /// A node by its id.
+    pub fn node(&self, id: &str) -> Option<&Node> {
+        if id == HUB { Some(&self.hub) } else { self.peer.get(id) }
+    }
+
+    /// The node that a peer copies reference data from, unless it had to take another way: the relay of its region, or the hub.
+    pub fn source_of(&self, id: &str) -> &str {
+        let source = |(id, node): (&str, &Node)| Source {
+            id: id.to_owned(),
+            region: node.region.clone(),
+            is_hub: id == HUB,
+            is_relay: node.relay,
+            position: node.latitude.zip(node.longitude),
+        };
+        let all: Vec<Source> = self.nodes().map(source).collect();
+        let me = all.iter().find(|node| node.id == id);
+        let declared = me.and_then(|me| declared_source(me, &all)).map_or(HUB, |source| source.id.as_str());
+        self.nodes().map(|(id, _)| id).find(|id| *id == declared).unwrap_or(HUB)
+    }
+
+    /// Whether a peer may copy from a node: from the hub always, from a relay if it is none itself.
+    pub fn may_copy_from(&self, id: &str, source: &str) -> bool {
+        source == HUB
+            || source != id && self.peer.get(source).is_some_and(|node| node.relay) && self.peer.get(id).is_some_and(|node| !node.relay)
     }
 }
 
@@ -146,6 +196,19 @@ mod tests {
             let text = SAMPLE.replacen("latitude = 53.35\nlongitude = -6.26", wrong, 1);
             assert!(matches!(parse_topology(&text), Err(TopologyError::NoPlace(id)) if id == "p1"), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_relay_has_members_and_is_reached_by_them() {
+        let relay = |more: &str| SAMPLE.replacen("[peer.p2]", &format!("[peer.p2]\nrelay = true\n{more}"), 1);
+        let sample = parse_topology(&relay("replication = \"host=p2\"")).expect("it is whole");
+        assert_eq!((sample.source_of("p1"), sample.source_of("p2")), ("p2", HUB));
+        assert!(sample.may_copy_from("p1", "p2") && sample.may_copy_from("p1", HUB) && !sample.may_copy_from("p2", "p1"));
+        assert!(matches!(parse_topology(&relay("")), Err(TopologyError::RelayWithoutReplication(id)) if id == "p2"));
+        let nowhere = relay("replication = \"host=p2\"").replace("region = \"eu-west\"", "");
+        assert!(matches!(parse_topology(&nowhere), Err(TopologyError::NoRegion(id)) if id == "p2"));
+        let hub = SAMPLE.replacen("[hub]", "[hub]\nrelay = true", 1);
+        assert!(matches!(parse_topology(&hub), Err(TopologyError::HubAsRelay)));
     }
 
     #[test]

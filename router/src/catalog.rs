@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use rootward_proto::v1;
-use rootward_schema::{Schema, Type, partition_of};
+use rootward_schema::{Schema, Type};
 use serde::{Deserialize, Serialize};
 
 /// What a router or worker knows of the cluster; immutable, replaced as a whole.
@@ -45,6 +45,9 @@ pub struct CatalogPeer {
     /// The same to the east.
     #[serde(default)]
     pub longitude: Option<f64>,
+    /// Whether it passes reference data on to the other peers of its region.
+    #[serde(default)]
+    pub is_relay: bool,
 }
 
 /// The owner of a partition.
@@ -68,7 +71,7 @@ impl Catalog {
             let peer = self.peers.iter().find(|peer| peer.is_hub)?;
             return Some(Owner { partition: REFERENCE_PARTITION, peer, epoch: 1 });
         }
-        let partition = partition_of(self.key_type(entity)?, root_key, self.schema.partitions).ok()?;
+        let partition = self.schema.partition_of(self.schema.roots.get(entity)?, root_key).ok()?;
         self.owner_of_partition(partition)
     }
 
@@ -117,6 +120,7 @@ impl Catalog {
                     timeline: peer.timeline,
                     latitude: peer.latitude,
                     longitude: peer.longitude,
+                    is_relay: peer.is_relay,
                 })
                 .collect(),
             owners: self.owners.clone(),
@@ -146,6 +150,7 @@ impl Catalog {
                     timeline: peer.timeline,
                     latitude: peer.latitude,
                     longitude: peer.longitude,
+                    is_relay: peer.is_relay,
                 })
                 .collect(),
             owners: message.owners,

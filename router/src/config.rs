@@ -20,6 +20,12 @@ pub struct Config {
     /// Where the addresses are written once they are known, for whoever started us.
     #[serde(default)]
     pub report_file: Option<std::path::PathBuf>,
+    /// Where the router stands, in degrees north, for distances to peers.
+    #[serde(default)]
+    pub latitude: Option<f64>,
+    /// The same to the east.
+    #[serde(default)]
+    pub longitude: Option<f64>,
     /// How long a request without a deadline of its own may take, in milliseconds.
     #[serde(default = "default_deadline_ms")]
     pub default_deadline_ms: u64,
@@ -84,6 +90,15 @@ pub fn parse_config(text: &str) -> Result<Config, ConfigError> {
     if let Some(wrong) = config.workers.iter().find(|address| !is_address(address)) {
         return Err(ConfigError::Setting(format!("`workers`: `{wrong}` is no address: write http://HOST:PORT")));
     }
+    let is_place = match (config.latitude, config.longitude) {
+        (Some(latitude), Some(longitude)) => latitude.abs() <= 90.0 && longitude.abs() <= 180.0,
+        (None, None) => true,
+        _ => false,
+    };
+    if !is_place {
+        let message = "it needs both `latitude`, -90 to 90, and `longitude`, -180 to 180, or neither";
+        return Err(ConfigError::Setting(message.to_owned()));
+    }
     if config.default_deadline_ms == 0 {
         return Err(ConfigError::Setting("`default_deadline_ms` is 0: no request could be answered in time".to_owned()));
     }
@@ -136,6 +151,8 @@ mod tests {
             ("max_in_flight = 4096", "max_in_flight = 0", "`max_in_flight`"),
             ("max_in_flight_per_stream = 2048", "max_in_flight_per_stream = 0", "`max_in_flight_per_stream`"),
             ("default_deadline_ms = 10000", "default_deadline_ms = 0", "`default_deadline_ms`"),
+            ("default_deadline_ms = 10000", "latitude = 42.0", "`longitude`"),
+            ("default_deadline_ms = 10000", "latitude = 91.0\nlongitude = 0.0", "`latitude`"),
         ] {
             let error = parse_config(&SAMPLE.replace(from, to)).expect_err(to).to_string();
             assert!(error.contains(name), "{error}");

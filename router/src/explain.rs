@@ -103,7 +103,14 @@ pub(crate) fn answer(catalog: &Catalog, found: Found) -> FaultResult<v1::Explain
     } else {
         let key_type = catalog.key_type(&entity).map(rootward_schema::Type::name).unwrap_or_default();
         reasons.push(format!("the root is {entity} {root_key}, a {key_type}"));
-        reasons.push(format!("its extended hash, modulo {} partitions, is {}", catalog.schema.partitions, owner.partition));
+        let shared = catalog.schema.partitions;
+        let first = u32::try_from(owner.partition).unwrap_or_default() / shared.max(1) * shared;
+        let within = i64::from(owner.partition) - i64::from(first);
+        reasons.push(format!("its extended hash, modulo {shared} partitions, is {within}"));
+        if first > 0 {
+            let region = catalog.schema.region_of(first);
+            reasons.push(format!("its region is {region}, whose partitions begin at {first}: it is partition {}", owner.partition));
+        }
         reasons.push(format!(
             "partition {} belongs to peer {} since epoch {} (map version {})",
             owner.partition, owner.peer.id, owner.epoch, catalog.version

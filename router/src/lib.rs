@@ -15,6 +15,7 @@ mod journal;
 mod link;
 mod message;
 mod metrics;
+mod nearness;
 mod reference;
 mod request;
 mod routing;

@@ -85,7 +85,18 @@ pub(crate) fn canonical_root(catalog: &Catalog, entity: &str, root_key: &str) ->
         let known = catalog.schema.roots.keys().cloned().collect::<Vec<_>>().join(", ");
         Fault::refused("RW2003", format!("there is no root entity `{entity}`"), format!("schema `{}` has: {known}", catalog.schema.name))
     })?;
-    key_type.canonical(root_key).map_err(|error| {
+    let canonical = key_type.canonical(root_key).map_err(|error| {
         Fault::refused("RW2003", format!("root key of {entity}: {error}"), format!("give a {}: --root {entity}=KEY", key_type.name()))
-    })
+    })?;
+    if let Some(root) = catalog.schema.roots.get(entity).filter(|root| root.is_placed_by_region) {
+        let help = format!(
+            "`{entity}` is placed by region: its keys are such as {}:1007",
+            catalog.schema.regions.first().map_or("", String::as_str)
+        );
+        catalog
+            .schema
+            .partition_of(root, &canonical)
+            .map_err(|error| Fault::refused("RW2003", format!("root key of {entity}: {error}"), help))?;
+    }
+    Ok(canonical)
 }

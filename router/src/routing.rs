@@ -124,9 +124,11 @@ impl Routing {
     pub async fn try_once(&self, execute: &v1::Execute, deadline: Instant) -> FaultResult<reply::Result> {
         let catalog = self.catalog()?;
         let owner = catalog.owner_of(&execute.entity, &execute.root_key).ok_or_else(|| {
+            let placed = catalog.schema.roots.get(&execute.entity).map(|root| catalog.schema.partition_of(root, &execute.root_key));
+            let why = placed.and_then(Result::err).map(|error| format!(": {error}")).unwrap_or_default();
             Fault::refused(
                 "RW2003",
-                format!("`{}` is no root key of entity `{}`", execute.root_key, execute.entity),
+                format!("`{}` is no root key of entity `{}`{why}", execute.root_key, execute.entity),
                 "see `rootward schema show DIR` for the entities and their keys",
             )
         })?;

@@ -15,6 +15,7 @@ use tonic::transport::{Server, server::TcpIncoming};
 use crate::{
     Catalog, Config, Routing, follow,
     metrics::{Counters, RouterMetrics},
+    nearness::{self, Nearness},
     service::RouterService,
     snapshot::Snapshots,
 };
@@ -97,11 +98,13 @@ impl Router {
             routing,
             counters,
             snapshots,
+            nearness: Arc::new(Nearness::new(self.config.latitude.zip(self.config.longitude))),
             default_deadline: Duration::from_millis(self.config.default_deadline_ms),
             in_flight,
             max_in_flight_per_stream: self.config.max_in_flight_per_stream,
             drain: shutdown.clone(),
         };
+        tasks.spawn(nearness::measure(service.clone(), shutdown.clone()));
         let (reporter, health) = tonic_health::server::health_reporter();
         tasks.spawn(report_health(reporter, known, shutdown.clone()));
         let reflection =

@@ -17,6 +17,7 @@ use crate::{
     exchange, explain, link,
     message::{call_message, chain_message, query_message},
     metrics::Counters,
+    nearness::Nearness,
     snapshot::Snapshots,
     verify::{self, Feed, judge_feeds},
 };
@@ -41,6 +42,7 @@ pub(crate) struct RouterService {
     pub routing: Routing,
     pub counters: Arc<Counters>,
     pub snapshots: Arc<Snapshots>,
+    pub nearness: Arc<Nearness>,
     pub default_deadline: Duration,
     /// Room for requests of all clients.
     pub in_flight: Arc<Semaphore>,
@@ -167,6 +169,7 @@ impl RouterService {
                 latitude: peer.latitude,
                 longitude: peer.longitude,
                 round_trip_us,
+                is_relay: peer.is_relay,
             }
         });
         Ok(v1::ListPeersResponse { peers: peers.collect(), map_version: catalog.version })
@@ -214,10 +217,12 @@ impl RouterService {
         explain::answer(&catalog, found)
     }
 
-    /// Asks the first peer that answers: every peer has the same tables.
+    /// Asks the nearest peer that answers: every peer has the same tables.
     async fn describe(&self, catalog: &Catalog, sql: &str) -> FaultResult<v1::DescribeSqlResponse> {
         let mut last = Fault::retry("RW5002", "no peer can be asked", "see `rootward peer list`");
-        for peer in catalog.live_peers().filter(|peer| !peer.is_hub) {
+        let mut peers: Vec<&CatalogPeer> = catalog.live_peers().filter(|peer| !peer.is_hub).collect();
+        self.nearness.sort(&mut peers);
+        for peer in peers {
             let ask = async {
                 let mut client = link::connect(&peer.worker_address).await.map_err(|why| link::unreachable(&peer.worker_address, &why))?;
                 let answer = client.describe_sql(v1::DescribeSqlRequest { sql: sql.to_owned() }).await;

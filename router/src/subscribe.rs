@@ -11,7 +11,6 @@ use rootward_proto::{
     Fault, FaultResult,
     v1::{self, RetryClass},
 };
-use rootward_schema::partition_of;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -52,10 +51,10 @@ impl RouterService {
             return Err(Fault::refused("RW2011", message, help));
         }
         let partitions = if has_key {
-            let partition = partition_of(&root.key_type, &request.root_key, catalog.schema.partitions);
+            let partition = catalog.schema.partition_of(root, &request.root_key);
             vec![partition.map_err(|error| Fault::internal(error.to_string()))?]
         } else {
-            (0..catalog.schema.partitions).collect()
+            catalog.schema.partitions_of(root).collect()
         };
         let partitions = partitions.into_iter().filter_map(|partition| i32::try_from(partition).ok()).collect();
         let (events, told) = mpsc::channel(WAITING);

@@ -61,7 +61,7 @@ fn placement(catalog: &Catalog, counted: &[Counted]) -> v1::Check {
     }
     // The map as it was on the hub at the same moment; this router's copy may be of another one, before or after a move.
     let map = counted.iter().map(|(_, part)| &part.map).find(|map| !map.is_empty());
-    for partition in 0..catalog.schema.partitions {
+    for partition in 0..catalog.schema.all_partitions() {
         let Some(known) = catalog.owner_of_partition(partition) else { continue };
         let owner = map.and_then(|map| map.get(&known.partition)).unwrap_or(&known.peer.id);
         let is_counted = counted.iter().any(|(peer, _)| peer.id == *owner);

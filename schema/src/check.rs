@@ -8,6 +8,7 @@ mod insert_only;
 mod keys;
 mod locate;
 mod refusal;
+mod regions;
 mod statements;
 mod tables;
 mod transactions;
@@ -36,6 +37,7 @@ pub fn check(source: &Source, facts: &Facts) -> Result<(Schema, Vec<Finding>), V
     keys::check(source, facts, &trees, &mut findings);
     functions::check(source, facts, &trees, &mut findings);
     insert_only::check_tables(source, facts, &mut findings);
+    regions::check(source, &trees, &mut findings);
     let transactions = transactions::compile(source, facts, &trees, &mut findings);
     let chains = chains::compile(source, &trees, &transactions, &mut findings);
     let invariants = invariants(source, facts, &mut findings);
@@ -47,6 +49,7 @@ pub fn check(source: &Source, facts: &Facts) -> Result<(Schema, Vec<Finding>), V
         name: source.manifest.name.clone(),
         version: source.manifest.version,
         partitions: source.manifest.partitions,
+        regions: source.manifest.regions.iter().map(|region| region.value.clone()).collect(),
         reference: trees.reference_tables(source, facts),
         roots: trees.into_roots(source, facts),
         transactions: transactions.into_iter().map(|compiled| (compiled.transaction.name.clone(), compiled.transaction)).collect(),

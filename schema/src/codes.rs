@@ -162,6 +162,8 @@ catalogue! {
         "Between two steps everybody sees what the first one did. What was added may be spent before the step that subtracts is refused, and then it can't be taken back. Put the step that subtracts first; or add to a column of its own, such as `reserved`, which a step behind the other one moves to where it can be spent.";
     LATE_UNDONE = "RW1067", "a deadline calls back what cannot be undone",
         "A chain whose deadline passes before its pivot is done goes back; this step writes and has nothing that undoes it, so its effect would stay. That is a warning, no error: a refusal is part of the business and will happen, a deadline passes when something else is wrong, and an effect that stays may be harmless then. Give the step `compensate`, or make it the pivot.";
+    PLACE_BY = "RW1068", "a region, or a placement by region, can't be used",
+        "A root entity with `place_by = \"region\"` says the region in its keys, which are texts such as `eu:1007`: what stands before the first colon is one of the schema's `regions`, and the root lives on peers of that region. Regions are listed once, above the first table, as the file of the cluster's databases has them; more can be added at the end later.";
     STAGE = "RW1070", "a `[stage.NAME]` can't be used",
         "`[stage.NAME]` makes a table `stage.NAME` on every node, whose rows are sent as transactions or as chains: `call` names which, and its parameters are the table's columns. Names that begin with `stage_` are for our own columns.";
 }

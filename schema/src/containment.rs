@@ -9,7 +9,6 @@ use std::fmt::Write as _;
 use crate::{
     definition::{Schema, TreeTable},
     guards::guards_sql,
-    placement::sql_partition_expression,
     stage::stages_sql,
 };
 
@@ -32,7 +31,7 @@ pub fn containment_sql(schema: &Schema, node: Node) -> String {
         for table in &root.tables {
             let policy = format!("{} = rootward.root_key('{}')::{}", quoted(&table.key_column), root.name, root.key_type.name());
             tree_table(&mut sql, table, &policy, schema.is_insert_only(&table.name));
-            let partition = sql_partition_expression(&root.key_type, &quoted(&table.key_column), schema.partitions);
+            let partition = schema.partition_expression(root, &quoted(&table.key_column));
             movable_table(&mut sql, table, &partition);
         }
     }

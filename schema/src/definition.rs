@@ -19,6 +19,9 @@ pub struct Schema {
     pub version: u32,
     /// How many partitions the hash space has; a power of two, fixed for the life of the cluster.
     pub partitions: u32,
+    /// The regions that keys may be placed by, in order; each has as many partitions of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub regions: Vec<String>,
     /// Root entities by name.
     pub roots: BTreeMap<String, RootEntity>,
     /// Reference tables in the order of `rootward.toml`.
@@ -71,6 +74,9 @@ pub struct RootEntity {
     /// Whether what takes effect at its roots is written into a journal.
     #[serde(default, skip_serializing_if = "is_default")]
     pub has_journal: bool,
+    /// Whether its keys begin with a region, on whose peers they live.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub is_placed_by_region: bool,
 }
 
 /// One table of a tree.

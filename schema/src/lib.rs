@@ -6,10 +6,12 @@
 
 mod containment;
 mod definition;
+mod distance;
 mod duration;
 mod guards;
 mod pg_hash;
 mod placement;
+mod region;
 mod ring;
 mod value;
 
@@ -40,12 +42,14 @@ pub use definition::{
     OnExhausted, OnFailure, ReferenceTable, Retry, RootEntity, Schema, SetWise, SqlFile, Statement, Step, Target, Transaction, TreeTable,
     Wait,
 };
+pub use distance::kilometres;
 pub use duration::duration_text;
 pub use finding::{Finding, Located, Place, Severity, Span, line_and_column, render};
 pub use gather::{Aggregate, Gather, NotGathered, OutputColumn, PER_PEER, SortKey, Total, gather};
 pub use manifest::{InvariantSource, Manifest, RootSource};
 pub use nearest::{nearest, nearest_setting};
 pub use placement::{BadKey, partition_of, sql_partition_expression};
+pub use region::{NoPeer, RegionalPeer, assign_by_region, reassign_by_region};
 pub use ring::{Capacity, NoCapacity, assign, reassign};
 pub use source::{Source, TableStatement};
 pub use stage::{Stage, StageSource};

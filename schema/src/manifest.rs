@@ -25,6 +25,8 @@ pub struct Manifest {
     pub version: u32,
     /// How many partitions there are.
     pub partitions: u32,
+    /// The regions that keys may be placed by, in order.
+    pub regions: Vec<Located<String>>,
     /// `[root.X]` in order.
     pub roots: Vec<RootSource>,
     /// The reference tables in order.
@@ -45,6 +47,7 @@ impl Default for Manifest {
             name: String::new(),
             version: 1,
             partitions: DEFAULT_PARTITIONS,
+            regions: Vec::new(),
             roots: Vec::new(),
             reference: Vec::new(),
             chains: Vec::new(),
@@ -64,6 +67,8 @@ pub struct RootSource {
     pub table: Located<String>,
     /// Whether what takes effect at its roots is written into a journal.
     pub has_journal: bool,
+    /// `place_by`
+    pub place_by: Option<Located<String>>,
 }
 
 /// `[invariant.X]`
@@ -128,6 +133,7 @@ pub(crate) fn parse(text: &str, findings: &mut Vec<Finding>) -> Manifest {
                 }
             }
             "partitions" => partitions(&entry, &mut manifest, findings),
+            "regions" => manifest.regions = strings(&entry, findings),
             "root" => {
                 manifest.roots =
                     named_tables(&entry, "root entity", findings).iter().filter_map(|root| root_source(root, findings)).collect()
@@ -150,7 +156,7 @@ pub(crate) fn parse(text: &str, findings: &mut Vec<Finding>) -> Manifest {
                 manifest.stages = stages.iter().filter_map(|entry| stage::parse(entry, findings)).collect();
             }
             _ => {
-                let known = ["name", "version", "partitions", "root", "reference", "chain", "invariant", "table", "stage"];
+                let known = ["name", "version", "partitions", "regions", "root", "reference", "chain", "invariant", "table", "stage"];
                 unknown(&entry.key, &known, "", findings);
             }
         }
@@ -191,18 +197,19 @@ fn partitions(entry: &Entry<'_>, manifest: &mut Manifest, findings: &mut Vec<Fin
 }
 
 fn root_source(entry: &Entry<'_>, findings: &mut Vec<Finding>) -> Option<RootSource> {
-    let (mut table, mut has_journal) = (None, false);
+    let (mut table, mut has_journal, mut place_by) = (None, false, None);
     for setting in sub_entries(entry, findings) {
         match setting.key.value.as_str() {
             "table" => table = string(&setting, findings),
             "journal" => has_journal = boolean(&setting, findings).unwrap_or(false),
-            _ => unknown(&setting.key, &["table", "journal"], &format!("root.{}", entry.key.value), findings),
+            "place_by" => place_by = string(&setting, findings),
+            _ => unknown(&setting.key, &["table", "journal", "place_by"], &format!("root.{}", entry.key.value), findings),
         }
     }
     if table.is_none() {
         missing(entry, "table", "name the root table: `table = \"account\"`", findings);
     }
-    Some(RootSource { name: entry.key.clone(), table: table?, has_journal })
+    Some(RootSource { name: entry.key.clone(), table: table?, has_journal, place_by })
 }
 
 fn reference(entry: &Entry<'_>, findings: &mut Vec<Finding>) -> Vec<Located<String>> {

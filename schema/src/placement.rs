@@ -18,6 +18,9 @@ pub enum BadKey {
     /// The number of partitions is no power of two.
     #[error("`partitions` must be a power of two, not {0}")]
     Partitions(u32),
+    /// The key says no region of the schema.
+    #[error("a key begins with its region and a colon, and `{0}` is none of {1}")]
+    Region(String, String),
 }
 
 /// The partition of a root key, from 0 to `partitions - 1`.

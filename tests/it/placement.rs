@@ -1,6 +1,6 @@
 //! The partition of a key is what PostgreSQL computes: 10,000 keys of each type, by the same expression that `verify` uses.
 
-use rootward_schema::{Type, partition_of, sql_partition_expression};
+use rootward_schema::{RootEntity, Schema, Type, partition_of, sql_partition_expression};
 
 use crate::shared::bank;
 
@@ -40,4 +40,24 @@ async fn a_keys_partition_is_the_one_that_postgresql_computes() {
             assert_eq!(i32::try_from(ours), Ok(wanted), "{name} `{key}`");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_is_that_of_a_key_which_is_placed_by_region() {
+    let bank = bank().await;
+    let schema = Schema { regions: ["eu", "us-east", "x"].map(str::to_owned).to_vec(), ..bank.schema.clone() };
+    let root = RootEntity { key_type: Type::Text, is_placed_by_region: true, ..bank.schema.roots["account"].clone() };
+    let partition = schema.partition_expression(&root, "key");
+    let keys = "select (array['eu', 'us-east', 'x', 'xx', 'EU', ''])[1 + n % 6] || (array[':', '', '::', ':a:'])[1 + n % 4] || md5(n::text) from generate_series(1, 10000) n \
+                union all values ('eu'), (':'), ('x:'), ('us-east:ä:é')";
+    let rows =
+        bank.reader().rows("p1", &format!("select key::text, {partition} from ({keys}) as made(key)"), &[]).await.expect("a superuser may");
+    let mut placed = 0;
+    for row in rows {
+        let (key, wanted): (String, Option<i32>) = (row.get(0), row.get(1));
+        let ours = schema.partition_of(&root, &key).ok();
+        assert_eq!(ours.map(i64::from), wanted.map(i64::from), "`{key}`");
+        placed += usize::from(ours.is_some());
+    }
+    assert!(placed > 3_000, "{placed}");
 }

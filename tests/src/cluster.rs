@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use rootward_cluster::{Compiled, EmbeddedCluster, EmbeddedOptions, Standbys};
+use rootward_cluster::{Compiled, EmbeddedCluster, EmbeddedOptions, Position, Standbys};
 use rootward_proto::v1;
 use rootward_schema::{Schema, partition_of};
 use uuid::Uuid;
@@ -34,6 +34,12 @@ pub struct Shape {
     pub fsync: bool,
     /// Whether each server has a standby.
     pub standbys: Standbys,
+    /// Regions of peers, by id.
+    pub regions: &'static [(&'static str, &'static str)],
+    /// Peers that pass reference data on to the others of their region.
+    pub relays: &'static [&'static str],
+    /// Where nodes stand: latitudes and longitudes, by id.
+    pub positions: &'static [(&'static str, f64, f64)],
 }
 
 impl Shape {
@@ -47,6 +53,9 @@ impl Shape {
             data: None,
             fsync: false,
             standbys: Standbys::None,
+            regions: &[],
+            relays: &[],
+            positions: &[],
         }
     }
 
@@ -83,6 +92,11 @@ impl Cluster {
         options.router_settings.push_str(shape.router_settings);
         options.data = shape.data;
         options.standbys = shape.standbys;
+        options.regions = shape.regions.iter().map(|(id, region)| ((*id).to_owned(), (*region).to_owned())).collect();
+        let position =
+            |(id, latitude, longitude): &(&str, f64, f64)| ((*id).to_owned(), Position { latitude: *latitude, longitude: *longitude });
+        options.positions = shape.positions.iter().map(position).collect();
+        options.relays = shape.relays.iter().map(|id| (*id).to_owned()).collect();
         if !shape.fsync {
             // Most tests kill processes, not machines: what the kernel has, a killed server's successor finds.
             options.server_settings.push(("fsync".to_owned(), "off".to_owned()));

@@ -1,6 +1,13 @@
-//! A way between processes that a test can cut: in both directions, in one, or so that connections are refused.
+//! A way between processes that a test can cut: in both directions, in one, or so that connections are refused; and make longer.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::Result;
 use tokio::{
@@ -49,6 +56,8 @@ enum Direction {
 pub struct Detour {
     address: SocketAddr,
     cut: watch::Sender<Cut>,
+    /// How much longer each piece takes, there and back.
+    delay: Arc<AtomicU64>,
     /// Accepts; its connections end with it.
     _tasks: JoinSet<()>,
 }
@@ -62,20 +71,27 @@ impl Detour {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let (cut, known) = watch::channel(Cut::None);
+        let delay = Arc::<AtomicU64>::default();
+        let longer = delay.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((asking, _)) = listener.accept().await {
-                connections.spawn(join(asking, to.clone(), known.clone()));
+                connections.spawn(join(asking, to.clone(), known.clone(), longer.clone()));
                 while connections.try_join_next().is_some() {}
             }
         });
-        Ok(Detour { address, cut, _tasks: tasks })
+        Ok(Detour { address, cut, delay, _tasks: tasks })
     }
 
     /// Where it begins, as workers advertise it.
     pub fn address(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// From now on it is longer by this much, each way.
+    pub fn lengthen(&self, by: Duration) {
+        self.delay.store(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// From now on. What was held up passes when nothing is cut any more.
@@ -84,7 +100,7 @@ impl Detour {
     }
 }
 
-async fn join(asking: TcpStream, to: String, cut: watch::Receiver<Cut>) {
+async fn join(asking: TcpStream, to: String, cut: watch::Receiver<Cut>, delay: Arc<AtomicU64>) {
     let mut refused = cut.clone();
     let joined = async {
         if *cut.borrow() == Cut::Refused {
@@ -97,8 +113,8 @@ async fn join(asking: TcpStream, to: String, cut: watch::Receiver<Cut>) {
         let (from_answering, to_answering) = answering.into_split();
         // Either end closes both, as long as something passes.
         tokio::select! {
-            () = pass(from_asking, to_answering, Direction::Requests, cut.clone()) => {}
-            () = pass(from_answering, to_asking, Direction::Answers, cut) => {}
+            () = pass(from_asking, to_answering, Direction::Requests, cut.clone(), &delay) => {}
+            () = pass(from_answering, to_asking, Direction::Answers, cut, &delay) => {}
         }
     };
     tokio::select! {
@@ -107,12 +123,16 @@ async fn join(asking: TcpStream, to: String, cut: watch::Receiver<Cut>) {
     }
 }
 
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, direction: Direction, mut cut: watch::Receiver<Cut>) {
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, direction: Direction, mut cut: watch::Receiver<Cut>, delay: &AtomicU64) {
     let mut bytes = vec![0; 64 << 10];
     loop {
         let read = from.read(&mut bytes).await.unwrap_or(0);
         if cut.wait_for(|cut| cut.passes(direction)).await.is_err() || read == 0 {
             return;
+        }
+        let longer = delay.load(Ordering::Relaxed);
+        if longer > 0 {
+            tokio::time::sleep(Duration::from_millis(longer)).await;
         }
         if to.write_all(&bytes[..read]).await.is_err() {
             return;

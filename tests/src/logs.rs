@@ -57,5 +57,9 @@ fn is_unexpected_of_postgres(line: &str) -> bool {
 fn bad_lines(path: &Path, is_bad: impl Fn(&str) -> bool) -> Vec<String> {
     let text = String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    text.lines().filter(|line| is_bad(line)).map(|line| format!("{name}: {line}")).collect()
+    let lines: Vec<&str> = text.lines().collect();
+    (0..lines.len())
+        .filter(|at| is_bad(lines[*at]))
+        .map(|at| format!("{name}: {}", lines[at..(at + 8).min(lines.len())].join("\n")))
+        .collect()
 }

@@ -130,6 +130,8 @@ struct PeerRow {
     latitude: Option<f64>,
     #[serde(default)]
     longitude: Option<f64>,
+    #[serde(default)]
+    is_relay: bool,
 }
 
 impl PeerRow {
@@ -144,6 +146,7 @@ impl PeerRow {
             timeline: self.timeline.unwrap_or_default(),
             latitude: self.latitude,
             longitude: self.longitude,
+            is_relay: self.is_relay,
         }
     }
 }

@@ -85,6 +85,10 @@ pub struct Config {
     /// How long a partition's work may be held while it changes its owner, in milliseconds.
     #[serde(default = "default_move_hold_ms")]
     pub move_hold_ms: u64,
+    /// How long the relay that this peer copies reference data from may be dead, or bring nothing new, in milliseconds; then they come by
+    /// another route.
+    #[serde(default = "default_route_patience_ms")]
+    pub route_patience_ms: u64,
     /// How long requests under way may go on after SIGTERM, in milliseconds.
     #[serde(default = "default_grace_ms")]
     pub grace_ms: u64,
@@ -163,6 +167,10 @@ fn default_move_hold_ms() -> u64 {
     1_000
 }
 
+fn default_route_patience_ms() -> u64 {
+    5_000
+}
+
 fn default_grace_ms() -> u64 {
     10_000
 }
@@ -226,6 +234,7 @@ pub fn parse_config(text: &str) -> Result<Config, ConfigError> {
         ("snapshot_drain_ms", config.snapshot_drain_ms),
         ("snapshot_hold_ms", config.snapshot_hold_ms),
         ("move_hold_ms", config.move_hold_ms),
+        ("route_patience_ms", config.route_patience_ms),
     ] {
         if ms == 0 || ms > 60_000 {
             return Err(ConfigError::Setting(format!("`{name}` is {ms}: it is between 1 and 60000")));
@@ -268,7 +277,7 @@ mod tests {
                 config.allow_ad_hoc_sql,
                 config.statement_timeout_ms,
                 kept,
-                (config.grace_ms, config.metrics_listen, config.move_hold_ms),
+                (config.grace_ms, config.metrics_listen, config.move_hold_ms, config.route_patience_ms),
                 (config.snapshot_drain_ms, config.snapshot_hold_ms, config.max_snapshots, config.snapshot_statement_timeout_ms),
             )
         };

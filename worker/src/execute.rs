@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use rootward_proto::{Fault, FaultResult, v1, v1::reply};
 use rootward_router::check_arguments;
-use rootward_schema::{Column, Schema, Target, Text, Transaction, Type, partition_of};
+use rootward_schema::{Column, Schema, Target, Text, Transaction, Type};
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc, oneshot},
     time::Instant,
@@ -103,7 +103,7 @@ fn place(schema: &Schema, execute: v1::Execute, received: Instant) -> FaultResul
         let bad_key =
             |why: String| Fault::refused("RW2003", format!("root key of {}: {why}", execute.entity), "see `rootward schema show DIR`");
         let key = root.key_type.canonical(&execute.root_key).map_err(|error| bad_key(error.to_string()))?;
-        let partition = partition_of(&root.key_type, &key, schema.partitions).map_err(|error| bad_key(error.to_string()))?;
+        let partition = schema.partition_of(root, &key).map_err(|error| bad_key(error.to_string()))?;
         (i32::try_from(partition).unwrap_or(i32::MAX), key)
     };
     let wait = Duration::from_millis(execute.time_left_ms).min(LONGEST_WAIT);

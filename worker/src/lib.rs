@@ -18,6 +18,7 @@ mod moves;
 mod pg;
 mod primary;
 mod reference;
+mod route;
 mod run;
 mod service;
 mod serving;
@@ -28,5 +29,6 @@ mod term;
 mod verify;
 
 pub use config::{Config, ConfigError, parse_config};
+pub use route::{Position, RenewError, Renewed, Side, Source, SourceSessions, Way, declared_source, renew, slot_name};
 pub use run::{RunError, Worker};
 pub use system::{HUB_SQL, PEER_SQL};

@@ -25,7 +25,7 @@ use crate::{
     moves::{Mover, Parts},
     pg,
     reference::ReferenceVersion,
-    service,
+    route, service,
     snapshot::Snapshots,
     stage,
     term::{self, TermError},
@@ -291,6 +291,7 @@ impl Terms {
         serving.tasks.spawn(home.clone().count_open());
         serving.tasks.spawn(journal::tell_heads(home.clone()));
         serving.tasks.spawn(stage::pick_up(home.clone(), self.config.clone()));
+        serving.tasks.spawn(route::keep(home.clone(), self.config.clone(), self.catalog.subscribe()));
         let hours = |hours: u32| Duration::from_secs(u64::from(hours) * 3600);
         let idle = Duration::from_millis(self.config.collection_pause_ms);
         let retention = Retention { requests: hours(self.config.retention_hours), chains: hours(self.config.chain_retention_hours), idle };

@@ -29,6 +29,7 @@ use crate::{
     journal,
     lane::Outgoing,
     moves::{self, Mover, Parts},
+    route,
     snapshot::{self, Coordinator, Snapshots, take_part},
     stage, verify,
 };
@@ -213,6 +214,7 @@ impl worker_server::Worker for WorkerService {
             status.postgres_version.clone_from(&home.serving.postgres_version);
             if let Ok(Ok(client)) = tokio::time::timeout(Duration::from_secs(1), home.pool.get()).await {
                 status.reference_version = verify::reference_version(&client).await.unwrap_or_default();
+                status.reference_source = route::current_route(&client).await.ok().flatten().unwrap_or_default();
             }
         }
         Ok(Response::new(v1::GetPeerStatusResponse { status: Some(status) }))

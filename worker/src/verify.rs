@@ -4,7 +4,7 @@ mod chains;
 
 use deadpool_postgres::{Client, Pool};
 use rootward_proto::v1;
-use rootward_schema::{RootEntity, Schema, quoted, sql_partition_expression};
+use rootward_schema::{RootEntity, Schema, quoted};
 
 /// How many examples of what is wrong are returned.
 const EXAMPLES: usize = 10;
@@ -72,18 +72,19 @@ async fn count_tree(
     for table in &root.tables {
         let name = quoted(&table.name);
         let key = quoted(&table.key_column);
-        let partition = sql_partition_expression(&root.key_type, &key, schema.partitions);
+        let partition = schema.partition_expression(root, &key);
         let sql = format!(
             "/* verify_rows */ select count(*) from public.{name} where {partition} <> all ((select rootward_move.hidden())::integer[])"
         );
         counted.rows += u64::try_from(transaction.query_one(&sql, &[]).await?.try_get::<_, i64>(0)?).unwrap_or_default();
         let sql = format!(
             "/* verify_placement */ select {key}::text, {partition}::integer from public.{name} \
-             where ({partition})::integer not in (select partition from rootward.ownership where state = 'owned') \
-             and {partition} <> all ((select rootward_move.hidden())::integer[]) limit {EXAMPLES}"
+             where ({partition} is null or ({partition})::integer not in (select partition from rootward.ownership where state = 'owned')) \
+             and ({partition} is null or {partition} <> all ((select rootward_move.hidden())::integer[])) limit {EXAMPLES}"
         );
         for row in transaction.query(&sql, &[]).await? {
-            let (key, partition): (String, i32) = (row.try_get(0)?, row.try_get(1)?);
+            let (key, partition): (String, Option<i32>) = (row.try_get(0)?, row.try_get(1)?);
+            let partition = partition.map_or_else(|| "no".to_owned(), |partition| partition.to_string());
             counted.misplaced.push(format!("{} {key} (partition {partition})", table.name));
         }
     }

@@ -7,7 +7,6 @@ use rootward_client::{Fault, v1};
 use serde_json::json;
 
 use super::{Context, exit, fail, partition};
-use crate::distance;
 use crate::output;
 
 /// How many characters of ranges are shown in a list of all peers.
@@ -153,7 +152,7 @@ fn no_peer(id: &str, known: &[&str]) -> Fault {
 /// How far a peer is from the one that distances are from, in kilometres.
 fn distance_km(peer: &v1::Peer, all: &[v1::Peer], from: Option<&str>) -> Option<f64> {
     let here = all.iter().find(|other| from.map_or(other.is_hub, |from| other.id == from))?;
-    Some(distance::kilometres((here.latitude?, here.longitude?), (peer.latitude?, peer.longitude?)))
+    Some(rootward_schema::kilometres((here.latitude?, here.longitude?), (peer.latitude?, peer.longitude?)))
 }
 
 async fn change(context: &Context, id: &str, change: v1::PeerChange) -> ExitCode {
@@ -201,6 +200,7 @@ fn list(context: &Context, response: &v1::ListPeersResponse, from: Option<&str>)
             "BATCH",
             "CHAINS",
             "REFERENCE",
+            "ROUTE",
             "SCHEMA",
             "MEMORY",
             "DISTANCE",
@@ -228,6 +228,12 @@ fn lag(status: &v1::PeerStatus, newest: Option<i64>) -> Option<i64> {
     newest.map(|newest| (newest - status.reference_version).max(0))
 }
 
+/// By which node reference data come; a relay passes them on.
+fn route_text(peer: &v1::Peer, status: &v1::PeerStatus) -> String {
+    let from = if status.reference_source.is_empty() { "-" } else { &status.reference_source };
+    if peer.is_relay { format!("{from}, relay") } else { from.to_owned() }
+}
+
 fn reference_text(status: &v1::PeerStatus, newest: Option<i64>) -> String {
     match lag(status, newest) {
         Some(lag) if lag > 0 => format!("{} ({lag} behind)", status.reference_version),
@@ -241,7 +247,7 @@ fn peer_row(peer: &v1::Peer, all: &v1::ListPeersResponse, from: Option<&str>) ->
     let id = if peer.is_hub { format!("{} (catalog)", peer.id) } else { peer.id.clone() };
     let Some(status) = &peer.status else {
         let mut row = vec![id, "no answer".to_owned(), peer.partitions.to_string()];
-        row.extend(std::iter::repeat_n("-".to_owned(), 11));
+        row.extend(std::iter::repeat_n("-".to_owned(), 12));
         row.extend([distance, "-".to_owned()]);
         row.push(peer.worker_address.clone());
         return row;
@@ -259,6 +265,7 @@ fn peer_row(peer: &v1::Peer, all: &v1::ListPeersResponse, from: Option<&str>) ->
         batch_size(status).map_or_else(|| "-".to_owned(), |mean| format!("{mean:.1}")),
         status.open_chains.to_string(),
         reference_text(status, newest),
+        route_text(peer, status),
         status.schema_version.to_string(),
         format!("{} MB", status.resident_bytes / 1_000_000),
         distance,
@@ -284,13 +291,14 @@ fn peer_json(peer: &v1::Peer, all: &v1::ListPeersResponse, from: Option<&str>) -
             "state": status.state, "term": status.term, "lanes": status.lanes, "committed": status.committed, "refused": status.refused,
             "batches": status.batches, "set_wise": status.set_wise, "queued": status.queued,
             "queue_us": queue_us(status), "batch_units": batch_size(status), "open_chains": status.open_chains,
-            "reference_version": status.reference_version, "reference_lag": lag(status, newest), "schema_version": status.schema_version, "map_version": status.map_version,
+            "reference_version": status.reference_version, "reference_lag": lag(status, newest),
+            "reference_source": (!status.reference_source.is_empty()).then_some(&status.reference_source), "schema_version": status.schema_version, "map_version": status.map_version,
             "postgres_version": status.postgres_version, "resident_bytes": status.resident_bytes,
         })
     });
     json!({
         "id": peer.id, "worker_address": peer.worker_address, "capacity": peer.capacity, "region": peer.region, "state": peer.state,
-        "is_hub": peer.is_hub, "partitions": peer.partitions, "status": status,
+        "is_hub": peer.is_hub, "is_relay": peer.is_relay, "partitions": peer.partitions, "status": status,
         "latitude": peer.latitude, "longitude": peer.longitude, "distance_km": distance_km(peer, &all.peers, from),
         "round_trip_us": (peer.round_trip_us > 0).then_some(peer.round_trip_us),
     })
@@ -428,7 +436,7 @@ mod tests {
     fn a_peer_that_does_not_answer_has_a_row_as_wide_as_the_others() {
         let rows: Vec<Vec<String>> = peers().peers.iter().map(|peer| peer_row(peer, &peers(), None)).collect();
         assert_eq!(rows[0].len(), rows[1].len());
-        assert_eq!((rows[0][13].as_str(), rows[1][1].as_str()), ("21 MB", "no answer"));
+        assert_eq!((rows[0][14].as_str(), rows[1][1].as_str()), ("21 MB", "no answer"));
         assert_eq!((rows[0][6].as_str(), rows[0][8].as_str(), rows[0][9].as_str()), ("5", "1.4 ms", "2.3"));
     }
 
@@ -446,10 +454,10 @@ mod tests {
         let schema = v1::GetSchemaResponse { name: "bank".into(), version: 3, ..v1::GetSchemaResponse::default() };
         let chains = v1::ListChainsResponse { running: 4, matched: 1, ..v1::ListChainsResponse::default() };
         let wanted = concat!(
-            r#"{"chains":{"missing_peers":[],"running":4,"waiting":1},"map_version":7,"peers":[{"capacity":0,"distance_km":null,"id":"p1","is_hub":false,"#,
+            r#"{"chains":{"missing_peers":[],"running":4,"waiting":1},"map_version":7,"peers":[{"capacity":0,"distance_km":null,"id":"p1","is_hub":false,"is_relay":false,"#,
             r#""latitude":null,"longitude":null,"partitions":512,"region":"","round_trip_us":null,"state":"","status":{"batch_units":2.3,"batches":3,"committed":0,"lanes":0,"map_version":0,"open_chains":2,"#,
-            r#""postgres_version":"","queue_us":1429.0,"queued":0,"reference_lag":null,"reference_version":0,"refused":0,"resident_bytes":21000000,"schema_version":0,"#,
-            r#""set_wise":5,"state":"serving","term":0},"worker_address":""},{"capacity":0,"distance_km":null,"id":"p2","is_hub":false,"latitude":null,"longitude":null,"partitions":512,"region":"","#,
+            r#""postgres_version":"","queue_us":1429.0,"queued":0,"reference_lag":null,"reference_source":null,"reference_version":0,"refused":0,"resident_bytes":21000000,"schema_version":0,"#,
+            r#""set_wise":5,"state":"serving","term":0},"worker_address":""},{"capacity":0,"distance_km":null,"id":"p2","is_hub":false,"is_relay":false,"latitude":null,"longitude":null,"partitions":512,"region":"","#,
             r#""round_trip_us":null,"state":"","status":null,"worker_address":""}],"schema":{"name":"bank","version":3}}"#
         );
         assert_eq!(status_json(&peers(), &schema, &chains).to_string(), wanted);

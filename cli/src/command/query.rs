@@ -37,9 +37,14 @@ pub(crate) struct Query {
 /// Sends it and prints the answer.
 pub(crate) async fn run(context: &Context, query: Query) -> ExitCode {
     if query.root.is_some()
-        && (query.how.partial || query.how.wait.is_some() || query.whose.peer.is_some() || query.whose.per_peer || query.whose.progress)
+        && (query.how.partial
+            || query.how.wait.is_some()
+            || query.whose.peer.is_some()
+            || query.whose.per_peer
+            || query.whose.progress
+            || query.whose.nearest)
     {
-        let message = "--partial, --wait, --peer, --per-peer and --progress go with --all";
+        let message = "--partial, --wait, --peer, --per-peer, --nearest and --progress go with --all";
         return fail(&Fault::refused("RW1110", message, "leave them out, or ask all peers with --all"), context.format);
     }
     match &query.root {

@@ -20,6 +20,7 @@ pub(crate) struct Reference {
 enum Verb {
     /// Make a peer's copy and its subscription anew, while it is read: after its slot is gone, its subscription is broken, or somebody
     /// changed the copy. Can be run again at any time.
+    /// It comes from the relay of the peer's region then, or from the hub, also if it had to take another way before.
     #[command(after_help = "Example:\n  rootward reference repair p1 --cluster docs/samples/cluster.toml")]
     Repair {
         /// The peer; all of them, one after the other, if none is named.
@@ -27,16 +28,19 @@ enum Verb {
         /// The file that names the hub's and the peers' databases.
         #[arg(long, value_name = "FILE")]
         cluster: PathBuf,
+        /// Copy from this relay, or from `hub`.
+        #[arg(long, value_name = "ID")]
+        from: Option<String>,
     },
 }
 
 /// Runs the verb.
 pub(crate) async fn run(reference: Reference, format: Format) -> anyhow::Result<ExitCode> {
-    let Verb::Repair { peer, cluster } = reference.verb;
+    let Verb::Repair { peer, cluster, from } = reference.verb;
     let Some(topology) = topology_of(&cluster)? else { return Ok(ExitCode::from(2)) };
     let peers = peer.map_or_else(|| topology.peer.keys().cloned().collect(), |peer| vec![peer]);
     for peer in peers {
-        match repair_reference(&topology, &peer).await {
+        match repair_reference(&topology, &peer, from.as_deref()).await {
             Ok(repaired) if format.is_json() => output::print(&repaired_json(&repaired).to_string()),
             Ok(repaired) => output::print(&repaired_text(&repaired)),
             Err(error) => {
@@ -55,12 +59,12 @@ fn repaired_text(repaired: &Repaired) -> String {
         [] => "every row was right".to_owned(),
         tables => tables.iter().map(|(table, rows)| format!("{rows} rows of `{table}` differed")).collect::<Vec<_>>().join(", "),
     };
-    format!("{}: {from} -> version {}, {rows}; the subscription is new", repaired.peer, repaired.version)
+    format!("{}: {from} -> version {}, {rows}; the subscription is new, by {}", repaired.peer, repaired.version, repaired.source)
 }
 
 fn repaired_json(repaired: &Repaired) -> serde_json::Value {
     let rows: serde_json::Map<_, _> = repaired.repaired_rows.iter().map(|(table, rows)| (table.clone(), json!(rows))).collect();
-    json!({"peer": repaired.peer, "from_version": repaired.from_version, "version": repaired.version, "repaired_rows": rows})
+    json!({"peer": repaired.peer, "source": repaired.source, "from_version": repaired.from_version, "version": repaired.version, "repaired_rows": rows})
 }
 
 #[cfg(test)]
@@ -69,11 +73,20 @@ mod tests {
 
     #[test]
     fn a_repair_says_what_it_found() {
-        let mut repaired = Repaired { peer: "p1".into(), from_version: Some(3), version: 5, repaired_rows: vec![("place".into(), 2)] };
-        assert_eq!(repaired_text(&repaired), "p1: version 3 -> version 5, 2 rows of `place` differed; the subscription is new");
-        assert_eq!(repaired_json(&repaired).to_string(), r#"{"from_version":3,"peer":"p1","repaired_rows":{"place":2},"version":5}"#);
+        let mut repaired = Repaired {
+            peer: "p1".into(),
+            source: "r1".into(),
+            from_version: Some(3),
+            version: 5,
+            repaired_rows: vec![("place".into(), 2)],
+        };
+        assert_eq!(repaired_text(&repaired), "p1: version 3 -> version 5, 2 rows of `place` differed; the subscription is new, by r1");
+        assert_eq!(
+            repaired_json(&repaired).to_string(),
+            r#"{"from_version":3,"peer":"p1","repaired_rows":{"place":2},"source":"r1","version":5}"#
+        );
         repaired.repaired_rows.clear();
         repaired.from_version = None;
-        assert_eq!(repaired_text(&repaired), "p1: nothing -> version 5, every row was right; the subscription is new");
+        assert_eq!(repaired_text(&repaired), "p1: nothing -> version 5, every row was right; the subscription is new, by r1");
     }
 }

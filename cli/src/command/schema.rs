@@ -181,7 +181,12 @@ pub(super) fn explain(error: &DeployError) -> (&'static str, u8, &'static str) {
         DeployError::SameVersion(_) | DeployError::OlderVersion(..) => ("RW1104", 4, "raise `version` in rootward.toml with every change"),
         DeployError::Partitions(..) => ("RW1105", 4, "put the old number back into rootward.toml"),
         DeployError::NoNode(..) => ("RW5007", 3, "name one of them"),
-        DeployError::NoCapacity(_) => ("RW1102", 2, "give at least one peer a capacity above 0"),
+        DeployError::NoSource(..) => ("RW5010", 2, "name the hub or a relay with --from, or leave it out"),
+        DeployError::Placement(_) => ("RW1111", 4, "put regions and `place_by` back into rootward.toml; new regions come at the end"),
+        DeployError::NoPeer(rootward_schema::NoPeer::InRegion(_)) => {
+            ("RW1112", 4, "give a peer that region in the file of the cluster's databases, or take the region out of the schema")
+        }
+        DeployError::NoCapacity(_) | DeployError::NoPeer(_) => ("RW1102", 2, "give at least one peer a capacity above 0"),
         DeployError::Moving(_) => ("RW5041", 4, "wait for the end of the moves, or cancel them: `rootward partition moves`"),
         DeployError::Definition(_) => ("RW5006", 5, "this program may be older than the one that applied it"),
     }

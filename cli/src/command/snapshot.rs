@@ -70,6 +70,9 @@ pub(crate) struct Whose {
     /// The rows of each peer by themselves.
     #[arg(long)]
     pub per_peer: bool,
+    /// Read a query of reference data alone at the peer that is nearest to the router, not at the hub. Its copy may be older.
+    #[arg(long, conflicts_with_all = ["peer", "per_peer"])]
+    pub nearest: bool,
     /// Say once a second on stderr how far it is; a terminal is told anyway.
     #[arg(long)]
     pub progress: bool,
@@ -127,6 +130,7 @@ async fn query(context: &Context, id: &str, sql: &str, whose: &Whose) -> Result<
         sql: sql.to_owned(),
         peer: whose.peer.clone().unwrap_or_default(),
         per_peer: whose.per_peer,
+        nearest: whose.nearest,
         progress_ms: if whose.progress || std::io::stderr().is_terminal() { PROGRESS_MS } else { 0 },
     };
     let mut pages = context.client.query_snapshot(request).await?;

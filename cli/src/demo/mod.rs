@@ -44,8 +44,7 @@ pub(crate) async fn play(exe: &Path, options: DemoOptions) -> anyhow::Result<Exi
     let compiled = compile(options.story, exe).await?;
     let mut cluster = EmbeddedOptions::new(exe);
     if options.story == Story::Locations {
-        cluster.peers = 4;
-        cluster.positions = locations::positions().collect();
+        locations::place(&mut cluster);
     }
     let cluster = EmbeddedCluster::start(cluster, &compiled).await?;
     let mut stage = Stage::new(exe, cluster);

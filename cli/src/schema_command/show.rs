@@ -10,7 +10,10 @@ use serde_json::{Value, json};
 
 /// The trees, the reference tables, the transactions, the chains and the invariants.
 pub fn show_text(schema: &Schema) -> String {
-    let mut out = format!("schema {}, version {}, {} partitions\n", schema.name, schema.version, schema.partitions);
+    let mut out = format!("schema {}, version {}, {} partitions\n", schema.name, schema.version, schema.all_partitions());
+    if !schema.regions.is_empty() {
+        let _ = writeln!(out, "regions {}, with {} partitions of each one's own", schema.regions.join(", "), schema.partitions);
+    }
     for root in schema.roots.values() {
         show_root(&mut out, root);
     }
@@ -38,7 +41,8 @@ fn show_section<'a, T: 'a>(out: &mut String, title: &str, items: impl IntoIterat
 }
 
 fn show_root(out: &mut String, root: &RootEntity) {
-    let _ = writeln!(out, "\nroot {}, key {}.{} {}", root.name, root.table, root.key_column, root.key_type.name());
+    let placed = if root.is_placed_by_region { ", on peers of the region that the key begins with" } else { "" };
+    let _ = writeln!(out, "\nroot {}, key {}.{} {}{placed}", root.name, root.table, root.key_column, root.key_type.name());
     for table in root.tables.iter().filter(|table| table.parent.is_none()) {
         show_table(out, root, table, 1);
     }

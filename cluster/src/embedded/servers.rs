@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{EmbeddedCluster, EmbeddedError, EmbeddedOptions, Result, Standbys};
-use crate::{Launcher, Node, Position, Server, ServerConfig, Topology, topology::HUB};
+use crate::{Launcher, Node, Server, ServerConfig, Topology, topology::HUB};
 
 impl EmbeddedCluster {
     /// The standby of a node's PostgreSQL.
@@ -114,17 +114,21 @@ pub(super) fn topology(
     servers: &BTreeMap<String, Server>,
     replicas: &BTreeMap<String, Server>,
     ids: &[String],
-    positions: &BTreeMap<String, Position>,
+    options: &EmbeddedOptions,
 ) -> Topology {
     let server = |id: &str| servers.get(id).or_else(|| servers.get("all"));
     let node = |id: &str| Node {
         database: server(id).and_then(|server| conninfo(servers, replicas, server.superuser(), id)).unwrap_or_default(),
         worker: String::new(),
         capacity: 1,
-        region: String::new(),
-        latitude: positions.get(id).map(|position| position.latitude),
-        longitude: positions.get(id).map(|position| position.longitude),
-        replication: server(id).filter(|_| id == HUB).map(|server| server.conninfo("rootward_system", HUB)).unwrap_or_default(),
+        region: options.regions.get(id).cloned().unwrap_or_default(),
+        latitude: options.positions.get(id).map(|position| position.latitude),
+        longitude: options.positions.get(id).map(|position| position.longitude),
+        relay: options.relays.contains(id),
+        replication: server(id)
+            .filter(|_| id == HUB || options.relays.contains(id))
+            .map(|server| server.conninfo("rootward_system", id))
+            .unwrap_or_default(),
     };
     Topology { name: name.to_owned(), hub: node(HUB), peer: ids.iter().filter(|id| *id != HUB).map(|id| (id.clone(), node(id))).collect() }
 }

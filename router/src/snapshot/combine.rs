@@ -27,7 +27,10 @@ pub(super) async fn combine(gather: Gather, opened: OpenedRows) -> FaultResult<B
     let columns = columns(&opened.peers)?;
     let mut head = v1::QuerySnapshotResponse { columns, missing_peers: opened.missing_peers, ..v1::QuerySnapshotResponse::default() };
     let (order, limit) = match gather {
-        Gather::OnePeer => (None, None),
+        Gather::OnePeer => {
+            head.peer = opened.peers.first().map(|rows| rows.peer.clone()).unwrap_or_default();
+            (None, None)
+        }
         Gather::Rows { order, limit } if order.is_empty() => (None, limit),
         Gather::Rows { order, limit } => (Some(Order::new(&order, &head.columns)?), limit),
         Gather::Totals(totals) => {

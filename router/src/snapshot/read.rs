@@ -126,7 +126,7 @@ impl RouterService {
         combine(judged, opened).await
     }
 
-    /// At one peer of the snapshot, whichever it is: the hub, if it is there.
+    /// At one peer of the snapshot, whichever it is: the hub, if it is there, where reference data are newest; or the nearest, if that is wanted.
     async fn open_one(
         &self,
         catalog: &Catalog,
@@ -136,7 +136,11 @@ impl RouterService {
     ) -> FaultResult<OpenedRows> {
         progress.asked(1);
         let mut peers: Vec<&CatalogPeer> = catalog.live_peers().collect();
-        peers.sort_by_key(|peer| !peer.is_hub);
+        if request.nearest {
+            self.nearness.sort(&mut peers);
+        } else {
+            peers.sort_by_key(|peer| !peer.is_hub);
+        }
         let mut last = Fault::retry("RW5002", "no peer is known", "see `rootward peer list`");
         for peer in peers {
             match open(peer, request, deadline, progress).await {

@@ -101,8 +101,17 @@ impl Trees {
         let root = |(name, key): (String, Option<RootKey>)| {
             let key = key?;
             let tables = tree_tables(&name, &homes, facts);
-            let has_journal = source.manifest.roots.iter().any(|root| root.name.value == name && root.has_journal);
-            Some((name.clone(), RootEntity { name, table: key.table, key_column: key.column, key_type: key.r#type, tables, has_journal }))
+            let declared = source.manifest.roots.iter().find(|root| root.name.value == name);
+            let root = RootEntity {
+                name: name.clone(),
+                table: key.table,
+                key_column: key.column,
+                key_type: key.r#type,
+                tables,
+                has_journal: declared.is_some_and(|root| root.has_journal),
+                is_placed_by_region: declared.is_some_and(|root| root.place_by.is_some()),
+            };
+            Some((name, root))
         };
         entities.into_iter().filter_map(root).collect()
     }

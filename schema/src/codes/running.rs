@@ -59,6 +59,16 @@ pub(super) const RUNNING: &[Code] = &[
         "Nothing was started. The message names the word or value that is not understood, and the nearest right one where there is one; `--help` behind the command lists its options with their ranges.",
     ),
     code(
+        "RW1111",
+        "the schema places keys in another way than the cluster",
+        "Where a key lies follows from the key, the number of partitions, the order of `regions` and the entity's `place_by`, so rows that are there would not be found any more. Regions can be added at the end of the list; the others, and `place_by` of an entity that is there, stay as they are. Another placement needs an entity of another name, and the data copied into it.",
+    ),
+    code(
+        "RW1112",
+        "a region has no peer",
+        "The keys of a region live on peers of that region and nowhere else, and there is no active peer with a capacity above 0 in it. Nothing was moved or applied. Give a peer the region in the file of the cluster's databases (`region = \"eu\"`), or add one: `rootward peer add`.",
+    ),
+    code(
         "RW1120",
         "a rival of `bench xtm` is not there",
         "Nothing was measured. `--against` takes `fdw` (plain postgres_fdw) and `2pc` (two-phase commit); the first needs PostgreSQL's extension postgres_fdw, which is one of its contributed modules. The message says which is missing; leave it out or install it.",
@@ -309,6 +319,11 @@ pub(super) const RUNNING: &[Code] = &[
         "No connection to any of the named routers could be made, so nothing was sent and nothing was executed. Is the router running, and is the address right? Give it with `--router` or in the environment variable ROOTWARD_ROUTER; `rootward dev` prints the address of the cluster that it starts.",
     ),
     code(
+        "RW5010",
+        "a peer can't copy reference data from that node",
+        "Reference data go from the hub to the peers, or to relays and from those to the peers of their region, and no further: so nothing can go round. Name `hub` or a peer that has `relay = true` in the file of databases; a relay copies from the hub only.",
+    ),
+    code(
         "RW5020",
         "a peer is missing for the snapshot",
         "A snapshot is one cut over all peers, and the peer that the message names did not answer, or is not served at the moment. No snapshot was taken, and nothing is held any more. `rootward peer list` shows what is the matter with it. `--partial` does without such peers and says which are missing: sums over what is left are not those of the whole.",
@@ -383,6 +398,11 @@ pub(super) const RUNNING: &[Code] = &[
         "RW5047",
         "the chain is on its way to another peer",
         "The partition of the chain's home is just given from one peer to another, and for some milliseconds nobody can say how the chain stands. It goes on, and nothing was changed. Clients try again by themselves.",
+    ),
+    code(
+        "RW5048",
+        "a partition does not leave its region",
+        "Keys of entities that are placed by region lie in partitions of that region, which belong to its peers only. Nothing was begun. `rootward peer list -o json` shows each peer's region; move the partition to another peer of the same region.",
     ),
     code(
         "RW9001",

@@ -20,6 +20,7 @@ fn root(name: &str, key: &str, tables: Vec<TreeTable>) -> RootEntity {
         key_type: Type::Bigint,
         tables,
         has_journal: false,
+        is_placed_by_region: false,
     }
 }
 
@@ -38,6 +39,7 @@ fn schema() -> Schema {
         name: "gather".to_owned(),
         version: 1,
         partitions: 16,
+        regions: Vec::new(),
         roots: [root("account", "id", tables), root("safe", "id", vec![table("safe", "id", safe)])]
             .map(|root| (root.name.clone(), root))
             .into(),

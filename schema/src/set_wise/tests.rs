@@ -69,6 +69,7 @@ fn root(facts: &Facts, name: &str, tables: &[&str]) -> RootEntity {
         key_type: Type::Bigint,
         tables: facts.tables.iter().filter(|table| tables.contains(&table.name.as_str())).map(tree_table).collect(),
         has_journal: false,
+        is_placed_by_region: false,
     }
 }
 
@@ -106,6 +107,7 @@ fn schema<const N: usize>(roots: [RootEntity; N]) -> Schema {
         name: "class".to_owned(),
         version: 1,
         partitions: 16,
+        regions: Vec::new(),
         roots: roots.into_iter().map(|root| (root.name.clone(), root)).collect(),
         reference: Vec::new(),
         transactions: [].into(),

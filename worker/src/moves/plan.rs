@@ -6,7 +6,7 @@ use rootward_proto::{
     Fault, FaultResult,
     v1::{self, PeerChange, RetryClass},
 };
-use rootward_schema::{Capacity, reassign};
+use rootward_schema::{NoPeer, RegionalPeer, reassign_by_region};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -24,26 +24,21 @@ const MOST_IN_ONE: usize = 32;
 const FORGET_LIMIT: Duration = Duration::from_secs(5);
 const FORGET_PAUSE: Duration = Duration::from_millis(10);
 
-/// A peer that may own partitions.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct PlanPeer {
-    pub id: String,
-    /// 0 if it is to have none.
-    pub capacity: u32,
-}
-
 /// Who gives which partitions to whom: (source, target) with partitions and epochs, in pieces.
 type Pieces = Vec<((String, String), Vec<(i32, i64)>)>;
 
-/// The moves after which every peer has its share. The map has owner and epoch of each partition, in order.
-pub(super) fn plan(map: &[(i32, String, i64)], peers: &[PlanPeer]) -> Option<Pieces> {
-    let capacities: Vec<Capacity> = peers.iter().map(|peer| Capacity { peer: peer.id.clone(), capacity: peer.capacity }).collect();
-    let place = |id: &str| peers.iter().position(|peer| peer.id == id);
-    let current: Vec<Option<usize>> = map.iter().map(|(_, owner, _)| place(owner)).collect();
-    let wanted = reassign(&current, &capacities).ok()?;
+/// A partition: its number, owner, epoch, and the region that it never leaves, empty if it may be anywhere.
+pub(super) type Mapped = (i32, String, i64, String);
+
+/// The moves after which every peer has its share. A region's partitions are shared among its own peers; one that is elsewhere, since its owner has
+/// another region by now, goes home. The map has all partitions, in order.
+pub(super) fn plan(map: &[Mapped], peers: &[RegionalPeer]) -> Result<Pieces, NoPeer> {
+    let place = |id: &str| peers.iter().position(|peer| peer.peer == id);
+    let current: Vec<(&str, Option<usize>)> = map.iter().map(|(_, owner, _, region)| (region.as_str(), place(owner))).collect();
+    let wanted = reassign_by_region(&current, peers)?;
     let mut ways: BTreeMap<(String, String), Vec<(i32, i64)>> = BTreeMap::new();
-    for ((partition, owner, epoch), target) in map.iter().zip(wanted) {
-        let target = &peers.get(target)?.id;
+    for ((partition, owner, epoch, _), target) in map.iter().zip(wanted) {
+        let Some(target) = peers.get(target).map(|peer| &peer.peer) else { continue };
         if target != owner {
             ways.entry((owner.clone(), target.clone())).or_default().push((*partition, *epoch));
         }
@@ -51,7 +46,7 @@ pub(super) fn plan(map: &[(i32, String, i64)], peers: &[PlanPeer]) -> Option<Pie
     let pieces = |(way, moved): ((String, String), Vec<(i32, i64)>)| {
         moved.chunks(MOST_IN_ONE).map(|piece| (way.clone(), piece.to_vec())).collect::<Vec<_>>()
     };
-    Some(ways.into_iter().flat_map(pieces).collect())
+    Ok(ways.into_iter().flat_map(pieces).collect())
 }
 
 impl Mover {
@@ -76,8 +71,13 @@ impl Mover {
         }
         let peers = store::peers(&self.pool).await.map_err(|error| hub(&error))?;
         let map = store::map(&self.pool).await.map_err(|error| hub(&error))?;
-        let pieces =
-            plan(&map, &peers).ok_or_else(|| refused("no active peer has a capacity above 0".to_owned(), "see `rootward peer list`"))?;
+        let pieces = plan(&map, &peers).map_err(|none| match none {
+            NoPeer::Anywhere(_) => refused("no active peer has a capacity above 0".to_owned(), "see `rootward peer list`"),
+            NoPeer::InRegion(_) => {
+                let help = "add a peer of that region, or put one that is drained back to work: `rootward peer drain ID --undo`";
+                Fault::refused("RW1112", format!("nothing is moved: {none}"), help)
+            }
+        })?;
         let moves: Vec<NewMove> = pieces
             .into_iter()
             .enumerate()
@@ -164,12 +164,14 @@ fn mark(reason: &str, id: Uuid) -> String {
 mod tests {
     use super::*;
 
-    fn peers(capacities: &[u32]) -> Vec<PlanPeer> {
-        capacities.iter().enumerate().map(|(at, capacity)| PlanPeer { id: format!("p{}", at + 1), capacity: *capacity }).collect()
+    fn peers(capacities: &[u32]) -> Vec<RegionalPeer> {
+        let peer =
+            |(at, capacity): (usize, &u32)| RegionalPeer { peer: format!("p{}", at + 1), capacity: *capacity, region: String::new() };
+        capacities.iter().enumerate().map(peer).collect()
     }
 
-    fn map(partitions: i32, owners: i32) -> Vec<(i32, String, i64)> {
-        (0..partitions).map(|partition| (partition, format!("p{}", partition % owners + 1), 1)).collect()
+    fn map(partitions: i32, owners: i32) -> Vec<Mapped> {
+        (0..partitions).map(|partition| (partition, format!("p{}", partition % owners + 1), 1, String::new())).collect()
     }
 
     fn moved(pieces: &Pieces) -> usize {
@@ -188,7 +190,7 @@ mod tests {
         let pieces = plan(&map(1024, 4), &peers(&[1, 1, 1, 0])).expect("there is room");
         assert_eq!(moved(&pieces), 256);
         assert!(pieces.iter().all(|((source, _), _)| source == "p4"));
-        assert!(plan(&map(16, 2), &peers(&[0, 0])).is_none(), "nobody can take them");
+        assert!(plan(&map(16, 2), &peers(&[0, 0])).is_err(), "nobody can take them");
     }
 
     #[test]

@@ -53,6 +53,13 @@ impl Mover {
         if let Some(unknown) = partitions.iter().find(|partition| !owners.iter().any(|(known, _, _)| known == *partition)) {
             return Err(refused(format!("there is no partition {unknown}"), "see `rootward partition list`"));
         }
+        if let Some((partition, region, other)) =
+            store::out_of_region(&self.pool, &partitions, &request.target).await.map_err(|error| hub(&error))?
+        {
+            let other = if other.is_empty() { "no region".to_owned() } else { format!("region `{other}`") };
+            let message = format!("partition {partition} belongs to region `{region}`, and peer `{}` to {other}", request.target);
+            return Err(Fault::refused("RW5048", message, format!("name a peer of region `{region}`: `rootward peer list -o json`")));
+        }
         let mut already_there = Vec::new();
         let mut by_source: BTreeMap<String, (Vec<i32>, Vec<i64>)> = BTreeMap::new();
         for (partition, owner, epoch) in owners {

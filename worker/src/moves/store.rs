@@ -2,10 +2,11 @@
 
 use deadpool_postgres::Pool;
 use rootward_proto::v1;
+use rootward_schema::RegionalPeer;
 use tokio_postgres::{Row, types::ToSql};
 use uuid::Uuid;
 
-use super::{plan::PlanPeer, state::Stage};
+use super::{plan::Mapped, state::Stage};
 
 /// A statement about moves that failed.
 #[derive(Debug, thiserror::Error)]
@@ -242,20 +243,30 @@ pub(crate) async fn owners(pool: &Pool, partitions: &[i32]) -> StoreResult<Vec<(
 }
 
 /// The peers that may own partitions; one that is drained has no capacity.
-pub(crate) async fn peers(pool: &Pool) -> StoreResult<Vec<PlanPeer>> {
-    let sql = "/* read_capacities */ select id, case when state = 'active' then capacity else 0 end from rootward_catalog.peer \
+pub(crate) async fn peers(pool: &Pool) -> StoreResult<Vec<RegionalPeer>> {
+    let sql = "/* read_capacities */ select id, case when state = 'active' then capacity else 0 end, region from rootward_catalog.peer \
                where state <> 'removed' and not is_hub order by id";
     let rows = pool.get().await?.query(sql, &[]).await?;
-    rows.iter()
-        .map(|row| Ok(PlanPeer { id: row.try_get(0)?, capacity: u32::try_from(row.try_get::<_, i32>(1)?).unwrap_or_default() }))
-        .collect()
+    let peer = |row: &tokio_postgres::Row| {
+        let capacity = u32::try_from(row.try_get::<_, i32>(1)?).unwrap_or_default();
+        Ok(RegionalPeer { peer: row.try_get(0)?, capacity, region: row.try_get(2)? })
+    };
+    rows.iter().map(peer).collect()
 }
 
-/// Owner and epoch of all partitions, in order.
-pub(crate) async fn map(pool: &Pool) -> StoreResult<Vec<(i32, String, i64)>> {
-    let sql = "/* read_map */ select partition, peer, epoch from rootward_catalog.partition order by partition";
+/// Owner, epoch and region of all partitions, in order.
+pub(crate) async fn map(pool: &Pool) -> StoreResult<Vec<Mapped>> {
+    let sql = "/* read_map */ select partition, peer, epoch, region from rootward_catalog.partition order by partition";
     let rows = pool.get().await?.query(sql, &[]).await?;
-    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))).collect()
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?))).collect()
+}
+
+/// The first of these partitions whose region is not the peer's, and both regions.
+pub(crate) async fn out_of_region(pool: &Pool, partitions: &[i32], target: &str) -> StoreResult<Option<(i32, String, String)>> {
+    let sql = "/* find_out_of_region */ select m.partition, m.region, p.region from rootward_catalog.partition m, rootward_catalog.peer p \
+               where m.partition = any ($1) and p.id = $2 and m.region <> '' and m.region <> p.region order by 1 limit 1";
+    let row = pool.get().await?.query_opt(sql, &[&partitions, &target]).await?;
+    Ok(row.map(|row| Ok::<_, tokio_postgres::Error>((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))).transpose()?)
 }
 
 /// A peer's state, and whether it is the hub.

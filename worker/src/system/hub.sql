@@ -23,11 +23,22 @@ alter table rootward_catalog.peer add column if not exists timeline integer;
 -- Where it stands, in degrees, if that is known.
 alter table rootward_catalog.peer add column if not exists latitude double precision;
 alter table rootward_catalog.peer add column if not exists longitude double precision;
+-- Whether it passes reference data on to the other peers of its region; and, on a relay and the hub, how others copy from it.
+alter table rootward_catalog.peer add column if not exists is_relay boolean not null default false;
+alter table rootward_catalog.peer add column if not exists reference_source text not null default '';
 create table if not exists rootward_catalog.partition (
   partition integer primary key,
   peer text not null references rootward_catalog.peer (id),
-  epoch bigint not null
+  epoch bigint not null,
+  -- The region whose peers it never leaves; empty if it may be anywhere.
+  region text not null default ''
 );
+do $$ begin
+  -- ALTER TABLE would lock the map against its readers though there is nothing to do.
+  if not exists (select from pg_attribute where attrelid = 'rootward_catalog.partition'::regclass and attname = 'region') then
+    alter table rootward_catalog.partition add column region text not null default '';
+  end if;
+end $$;
 create table if not exists rootward_catalog.schema_version (
   version integer primary key,
   definition jsonb not null,

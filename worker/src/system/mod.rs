@@ -8,7 +8,9 @@ pub const PEER_SQL: &str = concat!(
     include_str!("journal.sql"),
     include_str!("stage.sql"),
     "\n",
-    include_str!("move.sql")
+    include_str!("move.sql"),
+    "\n",
+    include_str!("route.sql")
 );
 /// The catalog's tables, on the hub only.
 pub const HUB_SQL: &str = concat!(include_str!("hub.sql"), "\n", include_str!("hub_move.sql"));

@@ -4,7 +4,7 @@
 const RADIUS_KM: f64 = 6_371.008_8;
 
 /// Kilometres between two places, each latitude and longitude in degrees, on a sphere, by the haversine formula.
-pub(crate) fn kilometres(one: (f64, f64), other: (f64, f64)) -> f64 {
+pub fn kilometres(one: (f64, f64), other: (f64, f64)) -> f64 {
     let half = |from: f64, to: f64| ((to - from).to_radians() / 2.0).sin().powi(2);
     let chord = half(one.0, other.0) + one.0.to_radians().cos() * other.0.to_radians().cos() * half(one.1, other.1);
     2.0 * RADIUS_KM * chord.sqrt().min(1.0).asin()
