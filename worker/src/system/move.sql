@@ -57,13 +57,15 @@ $$;
 create or replace function rootward_move.guard(term bigint, mover_term bigint) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
-  perform from rootward.peer_state s where s.term = guard.term for share;
-  if not found then
-    raise exception 'this worker''s term % is over', term using errcode = 'RW001';
-  end if;
+  -- First, since it lets one step at a time pass: a step that waited here with a share of the other row would keep the one before it from
+  -- counting the changes of ownership there, and each would wait for the other.
   update rootward_move.mover m set term = mover_term where m.term <= mover_term;
   if not found then
     raise exception 'another worker moves partitions now: the term % of the hub is over', mover_term using errcode = 'RW005';
+  end if;
+  perform from rootward.peer_state s where s.term = guard.term for share;
+  if not found then
+    raise exception 'this worker''s term % is over', term using errcode = 'RW001';
   end if;
 end $$;
 
