@@ -32,12 +32,14 @@ begin
   end if;
 end $$;
 
--- At the source: whoever writes reference data waits until the end of this transaction; whoever reads doesn't notice.
+-- At the source: whoever writes reference data waits until the end of this transaction; whoever reads doesn't notice. The counter comes
+-- last, as it does for those who write: else they and this would wait for each other.
 create or replace function rootward_reference.hold() returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '10s' as $$
 declare tables text;
 begin
-  select string_agg(format('%I.%I', p.schemaname, p.tablename), ', ' order by 1) into tables
+  select string_agg(format('%I.%I', p.schemaname, p.tablename), ', ' order by p.schemaname = 'rootward', p.schemaname, p.tablename)
+    into tables
     from pg_publication_tables p where p.pubname = 'rootward_reference';
   execute 'lock table ' || tables || ' in share mode';
 end $$;
