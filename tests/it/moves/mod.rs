@@ -14,6 +14,8 @@ use std::{collections::BTreeSet, time::Duration};
 use rootward_client::{Client, v1};
 use tests::{Cluster, until};
 
+pub(crate) use load::paid_in;
+
 /// The client that applications link.
 pub(crate) fn client(cluster: &Cluster) -> Client {
     Client::new([cluster.embedded.router_address()]).expect("an address").with_deadline(Duration::from_secs(30))

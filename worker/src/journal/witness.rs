@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use rootward_proto::v1::{self, worker_client::WorkerClient};
+use rootward_proto::v1;
 
 use super::store;
 use crate::chain::ChainHome;
@@ -52,7 +52,7 @@ async fn tell(home: &ChainHome, address: &str, told: &mut HashMap<i32, i64>) -> 
     let sequences: Vec<(i32, i64)> = heads.iter().map(|head| (head.partition, head.sequence)).collect();
     let request = v1::WitnessJournalRequest { peer: home.peer.clone(), heads };
     let telling = async {
-        let mut worker = WorkerClient::connect(address.to_owned()).await.map_err(|error| error.to_string())?;
+        let mut worker = rootward_router::connect_worker(address).await?;
         worker.witness_journal(request).await.map_err(|status| status.message().to_owned())
     };
     tokio::time::timeout(LIMIT, telling).await.map_err(|_| format!("no answer within {LIMIT:?}"))??;
