@@ -13,6 +13,7 @@ mod durability;
 mod embedded;
 mod escapes;
 mod failover;
+mod faults;
 mod gather;
 mod history;
 mod insert_only;
