@@ -83,7 +83,7 @@ pub(crate) async fn execute(home: &Arc<ChainHome>, limits: &Limits, execute: v1:
 
 /// Runs a transaction that only reads, at a standby if one is fresh enough. It has no outcome, and asking again runs it again.
 async fn read(
-    home: &ChainHome,
+    home: &Arc<ChainHome>,
     limits: &Limits,
     schema: &Schema,
     request: &Request,
@@ -110,7 +110,14 @@ async fn read(
         };
         Unit::of_read(root, claim, effect.clone(), request.deadline)
     };
-    let response = home.reads.read(&home.serving, wanted, unit).await?;
+    // Looks for an outcome that is not there: the lane answers when it is through with what came before.
+    let look = Request {
+        execute: v1::Execute { is_look_up: true, staleness: None, ..execute.clone() },
+        root_key: request.root_key.clone(),
+        ..*request
+    };
+    let behind_lane = async { run(home, limits, schema, &look, None).await.map(drop) };
+    let response = home.reads.read(&home.serving, wanted, unit, behind_lane).await?;
     Ok(v1::CallResponse {
         request_id: request.request_id.to_string(),
         entity: execute.entity.clone(),

@@ -17,6 +17,7 @@ mod lane;
 mod metrics;
 mod moves;
 mod pg;
+mod pool;
 mod primary;
 mod promotion;
 mod reads;

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
+use deadpool_postgres::Pool;
 use rootward_metrics::Endpoint;
 use rootward_proto::{
     Protocol,
@@ -32,7 +32,7 @@ use crate::{
     lane::Counters,
     metrics::WorkerMetrics,
     moves::{Mover, Parts},
-    pg,
+    pool::pool,
     primary::Primary,
     promotion,
     reads::{ReadCounters, Reads},
@@ -45,7 +45,6 @@ use crate::{
 
 /// A pause between two tries to take the peer over.
 const RETRY_PAUSE: Duration = Duration::from_millis(150);
-const POOL_SIZE: usize = 6;
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
 /// Why a worker ended.
@@ -91,7 +90,7 @@ impl Worker {
         let local = listener.local_addr().map_err(|source| RunError::Listen { address: config.listen, source })?;
         let address = config.advertise.clone().unwrap_or_else(|| format!("http://{local}"));
         // Each term makes its own, for the host that it is bound to; what is wrong with the settings is told at once.
-        pool(&config)?;
+        pool(&config).map_err(RunError::Database)?;
         let metrics = Endpoint::bind_if(config.metrics_listen).await.map_err(|(address, source)| RunError::Listen { address, source })?;
         if let Some(file) = &config.report_file {
             rootward_metrics::report(file, &address, metrics.as_ref()).map_err(RunError::Report)?;
@@ -170,27 +169,6 @@ impl Worker {
         let _ = tokio::time::timeout(Duration::from_millis(config.grace_ms), serving).await;
         result
     }
-}
-
-fn pool(config: &Config) -> Result<Pool, RunError> {
-    let bad = |error: &dyn std::fmt::Display| RunError::Database(error.to_string());
-    let mut settings = config.settings_of(&config.database).map_err(|error| bad(&error))?;
-    settings.application_name("rootward system").connect_timeout(Duration::from_secs(3));
-    // `Clean` runs DISCARD-like statements on return: `Fast` would hand on open transactions and settings.
-    let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Clean };
-    let manager = match pg::tls_for(&settings, config.tls_ca_file.as_deref()).map_err(|error| bad(&error))? {
-        Some(tls) => Manager::from_config(settings, tokio_postgres_rustls::MakeRustlsConnect::new(tls), manager_config),
-        None => Manager::from_config(settings, tokio_postgres::NoTls, manager_config),
-    };
-    let timeout = Some(Duration::from_secs(3));
-    Pool::builder(manager)
-        .max_size(POOL_SIZE)
-        .runtime(deadpool_postgres::Runtime::Tokio1)
-        .wait_timeout(timeout)
-        .create_timeout(timeout)
-        .recycle_timeout(timeout)
-        .build()
-        .map_err(|error| bad(&error))
 }
 
 async fn serve_grpc(
@@ -295,7 +273,7 @@ impl Terms {
             self.state.send_replace("standby");
         };
         let (serving, client, copy) = term::take_over(&self.config, &self.counters, on_standby).await?;
-        let pool = pool(&self.config).map_err(|error| TermError::Pool(error.to_string()))?;
+        let pool = pool(&self.config).map_err(TermError::Pool)?;
         catalog::publish(&self.catalog, copy);
         tracing::info!(peer = self.config.peer, term = serving.term, lanes = serving.lanes.len(), "serving");
         self.look_for_promises(&client, &serving).await;

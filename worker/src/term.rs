@@ -177,6 +177,7 @@ pub(crate) async fn take_over(
 /// for: a worker that sleeps may hold it for ever.
 async fn find_primary(config: &Config, warning: &Arc<Mutex<Option<String>>>) -> Result<(Client, CancellationToken), TermError> {
     config.bound.set(None);
+    let known = known_primary(config).await;
     let mut failure = None;
     for settings in each_host(&config.settings_of(&config.database)?) {
         let heard = warning.clone();
@@ -191,7 +192,7 @@ async fn find_primary(config: &Config, warning: &Arc<Mutex<Option<String>>>) -> 
         let looked = async {
             let (client, ended) = connect_to(settings, config, "rootward worker", on_message).await?;
             let mine = primary::read(&client).await?;
-            primary::judge(&mine, known_primary(config).await.as_ref())?;
+            primary::judge(&mine, known.as_ref())?;
             Ok((client, ended))
         };
         match looked.await {

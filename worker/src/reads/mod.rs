@@ -1,6 +1,6 @@
 //! Reads that may be a little old: on standbys of the peer's PostgreSQL, and at the primary when none is fresh enough.
 //!
-//! `samples` is how old a place in the log is, and pure; `position` what an answer showed, and pure; `servers` keeps sessions and knows
+//! `samples` is how old a place in the log is, and pure; `sampler` asks the primary; `position` what an answer showed, and pure; `servers` keeps sessions and knows
 //! which server is near and idle; `read` joins them. The statements run as in a lane (`lane/read.rs`), but pass none.
 //!
 //! No age rests on a clock of PostgreSQL's: the worker notes by its own when it asked the primary how far its log is flushed. Everything
@@ -8,6 +8,7 @@
 
 mod position;
 mod read;
+mod sampler;
 mod samples;
 mod servers;
 

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -13,15 +13,11 @@ use rootward_proto::{
     Fault, FaultResult,
     v1::{self, RetryClass},
 };
-use tokio::{
-    sync::Notify,
-    time::{Instant, timeout_at},
-};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     position::{LogPosition, Needed, needed, parse},
-    samples::{Sample, Samples},
+    sampler::{NoSample, SAMPLE_INTERVAL, Sampler},
     servers::{Server, Servers, Unusable},
 };
 use crate::{
@@ -36,9 +32,6 @@ use crate::{
 const LABEL: &str = "reads";
 /// The longest staleness that means anything.
 const LONGEST: Duration = Duration::from_secs(86_400);
-/// How often the primary is asked how far it is, while there are reads, and for how long after the last one.
-const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
-const DEMAND: Duration = Duration::from_secs(60);
 /// How long a read waits for a standby that is coming on, at most, and between two looks.
 const WAIT: Duration = Duration::from_millis(50);
 const LOOK_PAUSE: Duration = Duration::from_millis(5);
@@ -61,11 +54,7 @@ pub(crate) struct Reads {
     pool: Pool,
     servers: Servers,
     context: ReadContext,
-    samples: Mutex<Samples>,
-    /// One asks the primary at a time.
-    sampling: tokio::sync::Mutex<()>,
-    last_demand: Mutex<Option<Instant>>,
-    demand: Notify,
+    sampler: Arc<Sampler>,
     counters: Arc<Counters>,
 }
 
@@ -87,12 +76,6 @@ enum Not {
     Refused(Fault),
 }
 
-/// Why the primary did not say how far it is.
-enum NoSample {
-    TermOver,
-    Away(String),
-}
-
 impl Reads {
     /// Reads of this term; keeps track of the primary's log while there are any.
     ///
@@ -105,37 +88,33 @@ impl Reads {
         counters: Arc<Counters>,
     ) -> Result<Arc<Reads>, tokio_postgres::Error> {
         let secret = serving.secret.as_deref().and_then(|text| hex::decode(text.trim_start_matches("\\x")).ok()).unwrap_or_default();
-        let reads = Arc::new(Reads {
-            servers: Servers::new(&config)?,
-            config,
-            pool,
-            context: ReadContext::new(&secret, serving.term),
-            samples: Mutex::default(),
-            sampling: tokio::sync::Mutex::default(),
-            last_demand: Mutex::default(),
-            demand: Notify::new(),
-            counters,
-        });
-        if !reads.servers.hosts.is_empty() {
-            spawn_sampler(reads.clone(), serving.term, &serving.tasks, serving.stop.clone());
+        let servers = Servers::new(&config)?;
+        let sampler = Arc::new(Sampler::new(pool.clone(), serving.term));
+        if !servers.hosts.is_empty() {
+            serving.tasks.spawn(sampler.clone().run(serving.stop.clone()));
         }
-        Ok(reads)
+        Ok(Arc::new(Reads { servers, config, pool, context: ReadContext::new(&secret, serving.term), sampler, counters }))
     }
 
-    /// Runs a read where it is fresh enough.
+    /// Runs a read where it is fresh enough. `behind_lane` ends when what its root's lane is at now is over.
     ///
     /// Cancel safety: dropping it closes the session that it uses.
     ///
     /// # Errors
     /// The refusal; RW2005 or RW5005 if this worker is not the one to ask; RW5002 if no server answers.
-    pub(crate) async fn read(&self, serving: &Serving, wanted: Wanted<'_>, unit: impl Fn(Claim) -> Unit) -> FaultResult<v1::CallResponse> {
+    pub(crate) async fn read(
+        &self,
+        serving: &Serving,
+        wanted: Wanted<'_>,
+        unit: impl Fn(Claim) -> Unit,
+        behind_lane: impl Future<Output = FaultResult<()>>,
+    ) -> FaultResult<v1::CallResponse> {
         let (_, mut claim) = serving.lane_of(wanted.partition)?;
         let most = wanted.most.min(LONGEST);
         let is_worth_it = !self.servers.hosts.is_empty() && !most.is_zero();
         if is_worth_it {
-            *self.last_demand.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-            self.demand.notify_one();
-            match self.recent((most / 2).min(SAMPLE_INTERVAL * 2), serving.term).await {
+            self.sampler.want();
+            match self.sampler.recent((most / 2).min(SAMPLE_INTERVAL * 2)).await {
                 Err(NoSample::TermOver) => return Err(term_over()),
                 // The primary itself will say what is wrong with it.
                 Err(NoSample::Away(why)) => tracing::debug!(why, "the primary did not say how far it is"),
@@ -152,7 +131,10 @@ impl Reads {
                 }
             }
         }
-        judge_needed(&wanted, claim, serving.term)?;
+        // A standby may replay a commit a moment before the primary itself shows it: who may have seen one there waits for the batch under way.
+        if judge_needed(&wanted, claim, serving.term)? > 0 && !fail_point::is_armed("without_lane", LABEL) {
+            behind_lane.await?;
+        }
         let answer = self.at_the_primary(&unit(claim), serving.term, wanted.deadline).await?;
         self.counters.at_primary.fetch_add(1, Ordering::Relaxed);
         Ok(answer)
@@ -217,7 +199,7 @@ impl Reads {
             looked = server.look(&mut session).await;
         }
         let (replayed, is_moving) = looked.map_err(unusable)?;
-        let shown = self.lock_samples().shown_by(replayed);
+        let shown = self.sampler.shown_by(replayed);
         // The snapshot comes after this moment, so it is no older.
         let mut lag = shown.map(|sample| sample.at.elapsed());
         // Negative controls of the tests: without these, answers are older than they say, and older than the one before.
@@ -239,7 +221,7 @@ impl Reads {
         match end {
             ReadEnd::Answered(response, position) => {
                 let position = parse(&position).ok_or(Not::Unusable)?;
-                if self.config.durability == Durability::Replicated && !self.is_confirmed(position, term).await {
+                if self.config.durability == Durability::Replicated && !self.is_confirmed(position).await {
                     return Err(Not::Behind { is_moving: false });
                 }
                 let lag_us = u64::try_from(lag.as_micros()).unwrap_or(u64::MAX);
@@ -296,9 +278,9 @@ impl Reads {
 
     /// Whether what a read saw would outlive the primary, where that was declared: a standby may replay what others that commits wait
     /// for don't have yet.
-    async fn is_confirmed(&self, position: LogPosition, term: i64) -> bool {
+    async fn is_confirmed(&self, position: LogPosition) -> bool {
         for _ in 0..CONFIRM_TRIES {
-            match self.sample(term).await {
+            match self.sampler.sample().await {
                 Ok(sample) if sample.confirmed.is_some_and(|confirmed| confirmed >= position) => return true,
                 Ok(_) => tokio::time::sleep(LOOK_PAUSE).await,
                 Err(_) => return false,
@@ -306,67 +288,6 @@ impl Reads {
         }
         false
     }
-
-    /// How far the primary was not longer ago than this.
-    async fn recent(&self, age: Duration, term: i64) -> Result<Sample, NoSample> {
-        let is_recent = |sample: &Sample| sample.at.elapsed() <= age;
-        if let Some(sample) = self.lock_samples().newest().filter(is_recent) {
-            return Ok(sample);
-        }
-        let _turn = self.sampling.lock().await;
-        // Somebody else may have asked meanwhile.
-        if let Some(sample) = self.lock_samples().newest().filter(is_recent) {
-            return Ok(sample);
-        }
-        self.sample(term).await
-    }
-
-    async fn sample(&self, term: i64) -> Result<Sample, NoSample> {
-        let away = |error: &dyn std::fmt::Display| NoSample::Away(error.to_string());
-        let client = self.pool.get().await.map_err(|error| away(&error))?;
-        let at = Instant::now();
-        let sql = "/* sample_position */ select pg_current_wal_flush_lsn()::text, \
-                   (select min(flush_lsn)::text from pg_stat_replication where sync_state in ('sync', 'quorum')), ownership_version \
-                   from rootward.peer_state where term = $1";
-        let row = client.query_opt(sql, &[&term]).await.map_err(|error| away(&error))?.ok_or(NoSample::TermOver)?;
-        let (flushed, confirmed): (String, Option<String>) =
-            (row.try_get(0).map_err(|error| away(&error))?, row.try_get(1).map_err(|error| away(&error))?);
-        let ownership_version = row.try_get(2).map_err(|error| away(&error))?;
-        let flushed = parse(&flushed).ok_or_else(|| away(&"it told no place in its log"))?;
-        let sample = Sample { at, flushed, confirmed: confirmed.as_deref().and_then(parse), ownership_version };
-        self.lock_samples().push(sample);
-        Ok(sample)
-    }
-
-    fn lock_samples(&self) -> std::sync::MutexGuard<'_, Samples> {
-        // Nothing panics while it is held; what is in it would still be whole.
-        self.samples.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_in_demand(&self) -> bool {
-        self.last_demand.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|last| last.elapsed() < DEMAND)
-    }
-}
-
-/// Asks the primary again and again while there are reads, so that it is known how old what a standby shows is.
-fn spawn_sampler(reads: Arc<Reads>, term: i64, tasks: &TaskTracker, stop: CancellationToken) {
-    tasks.spawn(async move {
-        let sampling = async {
-            loop {
-                reads.demand.notified().await;
-                while reads.is_in_demand() {
-                    if let Err(NoSample::Away(why)) = reads.recent(SAMPLE_INTERVAL, term).await {
-                        tracing::debug!(why, "the primary did not say how far it is");
-                    }
-                    tokio::time::sleep(SAMPLE_INTERVAL).await;
-                }
-            }
-        };
-        tokio::select! {
-            () = sampling => {}
-            () = stop.cancelled() => {}
-        }
-    });
 }
 
 /// The place that a server must have reached, so that nobody sees this root older than before.
