@@ -8,6 +8,7 @@ mod kills;
 mod load;
 mod peers;
 mod plain;
+mod schema;
 
 use std::{collections::BTreeSet, time::Duration};
 
