@@ -103,6 +103,22 @@ impl Client {
         Query::new(self, entity, root_key, sql, request_id).send().await
     }
 
+    /// Runs one SQL statement that only reads inside a root, where the workers allow it, at a standby if one shows everything that was
+    /// acknowledged `most` before, and nothing older than `not_before`; else at the primary. The answer's `freshness` says how old it is and has
+    /// the position for the next read of this root. Passes no lane and has no outcome.
+    ///
+    /// # Errors
+    /// As [`Call::send`]; RW2007 where ad-hoc SQL is off; RW2040 if the statement changes rows.
+    pub async fn read_at(
+        &self,
+        (entity, root_key): (&str, &str),
+        sql: &str,
+        most: Duration,
+        not_before: Option<v1::ReadPosition>,
+    ) -> FaultResult<v1::CallResponse> {
+        Query::new(self, entity, root_key, sql, None).with_staleness(most, not_before).send().await
+    }
+
     /// Where a root lies and why.
     ///
     /// # Errors

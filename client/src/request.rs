@@ -67,6 +67,21 @@ impl Call {
         self
     }
 
+    /// For a transaction that only reads: an answer that shows everything acknowledged this long before it is asked for will do. It may come
+    /// from a standby, passes no lane and has no outcome; the answer's `freshness` says how old it is.
+    #[must_use]
+    pub fn with_staleness(mut self, most: Duration) -> Call {
+        self.message.staleness.get_or_insert_default().most_ms = whole_ms(most);
+        self
+    }
+
+    /// Shows nothing older than an earlier answer about the same root did, whose `freshness` has this position. For reads with a staleness.
+    #[must_use]
+    pub fn not_before(mut self, position: v1::ReadPosition) -> Call {
+        self.message.staleness.get_or_insert_default().not_before = Some(position);
+        self
+    }
+
     /// The id under which its outcome is stored.
     pub fn request_id(&self) -> &str {
         &self.message.request_id
@@ -81,7 +96,7 @@ impl Call {
     /// names the id to send it again with; or RW3109 (`Retry`) if reference data that it waits for did not come.
     pub async fn send(mut self) -> FaultResult<v1::CallResponse> {
         let deadline = Sender::deadline(self.deadline);
-        if let Some(seen) = self.client.seen_reference() {
+        if let Some(seen) = self.client.seen_reference().filter(|_| self.message.staleness.is_none()) {
             let wanted = self.message.min_reference_version.unwrap_or(0).max(seen.load(Ordering::Acquire));
             self.message.min_reference_version = Some(wanted);
         }
@@ -108,8 +123,14 @@ impl Query {
             sql: sql.to_owned(),
             request_id: request_id.unwrap_or_else(Uuid::now_v7).to_string(),
             issued_at_ms: now_ms(),
+            staleness: None,
         };
         Query { client: client.clone(), message }
+    }
+
+    pub(crate) fn with_staleness(mut self, most: Duration, not_before: Option<v1::ReadPosition>) -> Query {
+        self.message.staleness = Some(v1::Staleness { most_ms: whole_ms(most), not_before });
+        self
     }
 
     pub(crate) async fn send(self) -> FaultResult<v1::CallResponse> {
@@ -236,6 +257,10 @@ fn name_id(fault: Fault, what: &str, flag: &str, id: &str) -> Fault {
         format!("whether `{what}` was executed is unknown: {}", fault.message()),
         format!("send it again with {flag} {id}: it takes effect once, and you get its answer"),
     )
+}
+
+fn whole_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn now_ms() -> i64 {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rootward_link::{Exchange, Link, Outgoing};
+use rootward_link::{Exchange, Link, Outgoing, Unopened};
 use rootward_proto::{
     Fault, FaultResult,
     v1::{self, RetryClass, call_envelope, call_reply, rootward_client::RootwardClient},
@@ -105,9 +105,9 @@ impl Exchange for ToRouter {
         })
     }
 
-    async fn open(&self, outgoing: Outgoing<ToRouter>) -> Result<Streaming<v1::ExchangeCallsResponse>, String> {
+    async fn open(&self, outgoing: Outgoing<ToRouter>) -> Result<Streaming<v1::ExchangeCallsResponse>, Unopened> {
         let mut service = self.service.clone();
-        service.exchange(outgoing).await.map(Response::into_inner).map_err(|status| cause(&status))
+        service.exchange(outgoing).await.map(Response::into_inner).map_err(|status| cause(&status).into())
     }
 
     fn full(&self, limit: usize) -> Fault {

@@ -1,5 +1,6 @@
 //! A whole cluster on this machine, each part a real process of its own: PostgreSQL servers, workers, a router.
 
+mod routers;
 mod servers;
 
 use std::{
@@ -13,6 +14,7 @@ use nix::sys::signal::Signal;
 use rootward_proto::v1::{self, rootward_client::RootwardClient};
 use tokio::time::Instant;
 
+use self::routers::AnotherRouter;
 use self::servers::{conninfo, start_replicas, start_servers, topology};
 use crate::{
     Child, Compiled, DeployError, Launcher, Position, ProcessError, Server, ServerConfig, ServerError, Shutdown, Spawn, Topology, deploy,
@@ -141,6 +143,8 @@ type Result<T> = std::result::Result<T, EmbeddedError>;
 pub struct EmbeddedCluster {
     // The order is the order of dropping: the router first, PostgreSQL last.
     router: Option<Child>,
+    /// Beside it.
+    routers: Vec<AnotherRouter>,
     workers: BTreeMap<String, Child>,
     standbys: Vec<Child>,
     servers: BTreeMap<String, Server>,
@@ -174,6 +178,7 @@ impl EmbeddedCluster {
         deploy(&topology, &compiled.source, &compiled.schema).await?;
         let mut cluster = EmbeddedCluster {
             router: None,
+            routers: Vec::new(),
             workers: BTreeMap::new(),
             standbys: Vec::new(),
             servers,
@@ -302,23 +307,6 @@ impl EmbeddedCluster {
         Ok(())
     }
 
-    /// Starts one more router, which knows these workers; returns its address and its process.
-    ///
-    /// # Errors
-    /// [`EmbeddedError`] if it does not listen in time.
-    pub async fn start_another_router(&mut self, workers: &[String]) -> Result<(String, u32)> {
-        let name = format!("router-{}", self.standbys.len() + 2);
-        let settings = format!(
-            "listen = \"127.0.0.1:0\"\nworkers = {workers:?}\nreport_file = {:?}\n{}",
-            self.file(&format!("{name}.address")),
-            self.options.router_settings
-        );
-        let child = self.spawn("router", &name, &settings, &[]).await?;
-        let pid = child.pid();
-        self.standbys.push(child);
-        Ok((self.reported(&name).await?.address, pid))
-    }
-
     /// From its next start on, a node's worker tells others this address and listens where it listened before: what lies between may
     /// be a network that can be cut.
     pub fn advertise(&mut self, id: &str, address: String) {
@@ -363,6 +351,9 @@ impl EmbeddedCluster {
     /// [`EmbeddedError`] if a server does not shut down; it is killed when this is dropped.
     pub async fn stop(mut self) -> Result<()> {
         if let Some(router) = self.router.take() {
+            router.terminate(Signal::SIGTERM, DRAIN_LIMIT).await?;
+        }
+        for router in std::mem::take(&mut self.routers).into_iter().filter_map(|router| router.child) {
             router.terminate(Signal::SIGTERM, DRAIN_LIMIT).await?;
         }
         let workers = std::mem::take(&mut self.workers).into_values().chain(std::mem::take(&mut self.standbys));

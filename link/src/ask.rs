@@ -24,6 +24,21 @@ use crate::{
 /// How many requests may wait for the stream; more are refused at once.
 const QUEUE: usize = 8192;
 
+/// Why there is no stream.
+#[derive(Debug)]
+pub enum Unopened {
+    /// Nobody answers; a fragment of a sentence.
+    Unreachable(String),
+    /// The other side has refused it. Nothing was executed.
+    Refused(Fault),
+}
+
+impl From<String> for Unopened {
+    fn from(why: String) -> Unopened {
+        Unopened::Unreachable(why)
+    }
+}
+
 /// One kind of stream: its messages, how it is opened, and what its failures are called.
 pub trait Exchange: Send + Sync + Sized + 'static {
     /// One request with its number.
@@ -49,8 +64,8 @@ pub trait Exchange: Send + Sync + Sized + 'static {
     /// Connects and opens the stream.
     ///
     /// # Errors
-    /// Why there is none, as a fragment of a sentence.
-    fn open(&self, outgoing: Outgoing<Self>) -> impl Future<Output = Result<Streaming<Self::Response>, String>> + Send;
+    /// Why there is none.
+    fn open(&self, outgoing: Outgoing<Self>) -> impl Future<Output = Result<Streaming<Self::Response>, Unopened>> + Send;
 
     /// The queue is full; `limit` requests wait. Nothing was executed.
     fn full(&self, limit: usize) -> Fault;
@@ -121,7 +136,7 @@ impl<X: Exchange> Link<X> {
 
 /// How a stream ended.
 enum End {
-    NotOpened(String),
+    NotOpened(Unopened),
     Broken(String),
 }
 
@@ -134,13 +149,23 @@ async fn keep<X: Exchange>(exchange: Arc<X>, waiting: Waiting<X>, shutdown: Canc
             end = run(&*exchange, outgoing, &flight) => end,
             () = shutdown.cancelled() => End::Broken("this process is shutting down".to_owned()),
         };
-        let (End::NotOpened(why) | End::Broken(why)) = &end;
-        for asker in flight.end() {
-            let _ = asker.send(Err(exchange.broken(why)));
-        }
-        if matches!(end, End::NotOpened(_)) {
-            // Everything that waits is refused together: each sender decides for itself whether to try again.
-            refuse_all(&waiting, || exchange.unreachable(why));
+        let answer_all = |fault: &dyn Fn() -> Fault| {
+            for asker in flight.end() {
+                let _ = asker.send(Err(fault()));
+            }
+        };
+        // Everything that waits while there is no stream is refused together: each sender decides for itself whether to try again.
+        match end {
+            End::Broken(why) => answer_all(&|| exchange.broken(&why)),
+            End::NotOpened(Unopened::Unreachable(why)) => {
+                // The first message may have gone out before it was known that nobody answers.
+                answer_all(&|| exchange.broken(&why));
+                refuse_all(&waiting, || exchange.unreachable(&why));
+            }
+            End::NotOpened(Unopened::Refused(fault)) => {
+                answer_all(&|| fault.clone());
+                refuse_all(&waiting, || fault.clone());
+            }
         }
     }
 }

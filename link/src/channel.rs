@@ -2,6 +2,7 @@
 
 use std::{error::Error, time::Duration};
 
+use rootward_proto::Protocol;
 use tonic::transport::{self, Endpoint};
 
 /// The largest message that is taken.
@@ -23,12 +24,14 @@ pub struct Silence {
     pub given_up_after: Duration,
 }
 
-/// The other side at `address`; nothing is connected yet.
+/// The other side at `address`, which is told what this process speaks; nothing is connected yet.
 ///
 /// # Errors
 /// If it is no address.
 pub fn endpoint(address: &str, silence: Silence) -> Result<Endpoint, transport::Error> {
+    // A header's value is ASCII, which it is.
     Ok(Endpoint::from_shared(address.to_owned())?
+        .user_agent(Protocol::own().agent())?
         .connect_timeout(silence.connect)
         .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)

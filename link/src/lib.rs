@@ -9,7 +9,7 @@ mod fit;
 mod flight;
 mod turn;
 
-pub use ask::{Exchange, Link, Outgoing};
+pub use ask::{Exchange, Link, Outgoing, Unopened};
 pub use channel::{CONNECTION_WINDOW_BYTES, MAX_MESSAGE_BYTES, STREAM_WINDOW_BYTES, Silence, deepest, endpoint};
 pub use fit::{MAX_COALESCED, fitting};
 pub use turn::Turn;

@@ -2,6 +2,7 @@
 //! failures to gRPC statuses and back.
 
 mod failure;
+mod protocol;
 mod value;
 
 /// Generated from `proto/rootward/v1`.
@@ -11,6 +12,7 @@ pub mod v1 {
 }
 
 pub use failure::{Fault, FaultResult};
+pub use protocol::Protocol;
 pub use value::{BadWireValue, from_wire, to_wire};
 
 /// The encoded descriptors of all services, for gRPC reflection.

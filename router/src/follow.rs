@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use rootward_proto::v1;
+use rootward_proto::{Fault, v1};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -24,8 +24,12 @@ pub(crate) async fn follow(
         turn += 1;
         tokio::select! {
             result = follow_one(address, &catalog, &refresh) => {
-                if let Err(status) = result {
-                    tracing::debug!(%address, message = status.message(), "the catalog's stream ended");
+                match result {
+                    Err(status) if Fault::from_status(&status).code() == link::OTHER_VERSION => {
+                        tracing::warn!(%address, message = status.message(), "the catalog is not followed from this worker");
+                    }
+                    Err(status) => tracing::debug!(%address, message = status.message(), "the catalog's stream ended"),
+                    Ok(()) => {}
                 }
             }
             () = shutdown.cancelled() => return,

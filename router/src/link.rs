@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use rootward_link::{Exchange, MAX_MESSAGE_BYTES, Outgoing, Silence, deepest, endpoint};
+use rootward_link::{Exchange, MAX_MESSAGE_BYTES, Outgoing, Silence, Unopened, deepest, endpoint};
 use rootward_proto::{
     Fault, FaultResult,
     v1::{self, RetryClass, reply, worker_client::WorkerClient},
@@ -53,10 +53,10 @@ impl Exchange for ToWorker {
         })
     }
 
-    async fn open(&self, outgoing: Outgoing<ToWorker>) -> Result<Streaming<v1::ExchangeResponse>, String> {
+    async fn open(&self, outgoing: Outgoing<ToWorker>) -> Result<Streaming<v1::ExchangeResponse>, Unopened> {
         let mut client = connect(&self.address).await?;
         self.counters.opened.fetch_add(1, Ordering::Relaxed);
-        client.exchange(outgoing).await.map(tonic::Response::into_inner).map_err(|status| status.message().to_owned())
+        client.exchange(outgoing).await.map(tonic::Response::into_inner).map_err(|status| unopened(&status))
     }
 
     fn full(&self, limit: usize) -> Fault {
@@ -80,6 +80,15 @@ impl Exchange for ToWorker {
         )
     }
 }
+
+/// A worker of another build may refuse us by name.
+fn unopened(status: &tonic::Status) -> Unopened {
+    let fault = Fault::from_status(status);
+    if fault.code() == OTHER_VERSION { Unopened::Refused(fault) } else { Unopened::Unreachable(status.message().to_owned()) }
+}
+
+/// The code of a worker that has no version of the messages in common with us.
+pub(crate) const OTHER_VERSION: &str = "RW5030";
 
 pub(crate) fn unreachable(address: &str, why: &str) -> Fault {
     Fault::retry("RW5002", format!("worker {address} can't be reached: {why}"), "nothing was executed; see `rootward peer list`")

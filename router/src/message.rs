@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use rootward_proto::{Fault, FaultResult, v1};
-use rootward_schema::{Expression, Target, Text};
+use rootward_schema::{Expression, Target, Text, Transaction};
 use uuid::Uuid;
 
 use crate::{
@@ -22,6 +22,7 @@ const MAX_LABEL_BYTES: usize = 256;
 pub(crate) fn query_message(catalog: &Catalog, request: v1::QueryRequest) -> FaultResult<v1::Execute> {
     let root_key = canonical_root(catalog, &request.entity, &request.root_key)?;
     Ok(v1::Execute {
+        staleness: request.staleness,
         sql: request.sql,
         entity: request.entity,
         root_key,
@@ -47,7 +48,11 @@ pub fn call_message(catalog: &Catalog, request: v1::CallRequest) -> FaultResult<
             "leave `wait` out; to read what was written before, give `min_reference_version`",
         ));
     }
+    if request.staleness.is_some() {
+        check_read(transaction, &entity, request.min_reference_version)?;
+    }
     Ok(v1::Execute {
+        staleness: request.staleness,
         min_reference_version: request.min_reference_version,
         transaction: request.transaction,
         entity,
@@ -58,6 +63,25 @@ pub fn call_message(catalog: &Catalog, request: v1::CallRequest) -> FaultResult<
         issued_at_ms: issued_at(request.issued_at_ms),
         ..v1::Execute::default()
     })
+}
+
+/// Whether a transaction may run at a standby.
+fn check_read(transaction: &Transaction, entity: &str, min_reference_version: Option<i64>) -> FaultResult<()> {
+    if transaction.writes || entity.is_empty() {
+        return Err(Fault::refused(
+            "RW2040",
+            format!("`{}` may change rows, and a read with a staleness only reads", transaction.name),
+            "leave the staleness out: what changes rows runs at the owner of its root",
+        ));
+    }
+    if min_reference_version.is_some_and(|version| version > 0) {
+        return Err(Fault::refused(
+            "RW2041",
+            format!("`{}` asks for a version of the reference data and for a staleness", transaction.name),
+            "leave one of them out: what a standby shows of the reference data is as old as the rest of what it shows",
+        ));
+    }
+    Ok(())
 }
 
 /// A chain's first step with its input, checked.

@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use rootward_client::{Arguments, Client};
+use rootward_client::{Arguments, Client, v1};
 use rootward_cluster::Standbys;
-use tests::{Cluster, Shape, check_bank, check_everything, until};
+use tests::{Cluster, Reader, Shape, check_bank, check_everything, until};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinSet;
 use uuid::Uuid;
@@ -104,39 +104,107 @@ async fn what_a_synchronous_standby_confirmed_outlives_its_primary() {
     check_bank(&bank).await.expect("every promise is kept");
 }
 
+/// Waits until the standby has replayed all of its primary.
+async fn caught_up(bank: &Cluster) {
+    let sql = "select 1 from pg_stat_replication where application_name = 'p1-standby' and replay_lsn >= pg_current_wal_flush_lsn()";
+    let is_there = async || bank.reader().rows("p1", sql, &[]).await.ok().filter(|rows| !rows.is_empty());
+    until("the standby has all of it", is_there).await.expect("it has");
+}
+
+/// What the worker of the peer knows of the last promotion.
+async fn promotion(bank: &Cluster) -> Option<v1::Promotion> {
+    let peers = bank.client().expect("a client").peers().await.expect("peers");
+    peers.into_iter().find(|peer| peer.id == "p1")?.status?.promotion
+}
+
+/// Readers of the two servers of the peer, whichever is the primary.
+fn servers(bank: &Cluster) -> (Reader, Reader) {
+    let reader = |server: &rootward_cluster::Server| Reader::new([("p1".to_owned(), server.conninfo(server.superuser(), "p1"))].into());
+    (reader(bank.embedded.server("p1").expect("a server")), reader(bank.embedded.replica("p1").expect("a standby")))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_primary_that_was_replaced_is_not_served_again() {
+async fn a_primary_that_was_replaced_is_passed_over() {
     let mut bank = bank(Standbys::Asynchronous).await;
     let client = bank.client().expect("a client");
     let account = bank.open_accounts(&client, "p1", 1, 100).await.expect("opened")[0];
     let key = account.to_string();
-    let caught_up = async |bank: &Cluster| {
-        let sql = "select 1 from pg_stat_replication where application_name = 'p1-standby' and replay_lsn >= pg_current_wal_flush_lsn()";
-        until("the standby has all of it", async || bank.reader().rows("p1", sql, &[]).await.ok().filter(|rows| !rows.is_empty())).await
-    };
-    caught_up(&bank).await.expect("it has");
+    caught_up(&bank).await;
     let term = bank.wait_until_serving("p1", 0).await.expect("it serves").term;
     bank.embedded.kill_postgres("p1").await.expect("killed");
     bank.embedded.promote("p1").await.expect("promoted");
-    bank.wait_until_serving("p1", term).await.expect("the new primary is served");
+    let served = bank.wait_until_serving("p1", term).await.expect("the new primary is served").term;
+    let found = promotion(&bank).await.expect("it was seen");
+    assert!(found.timeline == 2 && found.checked.is_some_and(|checked| checked > 0) && found.lost == 0, "{found:?}");
     client.settle("deposit", &[("account_id", &key), ("amount", "1")], Uuid::now_v7()).await.expect("deposited");
-    // The old one comes back and takes writes; a worker that finds it first must not serve it.
+    // The old one comes back, takes writes, and is the first that a worker finds. Nothing goes there, neither from the worker that serves
+    // nor from the next one.
     bank.embedded.start_postgres("p1").await.expect("the old one runs");
     bank.embedded.kill_worker("p1").await.expect("killed");
     bank.embedded.start_worker("p1", &[]).await.expect("started");
-    let log = bank.embedded.folder().join("worker-p1.log");
-    until("the worker says why it serves nothing", async || {
-        std::fs::read_to_string(&log).ok().filter(|text| text.contains("it was replaced; rebuild it as a standby"))
+    bank.wait_until_serving("p1", served).await.expect("it goes on to the new one");
+    let log = std::fs::read_to_string(bank.embedded.folder().join("worker-p1.log")).expect("a log");
+    assert!(log.contains("it was replaced; rebuild it as a standby"), "{log}");
+    client.settle("deposit", &[("account_id", &key), ("amount", "1")], Uuid::now_v7()).await.expect("deposited");
+    let (old, new) = servers(&bank);
+    let sessions = "select application_name from pg_stat_activity where application_name like 'rootward%' and datname = current_database() \
+                    and application_name <> 'rootward claim'";
+    until("nothing of the worker is connected to the old one", async || {
+        old.rows("p1", sessions, &[]).await.ok().filter(|rows| rows.is_empty())
     })
     .await
-    .expect("it says so");
-    assert!(!is_serving(&bank).await);
+    .expect("nothing is");
+    assert_eq!((old.entries(account).await.expect("read"), new.entries(account).await.expect("read")), (1, 3));
     bank.embedded.kill_postgres("p1").await.expect("killed");
-    bank.wait_until_serving("p1", 0).await.expect("the new primary is found");
-    client.settle("deposit", &[("account_id", &key), ("amount", "1")], Uuid::now_v7()).await.expect("deposited");
     let balance = bank.reader().balance(account).await.expect("read");
     assert_eq!(balance, Some(10_200), "in cents, both deposits and nothing lost");
     check_everything(&bank).await.expect("every promise is kept");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_asynchronous_standby_lacks_is_told() {
+    let mut bank = bank(Standbys::Asynchronous).await;
+    let client = patient(&bank);
+    let account = bank.open_accounts(&bank.client().expect("a client"), "p1", 1, 100).await.expect("opened")[0];
+    let given = async |count: usize| {
+        let ids: Vec<Uuid> = (0..count).map(|_| Uuid::now_v7()).collect();
+        for id in &ids {
+            deposit(&client, account, *id).await;
+        }
+        ids
+    };
+    let kept = given(5).await;
+    caught_up(&bank).await;
+    let term = bank.wait_until_serving("p1", 0).await.expect("it serves").term;
+    bank.embedded.kill_replica("p1").await.expect("killed");
+    let lost = given(7).await;
+    bank.embedded.kill_postgres("p1").await.expect("killed");
+    bank.embedded.start_replica("p1").await.expect("it starts without its primary");
+    bank.embedded.promote("p1").await.expect("promoted");
+    bank.wait_until_serving("p1", term).await.expect("the new primary is served");
+    let found = promotion(&bank).await.expect("it was seen");
+    assert!(found.checked.is_some_and(|checked| checked >= 12) && found.lost == 7, "{found:?}");
+    let named: std::collections::BTreeSet<String> = found.examples.into_iter().collect();
+    assert_eq!(named, lost.iter().map(Uuid::to_string).collect());
+    let log = std::fs::read_to_string(bank.embedded.folder().join("worker-p1.log")).expect("a log");
+    assert!(log.contains("RW5031") && log.contains(&lost[0].to_string()), "{log}");
+    assert_eq!(wrong(&bank, &kept).await, Vec::<Uuid>::new(), "the others are there");
+    // Each can be sent again with its own id, and is then done once.
+    for id in &lost {
+        deposit(&client, account, *id).await;
+    }
+    assert_eq!(wrong(&bank, &lost).await, Vec::<Uuid>::new());
+    // A worker that has not served the peer before does not know what was acknowledged.
+    bank.embedded.replace_primary("p1").await.expect("a standby of the new one");
+    bank.embedded.kill_worker("p1").await.expect("killed");
+    bank.embedded.kill_postgres("p1").await.expect("killed");
+    bank.embedded.promote("p1").await.expect("promoted");
+    bank.embedded.start_worker("p1", &[]).await.expect("started");
+    bank.wait_until_serving("p1", 0).await.expect("served");
+    let found = promotion(&bank).await.expect("it was seen");
+    assert_eq!((found.timeline, found.checked), (3, None), "{found:?}");
+    let log = std::fs::read_to_string(bank.embedded.folder().join("worker-p1.log")).expect("a log");
+    assert!(log.contains("RW5032"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -200,6 +200,34 @@ async fn appends_chains_and_snapshots_have_one_order_over_kills() {
     explain(&events, seed);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn appends_chains_and_snapshots_have_one_order_while_partitions_move() {
+    let seed = rand::random();
+    let mut cluster = own_cluster(LISTS, Shape::own(2)).await;
+    let client = crate::moves::client(&cluster);
+    let map = client.partitions().await.expect("a map");
+    let owned_by = |peer: &str| -> Vec<i32> {
+        let is_its = |owner: &u32| map.peers[usize::try_from(*owner).expect("few")] == peer;
+        map.owners.iter().zip(0..).filter(|(owner, _)| is_its(owner)).map(|(_, partition)| partition).collect()
+    };
+    let (first, second) = (owned_by("p1"), owned_by("p2"));
+    let events = history(&mut cluster, seed, async |embedded, _| {
+        // All of one peer's against all of the other's, then back, with a worker killed on the way.
+        tokio::join!(crate::moves::carry_out(&client, &first, "p2"), crate::moves::carry_out(&client, &second, "p1"));
+        let back = async {
+            tokio::join!(crate::moves::carry_out(&client, &first, "p1"), crate::moves::carry_out(&client, &second, "p2"));
+        };
+        let kill = async {
+            embedded.kill_worker("p1").await.expect("killed");
+            embedded.start_worker("p1", &[]).await.expect("started");
+        };
+        tokio::join!(back, kill);
+    });
+    let events = events.await;
+    explain(&events, seed);
+    crate::moves::nothing_is_left(&cluster).await;
+}
+
 /// The checker sees what a cluster without consistent cuts shows: each peer read by itself, one after the other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reads_of_one_peer_after_the_other_have_no_order() {

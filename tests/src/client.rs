@@ -111,6 +111,7 @@ impl Client {
             sql: sql.to_owned(),
             request_id: id.to_string(),
             issued_at_ms: 0,
+            staleness: None,
         };
         self.raw().query(request(message)).await.map(tonic::Response::into_inner).map_err(|status| Fault::from_status(&status))
     }

@@ -33,12 +33,15 @@ pub enum Cut {
     Answers,
     /// Connections end, and new ones end at once.
     Refused,
+    /// Nothing of any process but this one, and nobody is told: what others send to a worker, while a router reaches it.
+    AllBut(u32),
 }
 
 impl Cut {
-    fn passes(self, direction: Direction) -> bool {
+    fn passes(self, direction: Direction, asker: Option<u32>) -> bool {
         match self {
             Cut::None => true,
+            Cut::AllBut(process) => asker == Some(process),
             Cut::Requests => direction == Direction::Answers,
             Cut::Answers => direction == Direction::Requests,
             Cut::Both | Cut::Refused => false,
@@ -76,8 +79,9 @@ impl Detour {
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
-            while let Ok((asking, _)) = listener.accept().await {
-                connections.spawn(join(asking, to.clone(), known.clone(), longer.clone()));
+            while let Ok((asking, from)) = listener.accept().await {
+                let asker = process_of(from.port(), address.port());
+                connections.spawn(join(asking, asker, to.clone(), known.clone(), longer.clone()));
                 while connections.try_join_next().is_some() {}
             }
         });
@@ -100,7 +104,23 @@ impl Detour {
     }
 }
 
-async fn join(asking: TcpStream, to: String, cut: watch::Receiver<Cut>, delay: Arc<AtomicU64>) {
+/// The process whose socket on this machine has a local and a remote port.
+fn process_of(local: u16, remote: u16) -> Option<u32> {
+    let (local, remote) = (format!(":{local:04X}"), format!(":{remote:04X}"));
+    let sockets = std::fs::read_to_string("/proc/net/tcp").ok()?;
+    let socket = sockets.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        (words.get(1)?.ends_with(&local) && words.get(2)?.ends_with(&remote)).then(|| format!("socket:[{}]", words.get(9).unwrap_or(&"")))
+    })?;
+    let holds = |process: u32| {
+        let files = std::fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
+        files.into_iter().any(|file| std::fs::read_link(file.path()).is_ok_and(|link| link.as_os_str() == socket.as_str()))
+    };
+    let processes = std::fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    processes.into_iter().find(|process| holds(*process))
+}
+
+async fn join(asking: TcpStream, asker: Option<u32>, to: String, cut: watch::Receiver<Cut>, delay: Arc<AtomicU64>) {
     let mut refused = cut.clone();
     let joined = async {
         if *cut.borrow() == Cut::Refused {
@@ -113,8 +133,8 @@ async fn join(asking: TcpStream, to: String, cut: watch::Receiver<Cut>, delay: A
         let (from_answering, to_answering) = answering.into_split();
         // Either end closes both, as long as something passes.
         tokio::select! {
-            () = pass(from_asking, to_answering, Direction::Requests, cut.clone(), &delay) => {}
-            () = pass(from_answering, to_asking, Direction::Answers, cut, &delay) => {}
+            () = pass(from_asking, to_answering, (Direction::Requests, asker), cut.clone(), &delay) => {}
+            () = pass(from_answering, to_asking, (Direction::Answers, asker), cut, &delay) => {}
         }
     };
     tokio::select! {
@@ -123,11 +143,17 @@ async fn join(asking: TcpStream, to: String, cut: watch::Receiver<Cut>, delay: A
     }
 }
 
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, direction: Direction, mut cut: watch::Receiver<Cut>, delay: &AtomicU64) {
+async fn pass(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    (direction, asker): (Direction, Option<u32>),
+    mut cut: watch::Receiver<Cut>,
+    delay: &AtomicU64,
+) {
     let mut bytes = vec![0; 64 << 10];
     loop {
         let read = from.read(&mut bytes).await.unwrap_or(0);
-        if cut.wait_for(|cut| cut.passes(direction)).await.is_err() || read == 0 {
+        if cut.wait_for(|cut| cut.passes(direction, asker)).await.is_err() || read == 0 {
             return;
         }
         let longer = delay.load(Ordering::Relaxed);

@@ -7,11 +7,13 @@ mod client;
 mod cluster;
 mod commands;
 mod detour;
+pub mod faults;
 mod goods;
 pub mod history;
 mod invariants;
 mod kill;
 mod logs;
+mod moved;
 pub mod play;
 mod reader;
 mod scenario;
@@ -30,6 +32,7 @@ pub use goods::order_lines;
 pub use invariants::{Violation, check_bank, check_effects, check_everything, check_money};
 pub use kill::{KILL_POINTS, Pause, Victim, while_killing};
 pub use logs::check_logs;
+pub use moved::nothing_is_left;
 pub use reader::{Outcome, Reader};
 pub use scenario::{
     a_late_duplicate_has_no_effect, a_root_is_not_seen_from_another, a_step_sent_twice_has_one_effect,

@@ -1,10 +1,12 @@
 //! The worker's settings: one TOML file.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use rootward_router::is_address;
 use rootward_schema::nearest_setting;
 use serde::Deserialize;
+
+use crate::host::Bound;
 
 /// What `rootward worker --config FILE` reads.
 #[derive(Debug, Clone, Deserialize)]
@@ -25,6 +27,10 @@ pub struct Config {
     /// is missing.
     #[serde(default)]
     pub reader_database: Option<String>,
+    /// More standbys of the same database, for reads that may be a little old: role `rootward_lane`. The hosts of `lane_database` are asked
+    /// too, if it names several.
+    #[serde(default)]
+    pub standby_database: Option<String>,
     /// The hub's database, where the catalog lies: role `rootward_system`.
     pub hub_database: String,
     /// Certificates that are trusted for TLS to PostgreSQL.
@@ -98,6 +104,19 @@ pub struct Config {
     /// Where the address is written once it is known, for whoever started us.
     #[serde(default)]
     pub report_file: Option<PathBuf>,
+    /// The host of the term that is served; no setting.
+    #[serde(skip)]
+    pub(crate) bound: Arc<Bound>,
+}
+
+impl Config {
+    /// What a connection string says, for the host that the term is bound to if it names that among others.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub(crate) fn settings_of(&self, database: &str) -> Result<tokio_postgres::Config, tokio_postgres::Error> {
+        Ok(self.bound.narrow(database.parse()?))
+    }
 }
 
 /// What an acknowledged transaction has outlived.
@@ -208,7 +227,11 @@ pub fn parse_config(text: &str) -> Result<Config, ConfigError> {
     let config: Config = toml::from_str(text)?;
     let databases =
         [("database", &config.database), ("lane_database", &config.lane_database), ("hub_database", &config.hub_database)].into_iter();
-    let others = [("reader_database", &config.reader_database), ("replication_database", &config.replication_database)];
+    let others = [
+        ("reader_database", &config.reader_database),
+        ("standby_database", &config.standby_database),
+        ("replication_database", &config.replication_database),
+    ];
     for (name, text) in databases.chain(others.into_iter().filter_map(|(name, text)| Some((name, text.as_ref()?)))) {
         text.parse::<tokio_postgres::Config>().map_err(|error| ConfigError::ConnectionString(name, error))?;
     }

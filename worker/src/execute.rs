@@ -16,10 +16,11 @@ use crate::{
     clock::{self, timestamp},
     collect, fail_point,
     lane::{
-        After, Answerer, Asked, Declared, Done, Effect, Fingerprint, Finished, Freshness, LaneHandle, OutcomeKey, Outgoing, OwnRow, Share,
-        Ticket, Unit, UnitOutcome, expired_request, expired_step, lane_died, wrong_owner,
+        After, Answerer, Asked, Declared, Done, Effect, Fingerprint, Finished, Freshness, LaneHandle, OutcomeKey, Outgoing, OwnRow, Root,
+        Share, Ticket, Unit, UnitOutcome, expired_request, expired_step, lane_died, writes, wrong_owner,
     },
     pg::Call,
+    reads::Wanted,
 };
 
 /// The partition of reference data.
@@ -57,6 +58,9 @@ pub(crate) async fn execute(home: &Arc<ChainHome>, limits: &Limits, execute: v1:
         // Before it is queued: a lane waits for nothing but PostgreSQL.
         home.reference.require(&home.peer, version, request.deadline).await?;
     }
+    if let Some(staleness) = request.execute.staleness {
+        return Box::pin(read(home, limits, &schema, &request, staleness)).await.map(reply::Result::Executed);
+    }
     let open_chain = request.execute.open_chain.clone();
     if request.execute.is_forgotten {
         let root = (request.execute.entity.as_str(), request.root_key.as_str());
@@ -75,6 +79,54 @@ pub(crate) async fn execute(home: &Arc<ChainHome>, limits: &Limits, execute: v1:
             Ok(reply::Result::Executed(answer))
         }
     }
+}
+
+/// Runs a transaction that only reads, at a standby if one is fresh enough. It has no outcome, and asking again runs it again.
+async fn read(
+    home: &Arc<ChainHome>,
+    limits: &Limits,
+    schema: &Schema,
+    request: &Request,
+    staleness: v1::Staleness,
+) -> FaultResult<v1::CallResponse> {
+    let execute = &request.execute;
+    let label = if execute.transaction.is_empty() { "sql" } else { &execute.transaction };
+    let (effect, _) = plan_effect(home, limits, schema, request)?;
+    // Whether a statement from outside writes, PostgreSQL says.
+    let may_write = |effect: &Effect| !execute.transaction.is_empty() && effect.declared.writes;
+    let effect = effect.filter(|effect| !may_write(effect) && !execute.entity.is_empty()).ok_or_else(|| writes(label))?;
+    let wanted = Wanted {
+        partition: request.partition,
+        most: Duration::from_millis(staleness.most_ms),
+        not_before: staleness.not_before.as_ref(),
+        deadline: request.deadline,
+    };
+    let unit = |claim| {
+        let root = Root {
+            entity: &execute.entity,
+            root_key: &request.root_key,
+            request_id: request.request_id,
+            context: context_of(&execute.entity, &request.root_key),
+        };
+        Unit::of_read(root, claim, effect.clone(), request.deadline)
+    };
+    // Looks for an outcome that is not there: the lane answers when it is through with what came before.
+    let look = Request {
+        execute: v1::Execute { is_look_up: true, staleness: None, ..execute.clone() },
+        root_key: request.root_key.clone(),
+        ..*request
+    };
+    let behind_lane = async { run(home, limits, schema, &look, None).await.map(drop) };
+    let response = home.reads.read(&home.serving, wanted, unit, behind_lane).await?;
+    Ok(v1::CallResponse {
+        request_id: request.request_id.to_string(),
+        entity: execute.entity.clone(),
+        root_key: request.root_key.clone(),
+        partition: request.partition,
+        peer: home.peer.clone(),
+        worker_us: micros(request.received),
+        ..response
+    })
 }
 
 /// Checks a request and binds it to its place.

@@ -8,7 +8,7 @@ use std::{
 use rootward_metrics::{Histogram, Labels, Measured, Page, write_process};
 use tokio::sync::{Semaphore, watch};
 
-use crate::{chain::ChainHome, lane::Counters, service::MAX_IN_FLIGHT, snapshot::Snapshots};
+use crate::{chain::ChainHome, lane::Counters, reads::ReadCounters, service::MAX_IN_FLIGHT, snapshot::Snapshots};
 
 /// A worker's values; counters outlive its terms, what is under way belongs to the one that is served.
 #[derive(Clone)]
@@ -18,6 +18,7 @@ pub(crate) struct WorkerMetrics {
     pub home: watch::Receiver<Option<Arc<ChainHome>>>,
     pub in_flight: Arc<Semaphore>,
     pub snapshots: Arc<Snapshots>,
+    pub reads: Arc<ReadCounters>,
 }
 
 impl fmt::Debug for WorkerMetrics {
@@ -83,7 +84,10 @@ impl WorkerMetrics {
             [("set_wise", &lane.set_wise), ("row_by_row", &lane.row_by_row)]
                 .map(|(manner, count)| ([self.of_lane(at), vec![("manner", manner.to_owned())]].concat(), count.load(Ordering::Relaxed)))
         });
-        page.counters("rootward_lane_units", "Units that were in a batch, by how they ran", manners)
+        page.counters("rootward_lane_units", "Units that were in a batch, by how they ran", manners)?;
+        let reads = [("standby", &self.reads.at_standbys), ("primary", &self.reads.at_primary)];
+        let reads = reads.map(|(at, count)| ([self.of_peer(), vec![("at", at.to_owned())]].concat(), count.load(Ordering::Relaxed)));
+        page.counters("rootward_reads", "Reads with a staleness that were answered, by where they ran", reads)
     }
 
     fn write_times(&self, page: &mut Page<'_>) -> fmt::Result {

@@ -62,13 +62,20 @@ pub(crate) async fn claim(hub: &Client, peer: &str, mine: &Primary) -> Result<Re
     let sql = "/* claim_peer */ update rootward_catalog.peer set system_identifier = $2, timeline = $3 where id = $1 \
                and coalesce(system_identifier, $2) = $2 and coalesce(timeline, 0) < $3";
     hub.execute(sql, &[&peer, &mine.system_identifier, &mine.timeline]).await?;
+    Ok(judge(mine, known(hub, peer).await?.as_ref()))
+}
+
+/// What the hub knows of the PostgreSQL that served the peer last.
+///
+/// # Errors
+/// If it can't be asked.
+pub(crate) async fn known(hub: &Client, peer: &str) -> Result<Option<Primary>, tokio_postgres::Error> {
     let sql = "/* read_claim */ select system_identifier, timeline from rootward_catalog.peer where id = $1";
-    let Some(row) = hub.query_opt(sql, &[&peer]).await? else { return Ok(Ok(())) };
-    let known = match (row.try_get::<_, Option<String>>(0)?, row.try_get::<_, Option<i32>>(1)?) {
+    let Some(row) = hub.query_opt(sql, &[&peer]).await? else { return Ok(None) };
+    Ok(match (row.try_get::<_, Option<String>>(0)?, row.try_get::<_, Option<i32>>(1)?) {
         (Some(system_identifier), Some(timeline)) => Some(Primary { system_identifier, timeline }),
         _ => None,
-    };
-    Ok(judge(mine, known.as_ref()))
+    })
 }
 
 /// Whether commits wait for a standby, if that was declared.

@@ -1,17 +1,26 @@
 //! The life of a worker: listen, follow the catalog, take the peer over, serve, begin again when the term ends, drain.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
+use deadpool_postgres::Pool;
 use rootward_metrics::Endpoint;
-use rootward_proto::v1::worker_server::WorkerServer;
+use rootward_proto::{
+    Protocol,
+    v1::{self, worker_server::WorkerServer},
+};
 use rootward_router::{Catalog, Routing};
 use tokio::{
     net::TcpListener,
     sync::{Notify, watch},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::{Server, server::TcpIncoming};
+use tonic::{
+    service::interceptor::InterceptedService,
+    transport::{Server, server::TcpIncoming},
+};
 
 use crate::{
     catalog,
@@ -23,7 +32,10 @@ use crate::{
     lane::Counters,
     metrics::WorkerMetrics,
     moves::{Mover, Parts},
-    pg,
+    pool::pool,
+    primary::Primary,
+    promotion,
+    reads::{ReadCounters, Reads},
     reference::ReferenceVersion,
     route, service,
     snapshot::Snapshots,
@@ -33,7 +45,6 @@ use crate::{
 
 /// A pause between two tries to take the peer over.
 const RETRY_PAUSE: Duration = Duration::from_millis(150);
-const POOL_SIZE: usize = 6;
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
 /// Why a worker ended.
@@ -67,11 +78,10 @@ pub struct Worker {
     listener: TcpListener,
     metrics: Option<Endpoint>,
     address: String,
-    pool: Pool,
 }
 
 impl Worker {
-    /// Opens the port and the pool.
+    /// Opens the port.
     ///
     /// # Errors
     /// [`RunError`] if the port is taken or a setting can't be used.
@@ -79,12 +89,13 @@ impl Worker {
         let listener = TcpListener::bind(config.listen).await.map_err(|source| RunError::Listen { address: config.listen, source })?;
         let local = listener.local_addr().map_err(|source| RunError::Listen { address: config.listen, source })?;
         let address = config.advertise.clone().unwrap_or_else(|| format!("http://{local}"));
-        let pool = pool(&config)?;
+        // Each term makes its own, for the host that it is bound to; what is wrong with the settings is told at once.
+        pool(&config).map_err(RunError::Database)?;
         let metrics = Endpoint::bind_if(config.metrics_listen).await.map_err(|(address, source)| RunError::Listen { address, source })?;
         if let Some(file) = &config.report_file {
             rootward_metrics::report(file, &address, metrics.as_ref()).map_err(RunError::Report)?;
         }
-        Ok(Worker { config: Arc::new(config), listener, metrics, address, pool })
+        Ok(Worker { config: Arc::new(config), listener, metrics, address })
     }
 
     /// Where the worker listens, as the catalog names it.
@@ -97,16 +108,18 @@ impl Worker {
     /// # Errors
     /// [`RunError`] if the gRPC server fails. A database that is away is no error: the worker waits for it.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
-        let Worker { config, listener, metrics, address, pool } = self;
+        let Worker { config, listener, metrics, address } = self;
         let tasks = TaskTracker::new();
         let refresh = Arc::new(Notify::new());
         let (catalog, known) = watch::channel(None);
         let (state, shown_state) = watch::channel("starting");
         let (home, served) = watch::channel(None);
         let (mover, moving) = watch::channel(None);
+        let (promotion, promoted) = watch::channel(None);
         let routing = Routing::new(known.clone(), refresh.clone(), tasks.clone(), shutdown.child_token());
         tasks.spawn(catalog::follow(config.clone(), catalog.clone(), refresh, shutdown.child_token()));
         let counters: Vec<Arc<Counters>> = (0..config.lanes).map(|_| Arc::default()).collect();
+        let reads = Arc::<ReadCounters>::default();
         let in_flight = service::WorkerService::in_flight();
         let snapshots = Arc::new(Snapshots::new(config.clone()));
         if let Some(metrics) = metrics {
@@ -116,13 +129,16 @@ impl Worker {
                 home: served.clone(),
                 in_flight: in_flight.clone(),
                 snapshots: snapshots.clone(),
+                reads: reads.clone(),
             };
             tasks.spawn(metrics.serve(measured, shutdown.child_token()));
         }
         let terms = Terms {
             config: config.clone(),
             counters,
-            pool,
+            reads,
+            served: Mutex::default(),
+            promotion,
             routing,
             catalog,
             address,
@@ -146,33 +162,13 @@ impl Worker {
             snapshots,
             parts: Arc::new(Parts::new(config.clone(), tasks.clone())),
             mover: moving,
+            promoted,
         };
         let result = serve_grpc(service, listener, shutdown.clone(), Duration::from_millis(config.grace_ms)).await;
         shutdown.cancel();
         let _ = tokio::time::timeout(Duration::from_millis(config.grace_ms), serving).await;
         result
     }
-}
-
-fn pool(config: &Config) -> Result<Pool, RunError> {
-    let bad = |error: &dyn std::fmt::Display| RunError::Database(error.to_string());
-    let mut settings: tokio_postgres::Config = config.database.parse().map_err(|error: tokio_postgres::Error| bad(&error))?;
-    settings.application_name("rootward system").connect_timeout(Duration::from_secs(3));
-    // `Clean` runs DISCARD-like statements on return: `Fast` would hand on open transactions and settings.
-    let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Clean };
-    let manager = match pg::tls_for(&settings, config.tls_ca_file.as_deref()).map_err(|error| bad(&error))? {
-        Some(tls) => Manager::from_config(settings, tokio_postgres_rustls::MakeRustlsConnect::new(tls), manager_config),
-        None => Manager::from_config(settings, tokio_postgres::NoTls, manager_config),
-    };
-    let timeout = Some(Duration::from_secs(3));
-    Pool::builder(manager)
-        .max_size(POOL_SIZE)
-        .runtime(deadpool_postgres::Runtime::Tokio1)
-        .wait_timeout(timeout)
-        .create_timeout(timeout)
-        .recycle_timeout(timeout)
-        .build()
-        .map_err(|error| bad(&error))
 }
 
 async fn serve_grpc(
@@ -186,6 +182,7 @@ async fn serve_grpc(
     service.tasks.spawn(report_health(reporter, watched, shutdown.clone()));
     let reflection = || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(rootward_proto::DESCRIPTORS);
     let server = WorkerServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let server = InterceptedService::new(server, |request| Protocol::own().check(&request).map(|()| request));
     let drained = shutdown.clone();
     // The builder's own setting does not reach listeners that it didn't open; without it small answers wait for 40 ms.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
@@ -234,7 +231,11 @@ async fn report_health(
 struct Terms {
     config: Arc<Config>,
     counters: Vec<Arc<Counters>>,
-    pool: Pool,
+    reads: Arc<ReadCounters>,
+    /// The PostgreSQL of the last term of this process.
+    served: Mutex<Option<Primary>>,
+    /// What is known of the last promotion.
+    promotion: watch::Sender<Option<v1::Promotion>>,
     routing: Routing,
     catalog: watch::Sender<Option<Arc<Catalog>>>,
     address: String,
@@ -272,17 +273,20 @@ impl Terms {
             self.state.send_replace("standby");
         };
         let (serving, client, copy) = term::take_over(&self.config, &self.counters, on_standby).await?;
+        let pool = pool(&self.config).map_err(TermError::Pool)?;
         catalog::publish(&self.catalog, copy);
         tracing::info!(peer = self.config.peer, term = serving.term, lanes = serving.lanes.len(), "serving");
+        self.look_for_promises(&client, &serving).await;
         let home = Arc::new(ChainHome {
             peer: self.config.peer.clone(),
             routing: self.routing.clone(),
             serving: serving.clone(),
-            pool: self.pool.clone(),
+            pool: pool.clone(),
             drivers: Drivers::default(),
             gate: Arc::default(),
             open: OpenChains::default(),
             retention: Duration::from_secs(u64::from(self.config.retention_hours) * 3600),
+            reads: Reads::follow(self.config.clone(), pool.clone(), &serving, self.reads.clone())?,
             reference: ReferenceVersion::follow(self.config.clone(), &serving.tasks, serving.stop.clone()),
         });
         self.home.send_replace(Some(home.clone()));
@@ -296,13 +300,23 @@ impl Terms {
         let idle = Duration::from_millis(self.config.collection_pause_ms);
         let retention = Retention { requests: hours(self.config.retention_hours), chains: hours(self.config.chain_retention_hours), idle };
         serving.tasks.spawn(collect(home, retention));
-        self.keep_in_step(&client, &serving).await;
+        self.keep_in_step(&client, &serving, &pool).await;
         self.stop_serving().await;
         Ok(())
     }
 
+    /// If another PostgreSQL has taken the place of the one before: whether it has what was acknowledged there.
+    async fn look_for_promises(&self, client: &tokio_postgres::Client, serving: &crate::serving::Serving) {
+        let served = self.served.lock().unwrap_or_else(PoisonError::into_inner).replace(serving.primary.clone());
+        if promotion::is_promoted(&serving.primary, served.as_ref(), serving.before.as_ref()) {
+            let timeline = serving.primary.timeline;
+            let looked = promotion::look(client, &self.config.peer, timeline, &self.counters, served.is_some()).await;
+            self.promotion.send_replace(Some(looked));
+        }
+    }
+
     /// Until the term ends: the catalog names this worker's address, its copy is kept, and a new schema begins a new term.
-    async fn keep_in_step(&self, client: &tokio_postgres::Client, serving: &crate::serving::Serving) {
+    async fn keep_in_step(&self, client: &tokio_postgres::Client, serving: &crate::serving::Serving, pool: &Pool) {
         let mut known = self.catalog.subscribe();
         let mut is_announced = false;
         loop {
@@ -326,7 +340,7 @@ impl Terms {
                 let mine = catalog.peers.iter().find(|peer| peer.id == self.config.peer);
                 is_announced &= mine.is_some_and(|peer| peer.worker_address == self.address);
                 if mine.is_some_and(|peer| peer.is_hub) && self.mover.borrow().is_none() {
-                    self.move_partitions(serving);
+                    self.move_partitions(serving, pool);
                 }
             }
             if !is_announced && self.announce().await.is_ok() {
@@ -341,8 +355,8 @@ impl Terms {
     }
 
     /// Drives the moves of partitions, as long as this worker holds the hub.
-    fn move_partitions(&self, serving: &crate::serving::Serving) {
-        let mover = Arc::new(Mover::new(self.pool.clone(), self.catalog.subscribe(), serving.hold.clone(), serving.term));
+    fn move_partitions(&self, serving: &crate::serving::Serving, pool: &Pool) {
+        let mover = Arc::new(Mover::new(pool.clone(), self.catalog.subscribe(), serving.hold.clone(), serving.term));
         self.mover.send_replace(Some(mover.clone()));
         serving.tasks.spawn(mover.run(serving.tasks.clone(), serving.stop.clone()));
     }

@@ -62,6 +62,8 @@ pub(crate) struct WorkerService {
     pub parts: Arc<Parts>,
     /// There where the hub is served.
     pub mover: watch::Receiver<Option<Arc<Mover>>>,
+    /// What is known of the last promotion.
+    pub promoted: watch::Receiver<Option<v1::Promotion>>,
 }
 
 type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -116,7 +118,8 @@ impl WorkerService {
         })?;
         let home = home.clone()?;
         let execute = execute.ok_or_else(|| Fault::internal("an envelope came without content"))?;
-        if execute.open_chain.is_none() && !execute.is_forgotten && execute.min_reference_version.is_none() {
+        let waits_for_more = execute.open_chain.is_some() || execute.min_reference_version.is_some() || execute.staleness.is_some();
+        if !waits_for_more && !execute.is_forgotten {
             return execute::submit(&home, &self.limits, execute, (correlation, permit), answers);
         }
         let (limits, replies) = (self.limits.clone(), answers.clone());
@@ -192,6 +195,7 @@ impl worker_server::Worker for WorkerService {
         let mut status = v1::PeerStatus {
             state: (*self.state.borrow()).to_owned(),
             resident_bytes: rootward_metrics::resident_bytes(),
+            promotion: self.promoted.borrow().clone(),
             ..v1::PeerStatus::default()
         };
         status.map_version = self.catalog.borrow().as_ref().map_or(0, |catalog| catalog.version);

@@ -20,6 +20,8 @@ pub(crate) struct Serving {
     pub term: i64,
     /// The PostgreSQL that serves it.
     pub primary: Primary,
+    /// What the hub knew of it before this term; none if that was nothing, or nobody could say.
+    pub before: Option<Primary>,
     /// PostgreSQL's version, for `peer list`.
     pub postgres_version: String,
     pub lanes: Vec<LaneHandle>,

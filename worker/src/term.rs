@@ -14,6 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::Config,
+    host::{each_host, name_of, place_of},
     journal::Progress,
     lane::{Bounds, Counters, Declared, Floors, How, LaneContext, LaneHold, Pace, PartitionHold, start_lane},
     pg,
@@ -46,6 +47,8 @@ pub(crate) enum TermError {
     OlderBackends,
     #[error("the connection was lost while the peer was taken over")]
     Lost,
+    #[error("the database's settings can't be used: {0}")]
+    Pool(String),
     #[error(transparent)]
     Unfit(#[from] Unfit),
 }
@@ -55,9 +58,17 @@ pub(crate) async fn connect(
     database: &str,
     config: &Config,
     name: &str,
+    on_message: impl FnMut(AsyncMessage) + Send + 'static,
+) -> Result<(Client, CancellationToken), TermError> {
+    connect_to(config.settings_of(database)?, config, name, on_message).await
+}
+
+async fn connect_to(
+    mut settings: tokio_postgres::Config,
+    config: &Config,
+    name: &str,
     mut on_message: impl FnMut(AsyncMessage) + Send + 'static,
 ) -> Result<(Client, CancellationToken), TermError> {
-    let mut settings: tokio_postgres::Config = database.parse()?;
     settings.application_name(name).connect_timeout(CONNECT_LIMIT);
     let ended = CancellationToken::new();
     let guard = ended.clone();
@@ -97,18 +108,10 @@ pub(crate) async fn take_over(
     on_standby: impl Fn(),
 ) -> Result<(Arc<Serving>, Client, Option<Catalog>), TermError> {
     let warning = Arc::<Mutex<Option<String>>>::default();
-    let heard = warning.clone();
-    let on_message = move |message: AsyncMessage| {
-        if let AsyncMessage::Notice(notice) = message
-            && notice.severity() == "WARNING"
-        {
-            *heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(notice.message().to_owned());
-        }
-    };
-    let (mut client, ended) = connect(&config.database, config, "rootward worker", on_message).await?;
+    let (mut client, ended) = find_primary(config, &warning).await?;
     on_standby();
     client.query_one("/* wait_for_peer */ select pg_advisory_lock($1)", &[&WORKER_LOCK]).await?;
-    let primary = check_primary(&client, config).await?;
+    let (primary, before) = check_primary(&client, config).await?;
     let mut secret = [0_u8; 32];
     rand::rng().fill_bytes(&mut secret);
     // What came before is about something else: PostgreSQL warns of each connection to a database whose collations are of another version.
@@ -153,6 +156,7 @@ pub(crate) async fn take_over(
         Arc::new(Serving {
             term,
             primary,
+            before,
             postgres_version,
             lanes,
             hold,
@@ -171,17 +175,67 @@ pub(crate) async fn take_over(
     ))
 }
 
-/// Whether this PostgreSQL may serve the peer. Without the hub nobody knows of a newer one: then the peer is served as it was.
-async fn check_primary(client: &Client, config: &Config) -> Result<Primary, TermError> {
-    let mine = primary::read(client).await?;
-    primary::check_durability(client, config.durability).await??;
-    match connect(&config.hub_database, config, "rootward claim", |_| {}).await {
-        Ok((hub, _)) => primary::claim(&hub, &config.peer, &mine).await??,
-        Err(error) => {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the hub is away: whether this PostgreSQL was replaced is not known")
+/// Connects to the first host that takes writes and was not replaced, and binds the term to it. One that was replaced must not be waited
+/// for: a worker that sleeps may hold it for ever.
+async fn find_primary(config: &Config, warning: &Arc<Mutex<Option<String>>>) -> Result<(Client, CancellationToken), TermError> {
+    config.bound.set(None);
+    let known = known_primary(config).await;
+    let mut failure = None;
+    for settings in each_host(&config.settings_of(&config.database)?) {
+        let heard = warning.clone();
+        let on_message = move |message: AsyncMessage| {
+            if let AsyncMessage::Notice(notice) = message
+                && notice.severity() == "WARNING"
+            {
+                *heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(notice.message().to_owned());
+            }
+        };
+        let (host, place) = (name_of(&settings), place_of(&settings));
+        let looked = async {
+            let (client, ended) = connect_to(settings, config, "rootward worker", on_message).await?;
+            let mine = primary::read(&client).await?;
+            primary::judge(&mine, known.as_ref())?;
+            Ok((client, ended))
+        };
+        match looked.await {
+            Ok(found) => {
+                config.bound.set(place);
+                return Ok(found);
+            }
+            Err(error @ TermError::Unfit(_)) => {
+                tracing::warn!(host, error = &error as &dyn std::error::Error, "this host is passed over");
+                failure = Some(error);
+            }
+            // What is wrong with one that could serve says more than that another is away.
+            Err(error) => failure = failure.filter(|known| matches!(known, TermError::Unfit(_))).or(Some(error)),
         }
     }
-    Ok(mine)
+    Err(failure.unwrap_or(TermError::Lost))
+}
+
+/// What the hub knows of the peer's newest PostgreSQL; none if it can't be asked, or nobody has served the peer yet.
+async fn known_primary(config: &Config) -> Option<Primary> {
+    let (hub, _) = connect(&config.hub_database, config, "rootward claim", |_| {}).await.ok()?;
+    primary::known(&hub, &config.peer).await.ok()?
+}
+
+/// Whether this PostgreSQL may serve the peer, and what was known of it before. Without the hub nobody knows of a newer one: then the
+/// peer is served as it was.
+async fn check_primary(client: &Client, config: &Config) -> Result<(Primary, Option<Primary>), TermError> {
+    let mine = primary::read(client).await?;
+    primary::check_durability(client, config.durability).await??;
+    let before = match connect(&config.hub_database, config, "rootward claim", |_| {}).await {
+        Ok((hub, _)) => {
+            let before = primary::known(&hub, &config.peer).await?;
+            primary::claim(&hub, &config.peer, &mine).await??;
+            before
+        }
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the hub is away: whether this PostgreSQL was replaced is not known");
+            None
+        }
+    };
+    Ok((mine, before))
 }
 
 /// The new term with its secret, committed synchronously: it writes WAL, so it flushes whatever an earlier worker's commits
@@ -271,7 +325,7 @@ async fn open_lanes(
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> Result<Vec<crate::lane::LaneHandle>, TermError> {
-    let mut settings: tokio_postgres::Config = config.lane_database.parse()?;
+    let mut settings = config.settings_of(&config.lane_database)?;
     settings.application_name("rootward lane").options(lane_options(config.statement_timeout_ms));
     let tls = pg::tls_for(&settings, config.tls_ca_file.as_deref())?;
     let mut connections = Vec::new();
@@ -291,7 +345,7 @@ async fn open_lanes(
 }
 
 /// Session defaults of a lane. RESET ALL comes back to them.
-fn lane_options(statement_timeout_ms: u64) -> String {
+pub(crate) fn lane_options(statement_timeout_ms: u64) -> String {
     [
         format!("-c statement_timeout={statement_timeout_ms}"),
         // A worker that is stopped in the middle of a batch must not hold its locks for ever.

@@ -5,6 +5,7 @@ mod baseline;
 mod callers;
 mod chains;
 mod closed_loop;
+mod failover;
 mod figures;
 mod file_script;
 mod flood;
@@ -33,6 +34,7 @@ mod xtm;
 
 pub(crate) use baseline::Baseline;
 pub(crate) use chains::{ChainsOptions, run as run_chains};
+pub(crate) use failover::{FailoverOptions, run as run_failover};
 pub(crate) use figures::percentile;
 pub(crate) use file_script::FileScript;
 pub(crate) use given::run as run_given;

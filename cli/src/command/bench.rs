@@ -20,6 +20,7 @@ use super::fail;
 
 mod consistent;
 mod events;
+mod failover;
 mod moves;
 mod scale;
 
@@ -58,6 +59,7 @@ enum What {
     Xtm(consistent::Xtm),
     Snapshots(consistent::Snapshots),
     Move(moves::Move),
+    Failover(failover::Failover),
 }
 
 /// A script of yours for pgbench: through Rootward as one declared transaction, beside pgbench itself with the same file.
@@ -217,6 +219,7 @@ async fn measure(exe: &Path, what: What) -> anyhow::Result<bench::Report> {
         What::Reference(reference) => bench::run_reference(exe, &reference.options()).await,
         What::Scale(scale) => bench::run_scale(exe, scale.options()).await,
         What::Xtm(xtm) => bench::run_xtm(exe, &xtm.options()?).await,
+        What::Failover(failover) => bench::run_failover(exe, failover.options()).await,
         What::Move(moves) => bench::run_moves(exe, &moves.options()).await,
         What::Snapshots(snapshots) => bench::run_snapshots(exe, &snapshots.options()).await,
         What::Bank(single) => measure_single(exe, Workload::bank(), single).await,

@@ -7,7 +7,10 @@ use rootward_client::{Fault, v1};
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
-use super::{Context, arguments, exit, fail};
+use super::{
+    Context, arguments, exit, fail,
+    staleness::{self, Staleness},
+};
 use crate::output;
 
 /// Call a declared transaction at the owner of its root.
@@ -28,6 +31,8 @@ pub(crate) struct Call {
     /// Run when the peer shows this version of the reference data, which a write's answer tells.
     #[arg(long, value_name = "VERSION", value_parser = clap::value_parser!(i64).range(0..))]
     min_reference_version: Option<i64>,
+    #[command(flatten)]
+    staleness: Staleness,
 }
 
 /// Whom a write of reference data waits for.
@@ -51,6 +56,14 @@ pub(crate) async fn run(context: &Context, call: Call) -> ExitCode {
         let request = if call.wait == Wait::All { request.wait_for_all_peers() } else { request };
         let request = match call.min_reference_version {
             Some(version) => request.with_min_reference_version(version),
+            None => request,
+        };
+        let request = match call.staleness.staleness {
+            Some(most) => request.with_staleness(most),
+            None => request,
+        };
+        let request = match call.staleness.not_before {
+            Some(position) => request.not_before(position),
             None => request,
         };
         request.send().await
@@ -77,7 +90,10 @@ fn text_of(response: &v1::CallResponse) -> String {
         place.push(format!("partition {}", response.partition));
     }
     place.push(format!("peer {}", response.peer));
-    if response.from_stored_outcome {
+    if let Some(freshness) = &response.freshness {
+        place.push(staleness::text_of(freshness));
+        place.push(output::duration(response.worker_us));
+    } else if response.from_stored_outcome {
         place.push("answered from the stored outcome; nothing was done twice".to_owned());
     } else {
         place.push(format!("lane {}", response.lane));
@@ -126,7 +142,7 @@ pub(super) fn keys(columns: &[v1::Column]) -> Vec<String> {
 fn json_of(response: &v1::CallResponse) -> Json {
     let keys = keys(&response.columns);
     let row = |row: &v1::Row| -> Json { keys.iter().cloned().zip(row.values.iter().map(output::value_json)).collect() };
-    json!({
+    let mut json = json!({
         "columns": response.columns.iter().map(|column| json!({"name": column.name, "type": column.r#type})).collect::<Vec<_>>(),
         "rows": response.rows.iter().map(row).collect::<Vec<_>>(),
         "row_count": response.row_count, "request_id": response.request_id, "entity": response.entity, "root_key": response.root_key,
@@ -136,7 +152,11 @@ fn json_of(response: &v1::CallResponse) -> Json {
         "lagging_peers": response.lagging_peers.iter().map(|lagging| json!({
             "peer": lagging.peer, "reference_version": lagging.reference_version, "reason": lagging.reason,
         })).collect::<Vec<_>>(),
-    })
+    });
+    if let Some(freshness) = &response.freshness {
+        json["freshness"] = staleness::json_of(freshness);
+    }
+    json
 }
 
 #[cfg(test)]

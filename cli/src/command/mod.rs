@@ -24,6 +24,7 @@ pub(crate) mod reference;
 pub(crate) mod schema;
 pub(crate) mod snapshot;
 pub(crate) mod stage;
+pub(crate) mod staleness;
 pub(crate) mod subscribe;
 pub(crate) mod verify;
 

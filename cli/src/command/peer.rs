@@ -208,9 +208,33 @@ fn list(context: &Context, response: &v1::ListPeersResponse, from: Option<&str>)
             "WORKER",
         ];
         let rows: Vec<Vec<String>> = response.peers.iter().map(|peer| peer_row(peer, response, from)).collect();
-        output::print(&format!("{}\nmap version {}", output::table(&headings, &rows), response.map_version));
+        let promoted = response.peers.iter().filter_map(|peer| Some(promotion_text(&peer.id, peer.status.as_ref()?.promotion.as_ref()?)));
+        let table = output::table(&headings, &rows);
+        let lines = std::iter::once(table).chain(promoted).chain([format!("map version {}", response.map_version)]);
+        output::print(&lines.collect::<Vec<_>>().join("\n"));
     }
     code_of(response)
+}
+
+/// What became of the last transactions when a standby was promoted.
+fn promotion_text(id: &str, promotion: &v1::Promotion) -> String {
+    let found = match promotion.checked {
+        None => "whether something acknowledged is lost is not known (RW5032)".to_owned(),
+        Some(checked) if promotion.lost == 0 => format!("it has all of the last {checked} transactions that were acknowledged"),
+        Some(checked) => format!(
+            "{} of the last {checked} transactions that were acknowledged are lost (RW5031), such as {}",
+            promotion.lost,
+            promotion.examples.join(", ")
+        ),
+    };
+    format!("{id}: a standby was promoted (timeline {}): {found}", promotion.timeline)
+}
+
+fn promotion_json(promotion: &v1::Promotion) -> serde_json::Value {
+    json!({
+        "timeline": promotion.timeline, "at_ms": promotion.at_ms, "checked": promotion.checked, "lost": promotion.lost,
+        "examples": promotion.examples,
+    })
 }
 
 fn code_of(response: &v1::ListPeersResponse) -> ExitCode {
@@ -294,6 +318,7 @@ fn peer_json(peer: &v1::Peer, all: &v1::ListPeersResponse, from: Option<&str>) -
             "reference_version": status.reference_version, "reference_lag": lag(status, newest),
             "reference_source": (!status.reference_source.is_empty()).then_some(&status.reference_source), "schema_version": status.schema_version, "map_version": status.map_version,
             "postgres_version": status.postgres_version, "resident_bytes": status.resident_bytes,
+            "promotion": status.promotion.as_ref().map(promotion_json),
         })
     });
     json!({
@@ -456,7 +481,7 @@ mod tests {
         let wanted = concat!(
             r#"{"chains":{"missing_peers":[],"running":4,"waiting":1},"map_version":7,"peers":[{"capacity":0,"distance_km":null,"id":"p1","is_hub":false,"is_relay":false,"#,
             r#""latitude":null,"longitude":null,"partitions":512,"region":"","round_trip_us":null,"state":"","status":{"batch_units":2.3,"batches":3,"committed":0,"lanes":0,"map_version":0,"open_chains":2,"#,
-            r#""postgres_version":"","queue_us":1429.0,"queued":0,"reference_lag":null,"reference_source":null,"reference_version":0,"refused":0,"resident_bytes":21000000,"schema_version":0,"#,
+            r#""postgres_version":"","promotion":null,"queue_us":1429.0,"queued":0,"reference_lag":null,"reference_source":null,"reference_version":0,"refused":0,"resident_bytes":21000000,"schema_version":0,"#,
             r#""set_wise":5,"state":"serving","term":0},"worker_address":""},{"capacity":0,"distance_km":null,"id":"p2","is_hub":false,"is_relay":false,"latitude":null,"longitude":null,"partitions":512,"region":"","#,
             r#""round_trip_us":null,"state":"","status":null,"worker_address":""}],"schema":{"name":"bank","version":3}}"#
         );

@@ -9,12 +9,13 @@ use uuid::Uuid;
 use super::{
     Context, call, fail, root,
     snapshot::{self, How, Whose},
+    staleness::Staleness,
 };
 
 /// Run one SQL statement inside a root, where the workers allow ad-hoc SQL; or one that only reads over all peers.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  rootward query --root account=1007 'select * from entry'\n  rootward query --all 'select sum(balance) from account'"
+    after_help = "Examples:\n  rootward query --root account=1007 'select * from entry'\n  rootward query --root account=1007 --staleness 5s 'select balance from account'\n  rootward query --all 'select sum(balance) from account'"
 )]
 pub(crate) struct Query {
     /// The root that the statement sees.
@@ -28,6 +29,8 @@ pub(crate) struct Query {
     /// The id under which the outcome is stored.
     #[arg(long, value_name = "UUID", conflicts_with = "all")]
     request_id: Option<Uuid>,
+    #[command(flatten)]
+    staleness: Staleness,
     #[command(flatten)]
     how: How,
     #[command(flatten)]
@@ -47,8 +50,16 @@ pub(crate) async fn run(context: &Context, query: Query) -> ExitCode {
         let message = "--partial, --wait, --peer, --per-peer, --nearest and --progress go with --all";
         return fail(&Fault::refused("RW1110", message, "leave them out, or ask all peers with --all"), context.format);
     }
-    match &query.root {
-        Some((entity, key)) => call::answer(context, context.client.query(entity, key, &query.sql, query.request_id).await),
-        None => snapshot::query_all(context, &query.sql, &query.how, &query.whose).await,
+    if query.staleness.staleness.is_some() && (query.root.is_none() || query.request_id.is_some()) {
+        let message = "--staleness goes with --root, and its answer is stored under no id";
+        return fail(&Fault::refused("RW1110", message, "leave --all or --request-id out"), context.format);
+    }
+    match (&query.root, query.staleness.staleness) {
+        (Some((entity, key)), Some(most)) => {
+            let read = context.client.read_at((entity, key), &query.sql, most, query.staleness.not_before);
+            call::answer(context, read.await)
+        }
+        (Some((entity, key)), None) => call::answer(context, context.client.query(entity, key, &query.sql, query.request_id).await),
+        (None, _) => snapshot::query_all(context, &query.sql, &query.how, &query.whose).await,
     }
 }

@@ -45,7 +45,10 @@ impl EmbeddedCluster {
     /// [`EmbeddedError`] if it does not start.
     pub async fn replace_primary(&mut self, id: &str) -> Result<()> {
         let primary = self.replicas.remove(id).ok_or_else(|| EmbeddedError::NoNode(id.to_owned()))?;
-        let replica = primary.start_standby(&format!("{id}-standby-{}", self.replicas.len() + 2)).await?;
+        // Its folder is its own: those of the servers before it stay.
+        let names = (2..).map(|number| format!("{id}-standby-{number}"));
+        let name = names.into_iter().find(|name| !self.file(name).exists()).unwrap_or_default();
+        let replica = primary.start_standby(&name).await?;
         if self.options.standbys == Standbys::Synchronous {
             primary.wait_for_standbys().await?;
         }

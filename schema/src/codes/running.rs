@@ -169,6 +169,16 @@ pub(super) const RUNNING: &[Code] = &[
         "A sum of `real` or `double precision` depends on the order in which it is made, and one of another type than numbers is not known; or a sum does not fit its type, as PostgreSQL itself would say. Cast what is summed to numeric, or read the totals of each peer with `--per-peer`.",
     ),
     code(
+        "RW2040",
+        "a read with a staleness would change rows",
+        "With `--staleness` (`staleness` in the .proto) a transaction may run at a standby, which takes no changes, and it has no outcome under which it would be found again. Nothing was executed. Transactions of reference data are refused too: every peer has those anyway. Leave the staleness out, or declare a transaction of SELECTs.",
+    ),
+    code(
+        "RW2041",
+        "a read asks for a staleness and for a version of the reference data",
+        "What a standby shows of the reference data is as old as the rest of what it shows, and no standby is waited for. Nothing was executed; leave one of both out.",
+    ),
+    code(
         "RW3001",
         "something is full",
         "A queue of the client, of the router or of a lane, or a limit on requests under way (`max_in_flight`, `max_in_flight_per_stream`), is reached; or the request would have to wait in its lane longer than the worker's `max_queue_ms` or its own deadline allow; or an eighth of the lane's room is taken by requests for the same root. Nothing was executed: work beyond what can be done is refused at once, so that the rest stays fast. Send it again after the pause that the refusal names (`retry_after_ms`), and less at once; a client that repeats at once makes it worse. The Rust client waits by itself, and adds a tenth of retries at most. `rootward peer list` shows which peer's queue is long. If it lasts, the peer's PostgreSQL is too slow for the load.",
@@ -358,6 +368,21 @@ pub(super) const RUNNING: &[Code] = &[
         "RW5027",
         "the rows of a query on a snapshot are too large",
         "Rows are sent in pages of up to 8 MiB, and a single row was larger; or a program wanted to hold more than a million rows at once. Ask for fewer or smaller columns, or read the rows page by page.",
+    ),
+    code(
+        "RW5030",
+        "processes of different builds have no version in common",
+        "Routers and workers say in which versions of their messages they speak, and a worker refuses who has none in common with it. Nothing was executed, and other workers go on. The message names both ranges. Run builds side by side that have a version in common: when a release raises the version it still speaks the one before, so upgrade one release at a time; the order of routers and workers does not matter.",
+    ),
+    code(
+        "RW5031",
+        "acknowledged transactions were lost in a failover",
+        "A standby was promoted that had not received the last transactions of its primary, as an asynchronous one may. The worker remembers the last 8192 that each lane acknowledged in ten minutes, looked for each, and names some that are missing; `rootward peer list` shows it until the worker is started anew, its log for good. What is older than it remembers was not looked for. Money that chains moved may now be missing on one side: `rootward verify` says where. Read the old primary's disk, if it can still be read, before it is rebuilt; repeat what is missing with its own request id. `durability = \"replicated\"` makes commits wait for a standby, so that this can't happen.",
+    ),
+    code(
+        "RW5032",
+        "whether a failover lost something is not known",
+        "A standby was promoted, and the worker that serves it now has not served the peer before, or could not look, so it does not know what was acknowledged last. Compare with what clients know, or with the old primary's disk, and run `rootward verify`. `durability = \"replicated\"` makes the question needless.",
     ),
     code(
         "RW5040",

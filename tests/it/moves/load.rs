@@ -99,7 +99,7 @@ async fn ask_once(client: &Client, is_deposit: bool, (from, to): (&str, &str), i
 }
 
 /// What was paid in, in euros, by the entries of all peers.
-pub(super) async fn paid_in(cluster: &Cluster, accounts: &[i64]) -> i64 {
+pub(crate) async fn paid_in(cluster: &Cluster, accounts: &[i64]) -> i64 {
     let list = accounts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let sql = format!("select coalesce(sum(amount), 0)::bigint from entry where kind <> 'transfer' and account_id in ({list})");
     cluster.reader().sum(&sql).await.expect("read")

@@ -33,6 +33,7 @@ use super::{
 use crate::{
     clock,
     lane::{After, Answerer, Freshness, Share, Unit},
+    reads::Reads,
     reference::ReferenceVersion,
     serving::Serving,
 };
@@ -57,6 +58,8 @@ pub(crate) struct ChainHome {
     pub retention: Duration,
     /// The version of the reference data that the peer shows.
     pub reference: ReferenceVersion,
+    /// Reads that may be a little old.
+    pub reads: Arc<Reads>,
 }
 
 /// Where a chain lies and what it is.

@@ -161,6 +161,16 @@ impl LaneContext {
         Call::prepared("select rootward.begin_batch($1, $2, $3, $4, $5)", parameters)
     }
 
+    pub(super) fn begin_read(&self, claim: Claim) -> Call {
+        let parameters = vec![
+            self.secret.clone(),
+            self.term.clone(),
+            Parameter::Text(claim.partition.to_string()),
+            Parameter::Text(claim.epoch.to_string()),
+        ];
+        Call::prepared("select rootward.begin_read($1, $2, $3, $4)", parameters)
+    }
+
     pub(super) fn enter(&self, context: &str) -> Call {
         Call::prepared("select rootward.enter($1, $2)", vec![self.secret.clone(), Parameter::Text(context.to_owned())])
     }

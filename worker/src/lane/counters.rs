@@ -7,6 +7,8 @@ use std::{
 
 use rootward_metrics::{ByCode, Histogram};
 
+use super::acknowledged::Acknowledged;
+
 /// What a lane has done since the worker began.
 #[derive(Debug)]
 pub(crate) struct Counters {
@@ -27,6 +29,8 @@ pub(crate) struct Counters {
     pub batch_units: Histogram,
     /// The trip with which a batch ends: outcomes, COMMIT, the flush.
     pub flush_time: Histogram,
+    /// What it acknowledged last.
+    pub acknowledged: Acknowledged,
 }
 
 impl Default for Counters {
@@ -41,6 +45,7 @@ impl Default for Counters {
             queue_time: Histogram::of_times(),
             batch_units: Histogram::of_sizes(),
             flush_time: Histogram::of_times(),
+            acknowledged: Acknowledged::default(),
         }
     }
 }

@@ -5,8 +5,10 @@
 //! what its results mean; `batch` is the one PostgreSQL transaction, run `together` (`set_wise` where it may be, `own` for our own
 //! rows) or `separately`; `run` is the loop, `queue` the way in, which
 //! `admission` guards; `hold` stops all lanes between two batches, `partition_hold` sets the work of single
-//! partitions aside; `journal` numbers and hashes what took effect; `pace` limits a whole worker, `counters` is what a lane counts.
+//! partitions aside; `journal` numbers and hashes what took effect; `pace` limits a whole worker, `counters` is what a lane counts, `acknowledged` what it promised last; `read` is
+//! the same statements on a session beside the lanes, for reads that may be a little old.
 
+mod acknowledged;
 mod admission;
 mod batch;
 mod context;
@@ -22,6 +24,7 @@ mod pace;
 mod partition_hold;
 mod positions;
 mod queue;
+mod read;
 mod refusal;
 mod run;
 mod separately;
@@ -29,6 +32,7 @@ mod set_wise;
 mod together;
 mod unit;
 
+pub(crate) use acknowledged::Promise;
 pub(crate) use context::{How, LaneContext};
 pub(crate) use counters::Counters;
 pub(crate) use declared::{Declared, Effect};
@@ -38,6 +42,7 @@ pub(crate) use outcome::{Fingerprint, OutcomeKey};
 pub(crate) use pace::Pace;
 pub(crate) use partition_hold::PartitionHold;
 pub(crate) use queue::{Bounds, LaneHandle, Share};
+pub(crate) use read::{ReadContext, ReadEnd, Root, writes};
 pub(crate) use run::start_lane;
 pub(crate) use unit::{
     After, Answerer, Asked, Claim, Done, Finished, Outgoing, OwnRow, OwnValue, Ticket, Unit, UnitOutcome, lane_died, wrong_owner,

@@ -211,6 +211,8 @@ impl Lane {
 }
 
 fn answer(counters: &Counters, batch: Vec<Unit>, answers: impl IntoIterator<Item = Answer>) {
+    let answers: Vec<Answer> = answers.into_iter().collect();
+    counters.acknowledged.note(batch.iter().zip(&answers).filter(|(_, answer)| answer.is_ok()).map(|(unit, _)| unit));
     for (unit, answer) in batch.into_iter().zip(answers) {
         match &answer {
             Ok(_) => Counters::add(&counters.committed, 1),

@@ -37,6 +37,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How often a copy is looked at.
 const COPY_INTERVAL: Duration = Duration::from_millis(100);
+/// How long it is told that the replication has failed; PostgreSQL tries it again after five seconds.
+const FAILURE_SHOWN: Duration = Duration::from_secs(15);
 
 /// The mover of one term of the hub.
 pub(crate) struct Mover {
@@ -231,7 +233,7 @@ impl Mover {
     /// Until the target has all tables and is near.
     async fn copy(&self, one: &Move) -> Result<(), Trouble> {
         self.asker.ask(&one.target, one, MoveStepKind::Subscribe).await?;
-        let mut last = None;
+        let (mut last, mut failures, mut failed_at) = (None, None, None::<Instant>);
         loop {
             let copied = self.asker.ask(&one.target, one, MoveStepKind::Copied).await?;
             let now = (copied.rows, copied.tables, copied.tables_ready);
@@ -239,7 +241,18 @@ impl Mover {
                 store::note(&self.pool, one.id, Progress::RowsCopied, number(copied.rows)).await?;
                 store::note(&self.pool, one.id, Progress::Tables, i64::from(copied.tables)).await?;
                 store::note(&self.pool, one.id, Progress::TablesReady, i64::from(copied.tables_ready)).await?;
-                store::note_error(&self.pool, one.id, None).await?;
+                // A copy that fails again and again comes on a little each time.
+                if failed_at.is_none_or(|at| at.elapsed() > FAILURE_SHOWN) {
+                    store::note_error(&self.pool, one.id, None).await?;
+                }
+            }
+            if failures.replace(copied.failures).is_some_and(|before| before < copied.failures) {
+                failed_at = Some(Instant::now());
+                let why = format!(
+                    "RW5042: the replication at peer {} has failed {} times, and is tried again; the log of its PostgreSQL says why, such as a full disk",
+                    one.target, copied.failures
+                );
+                store::note_error(&self.pool, one.id, Some(&why)).await?;
             }
             if copied.is_done && self.asker.ask(&one.source, one, MoveStepKind::Lag).await?.is_done {
                 return Ok(());

@@ -143,7 +143,8 @@ impl Step<'_> {
             MoveStepKind::Subscribe => self.subscribe().await?,
             MoveStepKind::Copied => {
                 let (tables, tables_ready, rows) = store::copied(pool, self.id).await?;
-                return Ok(v1::MoveStepResponse { is_done: tables > 0 && tables == tables_ready, tables, tables_ready, rows, ..done });
+                let (is_done, failures) = (tables > 0 && tables == tables_ready, store::failures(pool, self.id).await?);
+                return Ok(v1::MoveStepResponse { is_done, tables, tables_ready, rows, failures, ..done });
             }
             MoveStepKind::Lag => {
                 let is_near = store::lag(pool, self.id).await?.is_some_and(|bytes| bytes <= NEAR);

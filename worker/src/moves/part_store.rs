@@ -99,6 +99,14 @@ pub(super) async fn make_slot(pool: &Pool, id: Uuid) -> PartResult<()> {
     Ok(())
 }
 
+/// How often the subscription's copies or its following have failed. What PostgreSQL says of it stands in its log only.
+pub(super) async fn failures(pool: &Pool, id: Uuid) -> PartResult<u64> {
+    let sql = "/* count_move_failures */ select coalesce(sum(apply_error_count + sync_error_count), 0)::bigint \
+               from pg_stat_subscription_stats where subname = $1::text::name";
+    let failures: i64 = pool.get().await?.query_one(sql, &[&name_of(id)]).await?.try_get(0)?;
+    Ok(u64::try_from(failures).unwrap_or(0))
+}
+
 /// Drops the slot, and those of copies that the subscription of this number had not ended. Who still reads them is cut off.
 pub(super) async fn drop_slots(pool: &Pool, id: Uuid, subscription: u32) -> PartResult<bool> {
     let client = pool.get().await?;

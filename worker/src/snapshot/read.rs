@@ -160,7 +160,7 @@ fn message(page: StatementResult, is_first: bool, peers: Vec<String>) -> v1::Que
 async fn connect(config: &Config) -> Result<Connection, pg::ConnectError> {
     let database = config.reader_database.as_ref().unwrap_or(&config.lane_database);
     let mut settings: tokio_postgres::Config =
-        database.parse().map_err(|error: tokio_postgres::Error| pg::ConnectError::Configuration(error.to_string()))?;
+        config.settings_of(database).map_err(|error| pg::ConnectError::Configuration(error.to_string()))?;
     if config.reader_database.is_none() {
         settings.user("rootward_reader");
     }

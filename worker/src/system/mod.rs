@@ -3,6 +3,7 @@
 /// Roles, tables and functions of every peer.
 pub const PEER_SQL: &str = concat!(
     include_str!("peer.sql"),
+    include_str!("read.sql"),
     include_str!("reference.sql"),
     include_str!("guards.sql"),
     include_str!("journal.sql"),

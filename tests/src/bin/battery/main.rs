@@ -1,9 +1,11 @@
-//! The long tests: the full matrix of kill points, each chain in every way, then random rounds.
+//! The long tests: the full matrix of kill points, each chain in every way, then random rounds, of kills and of faults while
+//! partitions move.
 //!
 //! `cargo run --release -p tests --bin battery -- --rounds 20`. It ends with 1 and says what was broken if a promise was;
 //! the printed seed plays the same rounds again, as far as a scheduler allows.
 
 mod chains;
+mod faults;
 mod matrix;
 mod million;
 mod rounds;
@@ -12,6 +14,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tests::play::Example;
+
+/// How many rounds of faults follow the rounds of kills.
+const FAULTS: usize = 15;
 
 /// What is to be run.
 #[derive(Debug, Parser)]
@@ -22,6 +27,9 @@ struct Options {
     /// How many random rounds.
     #[arg(long, default_value_t = 10)]
     rounds: u32,
+    /// Only so many rounds of faults while partitions move.
+    #[arg(long, num_args = 0..=1, default_missing_value = "15")]
+    faults: Option<usize>,
     /// Leaves out the matrix.
     #[arg(long)]
     no_matrix: bool,
@@ -74,6 +82,9 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     if let Some(count) = options.million {
         return million::run(&exe, count).await;
     }
+    if let Some(rounds) = options.faults {
+        return faults::run(&exe, options.seed.unwrap_or_else(rand::random), rounds).await;
+    }
     let chosen: Vec<Example> = match options.example.as_slice() {
         [] => Example::ALL.to_vec(),
         some => some.to_vec(),
@@ -90,5 +101,6 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     if options.chains {
         return Ok(());
     }
-    rounds::run(&exe, seed, options.rounds).await
+    rounds::run(&exe, seed, options.rounds).await?;
+    faults::run(&exe, seed, FAULTS).await
 }
