@@ -264,15 +264,16 @@ pub(crate) async fn statuses_of(pool: &Pool, ids: &[Uuid]) -> StoreResult<BTreeM
 
 /// One chain by its id.
 pub(crate) async fn get(pool: &Pool, id: Uuid) -> StoreResult<Option<ChainRow>> {
-    if let Some(row) = get_many(pool, &[id]).await?.pop() {
-        return Ok(Some(row));
-    }
-    // While its home moves it is hidden here, and perhaps shown nowhere for a moment.
-    let sql = "/* look_for_moving_chain */ select exists (select from rootward.chain c where c.id = $1 \
-               and not exists (select from rootward_move.transit t where t.partition = c.partition and t.state = 'gone'))";
-    match pool.get().await?.query_one(sql, &[&id]).await?.try_get(0)? {
-        true => Err(StoreError::Moving(id)),
-        false => Ok(None),
+    // While its home moves it is hidden here, and perhaps shown nowhere for a moment. One statement, so that both are of one moment.
+    let sql = format!(
+        "/* get_chain */ select {COLUMNS}, coalesce((select t.state from rootward_move.transit t where t.partition = chain.partition), '') as transit \
+         from rootward.chain where id = $1 order by transit limit 1"
+    );
+    let Some(row) = pool.get().await?.query_opt(&sql, &[&id]).await? else { return Ok(None) };
+    match row.try_get("transit")? {
+        "" => Ok(Some(row_of(&row)?)),
+        "gone" => Ok(None),
+        _ => Err(StoreError::Moving(id)),
     }
 }
 
