@@ -49,7 +49,16 @@ impl Client {
     /// # Errors
     /// If no router answers; peers that don't are named in the answer.
     pub async fn partition_sizes(&self) -> FaultResult<v1::SizePartitionsResponse> {
-        self.read(v1::SizePartitionsRequest {}, |mut router, request| async move { router.size_partitions(request).await }).await
+        self.read(v1::SizePartitionsRequest::default(), |mut router, request| async move { router.size_partitions(request).await }).await
+    }
+
+    /// What each partition has committed since the worker of its peer was started; no row is counted.
+    ///
+    /// # Errors
+    /// If no router answers; peers that don't are named in the answer.
+    pub async fn partition_loads(&self) -> FaultResult<v1::SizePartitionsResponse> {
+        let request = v1::SizePartitionsRequest { only_committed: true };
+        self.read(request, |mut router, request| async move { router.size_partitions(request).await }).await
     }
 
     /// Gives a move up: everything is undone in the background, and the source stays the owner.

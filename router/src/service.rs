@@ -382,9 +382,8 @@ impl rootward_server::Rootward for RouterService {
 
     async fn size_partitions(&self, request: Request<v1::SizePartitionsRequest>) -> Result<Response<v1::SizePartitionsResponse>, Status> {
         let limit = self.deadline(&request).saturating_duration_since(Instant::now()).mul_f64(0.8);
-        let ask = |mut client: WorkerClient<Channel>| async move {
-            Ok(client.size_peer_partitions(v1::SizePartitionsRequest {}).await?.into_inner().sizes)
-        };
+        let request = request.into_inner();
+        let ask = |mut client: WorkerClient<Channel>| async move { Ok(client.size_peer_partitions(request).await?.into_inner().sizes) };
         let (answered, missing) = self.ask_all(limit, ask).await.map_err(Fault::into_status)?;
         let sizes = answered.into_iter().flat_map(|(_, sizes)| sizes).collect();
         Ok(Response::new(v1::SizePartitionsResponse { sizes, missing_peers: names(&missing) }))

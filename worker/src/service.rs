@@ -447,8 +447,11 @@ impl worker_server::Worker for WorkerService {
         step.await.map(Response::new).map_err(Fault::into_status)
     }
 
-    async fn size_peer_partitions(&self, _: Request<v1::SizePartitionsRequest>) -> Result<Response<v1::SizePartitionsResponse>, Status> {
-        let sizes = async { moves::sizes(&*self.home()?).await };
+    async fn size_peer_partitions(
+        &self,
+        request: Request<v1::SizePartitionsRequest>,
+    ) -> Result<Response<v1::SizePartitionsResponse>, Status> {
+        let sizes = async { moves::sizes(&*self.home()?, request.get_ref().only_committed).await };
         sizes.await.map(Response::new).map_err(Fault::into_status)
     }
 }

@@ -1,6 +1,11 @@
 //! `rootward partition move`, `moves`, `cancel`, `accept` and `list --by`.
 
-use std::{io::IsTerminal as _, process::ExitCode, time::Duration};
+use std::{
+    collections::HashMap,
+    io::IsTerminal as _,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
 use rootward_client::{Fault, v1};
@@ -24,7 +29,12 @@ pub(crate) enum By {
     Size,
     /// The number of their rows.
     Rows,
+    /// What takes effect in them in a second, watched for a moment.
+    Rate,
 }
+
+/// For how long partitions are watched to tell their rates.
+const WATCHED: Duration = Duration::from_secs(2);
 
 /// Which partitions move, and whither.
 #[derive(Debug, Args)]
@@ -223,18 +233,58 @@ fn move_json(one: &v1::Move) -> Json {
     })
 }
 
-/// Lists the largest partitions with their owners.
+/// What takes effect in each partition in a second, from two looks.
+async fn rates(context: &Context) -> Result<Vec<(i32, f64)>, Fault> {
+    let before = context.client.partition_loads().await?.sizes;
+    let began = Instant::now();
+    tokio::time::sleep(WATCHED).await;
+    let now = context.client.partition_loads().await?.sizes;
+    let seconds = began.elapsed().as_secs_f64();
+    let before: HashMap<i32, u64> = before.into_iter().map(|size| (size.partition, size.committed)).collect();
+    // A worker that was started in between, or a partition that moved, begins with nothing.
+    let since = |size: &v1::PartitionSize| {
+        size.committed.checked_sub(before.get(&size.partition).copied().unwrap_or_default()).unwrap_or(size.committed)
+    };
+    Ok(now.iter().map(|size| (size.partition, since(size) as f64 / seconds)).collect())
+}
+
+async fn by_rate(context: &Context, peer: Option<&str>, limit: usize) -> ExitCode {
+    let asked = async { Ok::<_, Fault>((rates(context).await?, context.client.partitions().await?)) };
+    let (rates, map) = match asked.await {
+        Ok(answers) => answers,
+        Err(fault) => return fail(&fault, context.format),
+    };
+    let mut rates: Vec<(String, i32, f64)> =
+        rates.into_iter().filter(|(_, rate)| *rate > 0.0).map(|(partition, rate)| (owner(&map, partition), partition, rate)).collect();
+    rates.retain(|(owner, _, _)| peer.is_none_or(|wanted| wanted == owner));
+    rates.sort_by(|one, other| other.2.total_cmp(&one.2).then(one.1.cmp(&other.1)));
+    rates.truncate(limit);
+    if context.format.is_json() {
+        let item = |(owner, partition, rate): &(String, i32, f64)| json!({"partition": partition, "peer": owner, "committed_per_s": rate});
+        output::print_list(context.format, "partitions", rates.iter().map(item).collect(), json!({}));
+    } else {
+        let row = |(owner, partition, rate): &(String, i32, f64)| vec![partition.to_string(), owner.clone(), format!("{rate:.1}")];
+        output::print(&output::table(&["PARTITION", "PEER", "COMMITTED/S"], &rates.iter().map(row).collect::<Vec<_>>()));
+    }
+    ExitCode::SUCCESS
+}
+
+fn owner(map: &v1::ListPartitionsResponse, partition: i32) -> String {
+    let at = usize::try_from(partition).ok().and_then(|at| map.owners.get(at)).and_then(|owner| usize::try_from(*owner).ok());
+    at.and_then(|at| map.peers.get(at)).cloned().unwrap_or_default()
+}
+
+/// Lists the largest or busiest partitions with their owners.
 pub(crate) async fn sizes(context: &Context, peer: Option<&str>, by: By, limit: usize) -> ExitCode {
+    if by == By::Rate {
+        return by_rate(context, peer, limit).await;
+    }
     let asked = async { Ok::<_, Fault>((context.client.partitions().await?, context.client.partition_sizes().await?)) };
     let (map, sizes) = match asked.await {
         Ok(answers) => answers,
         Err(fault) => return fail(&fault, context.format),
     };
-    let owner = |partition: i32| {
-        let at = usize::try_from(partition).ok().and_then(|at| map.owners.get(at)).and_then(|owner| usize::try_from(*owner).ok());
-        at.and_then(|at| map.peers.get(at)).cloned().unwrap_or_default()
-    };
-    let mut sizes: Vec<(String, v1::PartitionSize)> = sizes.sizes.into_iter().map(|size| (owner(size.partition), size)).collect();
+    let mut sizes: Vec<(String, v1::PartitionSize)> = sizes.sizes.into_iter().map(|size| (owner(&map, size.partition), size)).collect();
     sizes.retain(|(owner, _)| peer.is_none_or(|wanted| wanted == owner));
     sizes.sort_by_key(|(_, size)| (std::cmp::Reverse(if by == By::Size { size.bytes } else { size.rows }), size.partition));
     sizes.truncate(limit);

@@ -88,7 +88,8 @@ enum PartitionVerb {
         /// Only this peer's.
         #[arg(long, value_name = "ID")]
         peer: Option<String>,
-        /// One line for each partition, the largest first. Every row is counted, so it takes as long as the data are large.
+        /// One line for each partition, the largest or busiest first. By size or rows, every row is counted, so it takes as long as the data
+        /// are large; by rate, partitions are watched for two seconds.
         #[arg(long, value_enum)]
         by: Option<partition::By>,
         /// With --by, how many.

@@ -105,6 +105,16 @@ pub(crate) async fn paid_in(cluster: &Cluster, accounts: &[i64]) -> i64 {
     cluster.reader().sum(&sql).await.expect("read")
 }
 
+/// The partitions in which something takes effect, as the command tells.
+async fn busiest(bank: &Cluster) -> Vec<i32> {
+    let mut command = tokio::process::Command::new(exe());
+    command.args(["partition", "list", "--by", "rate", "-o", "json"]).env("ROOTWARD_ROUTER", bank.embedded.router_address());
+    let output = command.output().await.expect("it runs");
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let rated = told["partitions"].as_array().expect("a list").iter().filter(|one| one["committed_per_s"].as_f64() > Some(0.0));
+    rated.map(|one| i32::try_from(one["partition"].as_i64().expect("a number")).expect("small")).collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_notices_that_partitions_move() {
     let bank = Cluster::bank(exe(), Shape { peers: 3, ..Shape::shared() }).await.expect("a bank starts");
@@ -122,6 +132,8 @@ async fn nobody_notices_that_partitions_move() {
         assert!(one.is_verified && another.is_verified, "{one:?} {another:?}");
         switches.extend([(one.switches, one.held_us), (another.switches, another.held_us)]);
     }
+    let busy = busiest(&bank).await;
+    assert!(!busy.is_empty() && busy.iter().all(|partition| ones.contains(partition) || others.contains(partition)), "{busy:?}");
     let (deposits, transfers) = (load.deposits.clone(), load.transfers.clone());
     let failures = load.stop().await;
     let (deposits, transfers) = (deposits.load(Ordering::Relaxed), transfers.load(Ordering::Relaxed));

@@ -1,7 +1,11 @@
 //! What a lane counts. It outlives the lane's connections, so that its numbers only grow while the worker runs.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    collections::HashMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,6 +18,8 @@ use super::acknowledged::Acknowledged;
 pub(crate) struct Counters {
     /// Units that took effect, or were found to have done so before.
     pub committed: AtomicU64,
+    /// The same by partition, to find a hot one.
+    pub by_partition: Mutex<HashMap<i32, u64>>,
     /// Units that the lane took and did not execute, for whatever reason.
     pub refused: AtomicU64,
     /// The same by code, and those that found no room.
@@ -37,6 +43,7 @@ impl Default for Counters {
     fn default() -> Counters {
         Counters {
             committed: AtomicU64::default(),
+            by_partition: Mutex::default(),
             refused: AtomicU64::default(),
             refusals: ByCode::new(rootward_schema::codes::all().map(|code| code.code)),
             batches: AtomicU64::default(),
@@ -53,6 +60,17 @@ impl Default for Counters {
 impl Counters {
     pub(super) fn add(counter: &AtomicU64, count: usize) {
         counter.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// Units of these partitions took effect.
+    pub(super) fn committed_in(&self, partitions: impl Iterator<Item = i32>) {
+        let mut by_partition = self.by_partition.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut count = 0;
+        for partition in partitions {
+            *by_partition.entry(partition).or_default() += 1;
+            count += 1;
+        }
+        Counters::add(&self.committed, count);
     }
 
     pub(super) fn refused(&self, code: &str) {

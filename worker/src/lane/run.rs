@@ -212,11 +212,12 @@ impl Lane {
 
 fn answer(counters: &Counters, batch: Vec<Unit>, answers: impl IntoIterator<Item = Answer>) {
     let answers: Vec<Answer> = answers.into_iter().collect();
-    counters.acknowledged.note(batch.iter().zip(&answers).filter(|(_, answer)| answer.is_ok()).map(|(unit, _)| unit));
+    let committed = || batch.iter().zip(&answers).filter(|(_, answer)| answer.is_ok()).map(|(unit, _)| unit);
+    counters.acknowledged.note(committed());
+    counters.committed_in(committed().map(|unit| unit.claim.partition));
     for (unit, answer) in batch.into_iter().zip(answers) {
-        match &answer {
-            Ok(_) => Counters::add(&counters.committed, 1),
-            Err(fault) => counters.refused(fault.code()),
+        if let Err(fault) = &answer {
+            counters.refused(fault.code());
         }
         unit.answer.send(answer);
     }

@@ -89,7 +89,7 @@ impl Asker {
     /// What a peer's partitions hold.
     pub(super) async fn sizes(&self, peer: &str) -> FaultResult<Vec<v1::PartitionSize>> {
         let (_, mut worker) = self.worker(peer).await?;
-        let sizes = worker.size_peer_partitions(v1::SizePartitionsRequest {}).await;
+        let sizes = worker.size_peer_partitions(v1::SizePartitionsRequest::default()).await;
         sizes.map(|answer| answer.into_inner().sizes).map_err(|status| Fault::from_status(&status))
     }
 

@@ -316,8 +316,20 @@ impl Step<'_> {
 ///
 /// # Errors
 /// RW5002 if the database doesn't tell.
-pub(crate) async fn sizes(home: &ChainHome) -> FaultResult<v1::SizePartitionsResponse> {
+pub(crate) async fn sizes(home: &ChainHome, only_committed: bool) -> FaultResult<v1::SizePartitionsResponse> {
+    let mut committed: HashMap<i32, u64> = HashMap::new();
+    for lane in &home.serving.lanes {
+        for (partition, count) in lane.counters().by_partition.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            *committed.entry(*partition).or_default() += count;
+        }
+    }
+    if only_committed {
+        committed.retain(|partition, _| home.serving.claim_of(*partition).is_some());
+        let size = |(partition, committed)| v1::PartitionSize { partition, committed, ..v1::PartitionSize::default() };
+        return Ok(v1::SizePartitionsResponse { sizes: committed.into_iter().map(size).collect(), missing_peers: Vec::new() });
+    }
     let sizes = store::sizes(&home.pool).await;
-    let sizes = sizes.map_err(|error| Fault::retry("RW5002", format!("peer {}: {error}", home.peer), "see `rootward peer list`"))?;
+    let mut sizes = sizes.map_err(|error| Fault::retry("RW5002", format!("peer {}: {error}", home.peer), "see `rootward peer list`"))?;
+    sizes.iter_mut().for_each(|size| size.committed = committed.get(&size.partition).copied().unwrap_or_default());
     Ok(v1::SizePartitionsResponse { sizes, missing_peers: Vec::new() })
 }

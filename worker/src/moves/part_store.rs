@@ -210,7 +210,9 @@ pub(super) async fn sizes(pool: &Pool) -> PartResult<Vec<v1::PartitionSize>> {
     let sql = "/* size_partitions */ select partition, rows, bytes from rootward_move.sizes() where partition <> all (rootward_move.hidden()) order by 1";
     let rows = pool.get().await?.query(sql, &[]).await?;
     let count = |row: &Row, at: usize| -> PartResult<u64> { Ok(u64::try_from(row.try_get::<_, i64>(at)?).unwrap_or_default()) };
-    rows.iter().map(|row| Ok(v1::PartitionSize { partition: row.try_get(0)?, rows: count(row, 1)?, bytes: count(row, 2)? })).collect()
+    rows.iter()
+        .map(|row| Ok(v1::PartitionSize { partition: row.try_get(0)?, rows: count(row, 1)?, bytes: count(row, 2)?, committed: 0 }))
+        .collect()
 }
 
 /// The tables that move, each with its pages.
