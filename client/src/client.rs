@@ -202,6 +202,14 @@ impl Client {
         self.read(request, |mut router, request| async move { router.replay_staged(request).await }).await
     }
 
+    /// Has refused rows deleted: nobody wants them any more. Repeating it finds none that is left.
+    ///
+    /// # Errors
+    /// As [`Client::list_staged`].
+    pub async fn drop_staged(&self, request: v1::DropStagedRequest) -> FaultResult<v1::DropStagedResponse> {
+        self.read(request, |mut router, request| async move { router.drop_staged(request).await }).await
+    }
+
     /// The last row of each partition's journal: keep them elsewhere, and give them to [`Client::verify_journal`] later.
     ///
     /// # Errors

@@ -199,6 +199,13 @@ impl StartChain {
         self
     }
 
+    /// Waits until the first step's peer shows this version of the reference data, and has each later step wait for it at its peer.
+    #[must_use]
+    pub fn with_min_reference_version(mut self, version: i64) -> StartChain {
+        self.message.min_reference_version = Some(version);
+        self
+    }
+
     /// Answers when the first step is durable, not when the chain has ended.
     #[must_use]
     pub fn accepted(mut self) -> StartChain {
@@ -220,8 +227,12 @@ impl StartChain {
     ///
     /// # Errors
     /// The refusal of the first step, in which case there is no chain; else as [`Call::send`].
-    pub async fn send(self) -> FaultResult<v1::StartChainResponse> {
+    pub async fn send(mut self) -> FaultResult<v1::StartChainResponse> {
         let deadline = Sender::deadline(self.deadline);
+        if let Some(seen) = self.client.seen_reference() {
+            let wanted = self.message.min_reference_version.unwrap_or(0).max(seen.load(Ordering::Acquire));
+            self.message.min_reference_version = Some(wanted);
+        }
         let mut first = self.try_once(deadline).await?;
         let waits_for_end = self.message.wait == i32::from(v1::ChainWait::Done);
         while waits_for_end && is_under_way(&first) && Instant::now() + CHAIN_PAUSE < deadline {

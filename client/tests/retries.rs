@@ -152,6 +152,7 @@ service! {
     query(QueryRequest) -> CallResponse by answer;
     list_staged(ListStagedRequest) -> ListStagedResponse by answer;
     replay_staged(ReplayStagedRequest) -> ReplayStagedResponse by answer;
+    drop_staged(DropStagedRequest) -> DropStagedResponse by answer;
     list_journal_heads(ListJournalHeadsRequest) -> ListJournalHeadsResponse by answer;
     verify_journal(VerifyJournalRequest) -> VerifyJournalResponse by answer;
     explain(ExplainRequest) -> ExplainResponse by answer;

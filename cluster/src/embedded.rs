@@ -1,10 +1,12 @@
 //! A whole cluster on this machine, each part a real process of its own: PostgreSQL servers, workers, a router.
 
+mod elsewhere;
 mod routers;
 mod servers;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -14,8 +16,12 @@ use nix::sys::signal::Signal;
 use rootward_proto::v1::{self, rootward_client::RootwardClient};
 use tokio::time::Instant;
 
+pub use self::elsewhere::Elsewhere;
 use self::routers::AnotherRouter;
-use self::servers::{conninfo, start_replicas, start_servers, topology};
+use self::{
+    elsewhere::Places,
+    servers::{start_replicas, start_servers, topology},
+};
 use crate::{
     Child, Compiled, DeployError, Launcher, Position, ProcessError, Server, ServerConfig, ServerError, Shutdown, Spawn, Topology, deploy,
     topology::HUB,
@@ -66,6 +72,8 @@ pub struct EmbeddedOptions {
     pub is_one_server: bool,
     /// Whether each node's PostgreSQL has a standby.
     pub standbys: Standbys,
+    /// Whose PostgreSQL has one, if any has; every node's if none is named.
+    pub standby_nodes: BTreeSet<String>,
     /// More lines for every worker's settings.
     pub worker_settings: String,
     /// More lines for the router's settings.
@@ -81,6 +89,11 @@ pub struct EmbeddedOptions {
 }
 
 impl EmbeddedOptions {
+    /// Whether this node's PostgreSQL is to have a standby, if any has one.
+    fn has_standby(&self, id: &str) -> bool {
+        self.standby_nodes.is_empty() || self.standby_nodes.contains(id)
+    }
+
     /// Three peers, each a server of its own, in a temporary folder, with ad-hoc SQL allowed.
     pub fn new(exe: impl Into<PathBuf>) -> EmbeddedOptions {
         EmbeddedOptions {
@@ -91,6 +104,7 @@ impl EmbeddedOptions {
             lanes: None,
             is_one_server: false,
             standbys: Standbys::None,
+            standby_nodes: BTreeSet::new(),
             worker_settings: "allow_ad_hoc_sql = true\n".to_owned(),
             router_settings: String::new(),
             server_settings: Vec::new(),
@@ -156,6 +170,8 @@ pub struct EmbeddedCluster {
     addresses: BTreeMap<String, String>,
     /// What workers tell others instead of where they listen.
     advertised: BTreeMap<String, String>,
+    /// What is not where the rest is.
+    places: Places,
     /// Where Prometheus reads, by node; the router's under its own name.
     pages: BTreeMap<String, String>,
     router_address: String,
@@ -173,7 +189,7 @@ impl EmbeddedCluster {
         };
         let ids: Vec<String> = std::iter::once(HUB.to_owned()).chain((1..=options.peers).map(|number| format!("p{number}"))).collect();
         let servers = start_servers(&launcher, &options, &ids).await?;
-        let replicas = start_replicas(&servers, options.standbys).await?;
+        let replicas = start_replicas(&servers, &options).await?;
         let topology = topology(&compiled.schema.name, &servers, &replicas, &ids, &options);
         deploy(&topology, &compiled.source, &compiled.schema).await?;
         let mut cluster = EmbeddedCluster {
@@ -188,6 +204,7 @@ impl EmbeddedCluster {
             topology,
             addresses: BTreeMap::new(),
             advertised: BTreeMap::new(),
+            places: Places::default(),
             pages: BTreeMap::new(),
             router_address: String::new(),
         };
@@ -365,10 +382,11 @@ impl EmbeddedCluster {
 
     async fn spawn_worker(&self, id: &str, env: &[(&str, &str)], suffix: &str) -> Result<Child> {
         let name = format!("worker-{id}{suffix}");
-        let address =
-            |user: &str, of: &str| conninfo(&self.servers, &self.replicas, user, of).ok_or_else(|| EmbeddedError::NoNode(of.to_owned()));
+        let address = |user: &str, of: &str| self.places.conninfo(&self.servers, &self.replicas, user, of);
         let known = self.addresses.get(id).filter(|_| suffix.is_empty());
-        let listen = known.map_or("127.0.0.1:0", |address| address.trim_start_matches("http://"));
+        let place = self.places.workers.get(id);
+        let anywhere = format!("{}:0", place.map_or("127.0.0.1", |place| &place.address));
+        let listen = known.map_or(&*anywhere, |address| address.trim_start_matches("http://"));
         // About one lane for each core that this peer's PostgreSQL may use: half of them, since the worker, the router and their
         // clients are on this machine too. With more lanes than that, batches are smaller and wait for each other.
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -382,13 +400,15 @@ impl EmbeddedCluster {
             address("rootward_system", HUB)?,
             self.file(&format!("{name}.address")),
             match self.options.standbys {
-                Standbys::Synchronous => "durability = \"replicated\"\n",
-                Standbys::None | Standbys::Asynchronous => "",
+                Standbys::Synchronous if self.options.has_standby(id) => "durability = \"replicated\"\n",
+                _ => "",
             }
             .to_owned()
-                + &self.options.worker_settings,
+                + &self.options.worker_settings
+                + place.map_or("", |place| &place.settings),
         );
-        self.spawn("worker", &name, &settings, env).await
+        let through = place.map(|place| &*place.through).unwrap_or_default();
+        self.spawn_through(through, "worker", &name, &settings, env).await
     }
 
     async fn start_router(&mut self) -> Result<()> {
@@ -411,6 +431,11 @@ impl EmbeddedCluster {
     }
 
     async fn spawn(&self, command: &str, name: &str, settings: &str, env: &[(&str, &str)]) -> Result<Child> {
+        self.spawn_through(&[], command, name, settings, env).await
+    }
+
+    /// Starts a process of ours by another program that becomes it.
+    async fn spawn_through(&self, through: &[OsString], command: &str, name: &str, settings: &str, env: &[(&str, &str)]) -> Result<Child> {
         let config = self.file(&format!("{name}.toml"));
         let report = self.file(&format!("{name}.address"));
         let failed = |path: &Path| {
@@ -421,8 +446,11 @@ impl EmbeddedCluster {
             std::fs::remove_file(&report).map_err(failed(&report))?;
         }
         std::fs::write(&config, settings).map_err(failed(&config))?;
-        let mut spawn =
-            Spawn::new(&self.options.exe, [command.into(), "--config".into(), config.into_os_string()], self.file(&format!("{name}.log")));
+        let exe = [self.options.exe.clone().into_os_string()];
+        let own = exe.into_iter().chain([command.into(), "--config".into(), config.into_os_string()]);
+        let mut all = through.iter().cloned().chain(own);
+        let program = all.next().unwrap_or_default();
+        let mut spawn = Spawn::new(program, all, self.file(&format!("{name}.log")));
         spawn.env = env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         Ok(self.launcher.spawn(spawn).await?)
     }

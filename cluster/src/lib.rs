@@ -23,12 +23,12 @@ pub use apply::{ApplyError, LossyChange};
 pub use binaries::{Binaries, NotFound, Version};
 pub use compile::{CompileError, Compiled, compile_folder, compile_source};
 pub use deploy::{DeployError, Deployed, deploy};
-pub use embedded::{EmbeddedCluster, EmbeddedError, EmbeddedOptions, Standbys};
+pub use embedded::{Elsewhere, EmbeddedCluster, EmbeddedError, EmbeddedOptions, Standbys};
 pub use introspect::{IntrospectError, introspect};
 pub use measure::{
-    Books, BooksError, Gauge, Moved, PageError, Pgbench, PgbenchError, PgbenchResult, PgbenchRun, Pgbouncer, PgbouncerError, Place,
-    ProcessorTime, ShardClient, Shards, ShardsError, Transferred, TwoPhaseClient, TwoPhaseError, TwoPhaseTransfer, metric, resident_bytes,
-    run_sql,
+    Books, BooksError, Gauge, Messages, Moved, PageError, Pgbench, PgbenchError, PgbenchResult, PgbenchRun, Pgbouncer, PgbouncerError,
+    Place, ProcessorTime, ShardClient, Shards, ShardsError, Transferred, TwoPhaseClient, TwoPhaseError, TwoPhaseTransfer, metric,
+    resident_bytes, run_sql,
 };
 pub use process::{Child, DeathSignal, Folder, Launcher, ProcessError, Spawn, exec_child, reap};
 pub use repair::{Repaired, repair_reference};

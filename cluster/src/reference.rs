@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use rootward_schema::{Schema, quoted};
-use rootward_worker::slot_name;
+use rootward_worker::{ROUTE_LOCK, slot_name};
 use tokio::time::Instant;
 use tokio_postgres::{Client, Error};
 
@@ -49,6 +49,20 @@ async fn publish_tables(node: &Client, tables: &str) -> Result<(), Error> {
 /// of one PostgreSQL cluster. Where nothing was written yet there is nothing to copy, which saves a worker for each table.
 pub(crate) async fn subscribe(topology: &Topology, clients: &BTreeMap<String, Client>, id: &str) -> Result<(), DeployError> {
     let (Some(peer), Some(hub)) = (clients.get(id), clients.get(HUB)) else { return Ok(()) };
+    // Its worker, if one runs already, would take what is half done for a route that is lost.
+    peer.query_one("/* lock_route */ select pg_advisory_lock($1)", &[&ROUTE_LOCK]).await.map_err(at(id))?;
+    let subscribed = subscribe_locked(topology, clients, (peer, hub), id).await;
+    // If this fails, so did the session, and the lock is gone with it.
+    let _ = peer.query_one("/* unlock_route */ select pg_advisory_unlock($1)", &[&ROUTE_LOCK]).await;
+    subscribed
+}
+
+async fn subscribe_locked(
+    topology: &Topology,
+    clients: &BTreeMap<String, Client>,
+    (peer, hub): (&Client, &Client),
+    id: &str,
+) -> Result<(), DeployError> {
     if is_subscribed(peer).await.map_err(at(id))? {
         return follow(topology, peer, id).await.map_err(at(id));
     }

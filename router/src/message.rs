@@ -140,6 +140,7 @@ pub fn chain_message(catalog: &Catalog, request: v1::StartChainRequest) -> Fault
             start_at_ms: request.start_at_ms,
             deadline_ms: request.deadline_ms,
         }),
+        min_reference_version: request.min_reference_version,
         ..v1::Execute::default()
     })
 }

@@ -352,7 +352,9 @@ impl rootward_server::Rootward for RouterService {
 
     async fn list_partitions(&self, _: Request<v1::ListPartitionsRequest>) -> Result<Response<v1::ListPartitionsResponse>, Status> {
         let catalog = self.routing.catalog().map_err(Fault::into_status)?;
+        let all = if catalog.schema.regions.is_empty() { 0 } else { catalog.schema.all_partitions() };
         Ok(Response::new(v1::ListPartitionsResponse {
+            regions: (0..all).map(|partition| catalog.schema.region_of(partition).to_owned()).collect(),
             owners: catalog.owners.clone(),
             epochs: catalog.epochs.clone(),
             peers: catalog.peers.iter().map(|peer| peer.id.clone()).collect(),
@@ -443,6 +445,11 @@ impl rootward_server::Rootward for RouterService {
     async fn replay_staged(&self, request: Request<v1::ReplayStagedRequest>) -> Result<Response<v1::ReplayStagedResponse>, Status> {
         let limit = self.ask_limit(&request);
         RouterService::replay_staged(self, request.into_inner(), limit).await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn drop_staged(&self, request: Request<v1::DropStagedRequest>) -> Result<Response<v1::DropStagedResponse>, Status> {
+        let limit = self.ask_limit(&request);
+        RouterService::drop_staged(self, request.into_inner(), limit).await.map(Response::new).map_err(Fault::into_status)
     }
 
     async fn list_journal_heads(

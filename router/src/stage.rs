@@ -1,4 +1,4 @@
-//! Staged rows of all peers: which there are, and sending refused ones anew.
+//! Staged rows of all peers: which there are, and sending refused ones anew or dropping them.
 
 use std::time::Duration;
 
@@ -41,6 +41,20 @@ impl RouterService {
         refusal_of_all(answered.is_empty(), &missing)?;
         Ok(v1::ReplayStagedResponse {
             replayed: answered.iter().map(|(_, answer)| answer.replayed).sum(),
+            missing_peers: missing.into_iter().map(|(peer, _)| peer.id).collect(),
+        })
+    }
+
+    /// Has refused rows of all peers deleted.
+    pub(crate) async fn drop_staged(&self, request: v1::DropStagedRequest, limit: Duration) -> FaultResult<v1::DropStagedResponse> {
+        let ask = |mut client: WorkerClient<Channel>| {
+            let request = request.clone();
+            async move { Ok(client.drop_peer_staged(request).await?.into_inner()) }
+        };
+        let (answered, missing) = self.ask_all(limit, ask).await?;
+        refusal_of_all(answered.is_empty(), &missing)?;
+        Ok(v1::DropStagedResponse {
+            dropped: answered.iter().map(|(_, answer)| answer.dropped).sum(),
             missing_peers: missing.into_iter().map(|(peer, _)| peer.id).collect(),
         })
     }

@@ -91,7 +91,7 @@ fn journals_and_reference_data_are_measured() {
         (
             "journal",
             &["--clients", "2", "--rate", "100", "--duration", "500ms", "--rounds", "1"][..],
-            &["journal_throughput_ratio", "events_per_s", "event_p99_us"][..],
+            &["journal_throughput_ratio", "outcomes_ratio", "events_per_s", "event_p99_us"][..],
         ),
         ("reference", &["--peers", "2", "--changes", "3"], &["reference_visible_p50_us", "reference_written_p99_us"]),
     ] {

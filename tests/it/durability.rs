@@ -1,7 +1,8 @@
 //! What is answered is durable, and what was not begun in time is never begun.
 
 mod ledger;
-mod mount;
+pub(crate) mod mount;
+pub(crate) mod small_disk;
 
 use std::time::Duration;
 

@@ -129,6 +129,15 @@ async fn a_primary_that_was_replaced_is_passed_over() {
     let client = bank.client().expect("a client");
     let account = bank.open_accounts(&client, "p1", 1, 100).await.expect("opened")[0];
     let key = account.to_string();
+    // Many outcomes, and many of them that the worker will look for.
+    let many = "insert into rootward.outcome (partition, entity, root_key, request_id, step, element, direction, kind, transaction, fingerprint, reply, \
+                in_chain, issued_at) select partition, 'account', 'none', gen_random_uuid(), 0, 0, 'do', 'done', 'deposit', '', '', false, now() \
+                from rootward.ownership, generate_series(1, 10)";
+    bank.reader().run("p1", many).await.expect("written");
+    bank.reader().run("p1", "analyze rootward.outcome").await.expect("analyzed");
+    let looked_for = 200;
+    let patient = patient(&bank);
+    futures_util::future::join_all((0..looked_for).map(|_| deposit(&patient, account, Uuid::now_v7()))).await;
     caught_up(&bank).await;
     let term = bank.wait_until_serving("p1", 0).await.expect("it serves").term;
     bank.embedded.kill_postgres("p1").await.expect("killed");
@@ -141,6 +150,15 @@ async fn a_primary_that_was_replaced_is_passed_over() {
     // nor from the next one.
     bank.embedded.start_postgres("p1").await.expect("the old one runs");
     bank.embedded.kill_worker("p1").await.expect("killed");
+    // Each was looked up by the primary key; the table, which may be large while the peer waits, was not read.
+    let (_, new) = servers(&bank);
+    let by_key = "select idx_scan from pg_stat_all_indexes where indexrelname = 'outcome_pkey'";
+    until("each was looked up", async || {
+        let scans: i64 = new.rows("p1", by_key, &[]).await.ok()?.first()?.get(0);
+        (scans >= looked_for).then_some(())
+    })
+    .await
+    .expect("they were");
     bank.embedded.start_worker("p1", &[]).await.expect("started");
     bank.wait_until_serving("p1", served).await.expect("it goes on to the new one");
     let log = std::fs::read_to_string(bank.embedded.folder().join("worker-p1.log")).expect("a log");
@@ -154,10 +172,10 @@ async fn a_primary_that_was_replaced_is_passed_over() {
     })
     .await
     .expect("nothing is");
-    assert_eq!((old.entries(account).await.expect("read"), new.entries(account).await.expect("read")), (1, 3));
+    assert_eq!((old.entries(account).await.expect("read"), new.entries(account).await.expect("read")), (1 + looked_for, 3 + looked_for));
     bank.embedded.kill_postgres("p1").await.expect("killed");
     let balance = bank.reader().balance(account).await.expect("read");
-    assert_eq!(balance, Some(10_200), "in cents, both deposits and nothing lost");
+    assert_eq!(balance, Some(10_200 + 100 * looked_for), "in cents, all deposits and nothing lost");
     check_everything(&bank).await.expect("every promise is kept");
 }
 

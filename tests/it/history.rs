@@ -12,7 +12,7 @@ use std::{
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use rootward_client::{Arguments, Client, SnapshotOptions, v1::RetryClass};
-use rootward_cluster::EmbeddedCluster;
+use rootward_cluster::{EmbeddedCluster, Standbys};
 use tests::{
     Cluster, Shape,
     history::{End, Event, Operation, Root, Value, check},
@@ -195,6 +195,21 @@ async fn appends_chains_and_snapshots_have_one_order_over_kills() {
         some(20).await;
         embedded.kill_postgres("p2").await.expect("killed");
         embedded.start_postgres("p2").await.expect("started");
+    });
+    let events = events.await;
+    explain(&events, seed);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn appends_chains_and_snapshots_have_one_order_over_a_failover() {
+    let seed = rand::random();
+    let mut cluster = own_cluster(LISTS, Shape { standbys: Standbys::Synchronous, ..Shape::own(1) }).await;
+    let events = history(&mut cluster, seed, async |embedded, next| {
+        let now = next.load(Ordering::Relaxed);
+        tests::until("some appends", async || (next.load(Ordering::Relaxed) > now + 40).then_some(())).await.expect("they come");
+        embedded.kill_postgres("p1").await.expect("killed");
+        embedded.promote("p1").await.expect("promoted");
+        embedded.replace_primary("p1").await.expect("a standby of the new one");
     });
     let events = events.await;
     explain(&events, seed);

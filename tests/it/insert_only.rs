@@ -59,6 +59,22 @@ async fn rows_that_are_only_inserted_are_refused_every_change_whoever_asks() {
 }
 
 #[tokio::test]
+async fn a_trees_row_refers_to_reference_data_on_every_peer_and_to_nothing_else() {
+    let (cluster, client) = locations(Shape { peers: 2, ..Shape::shared() }).await;
+    let place: String =
+        cluster.reader().rows("hub", "select location_id from location where name = 'Chicago IL'", &[]).await.expect("read")[0].get(0);
+    for peer in ["p1", "p2"] {
+        let visitor = cluster.roots_on("visitor", peer, None, 1)[0].to_string();
+        client.settle("add_visitor", &[("visitor_id", &visitor), ("name", "a")], Uuid::now_v7()).await.expect("added");
+        client.settle("visit", &[("visitor_id", &visitor), ("location_id", &place)], Uuid::now_v7()).await.expect("there is such a place");
+        // The transaction says by itself that there is none; so does the foreign key, whoever writes.
+        let wrong = format!("insert into visit (visitor_id, visit_no, location_id, at) values ({visitor}, 99, 'nowhere', now())");
+        let refused = cluster.reader().run(peer, &wrong).await.expect_err("there is no such place");
+        assert!(format!("{refused:?}").contains("visit_location_id_fkey"), "{peer}: {refused:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_key_that_does_not_follow_from_its_content_is_refused_and_found_behind_the_systems_back() {
     let (cluster, client) = locations(Shape { peers: 2, ..Shape::shared() }).await;
     let wrong = "insert into location (location_id, name, latitude, longitude) values (location_key('Brooklyn NY', 40.692532, 73.990997), 'Brooklyn NY', 40.692532, -73.990997)";

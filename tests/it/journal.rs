@@ -1,6 +1,6 @@
 //! The journal: a row for each effect, none for anything else, without a gap; and whatever is changed behind its back is found.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, process::Command};
 
 use futures_util::future::join_all;
 use rootward_proto::v1;
@@ -149,6 +149,10 @@ async fn what_is_edited_deleted_or_cut_is_named_with_partition_and_sequence() {
     let mine = format!("partition = {partition}");
     let kept = heads(&client).await;
     assert_eq!(kept.iter().map(|head| (head.partition, head.sequence)).collect::<Vec<_>>(), [(partition, 6)]);
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let (code, said) = type_in(&cluster, &["journal", "heads", "-o", "json"]);
+    assert_eq!(code, Some(0), "{said}");
+    std::fs::write(file.path(), said).expect("written");
     // The guard holds for superusers too, until they switch it off.
     for harm in ["update rootward.journal set arguments = '{}'", "delete from rootward.journal", "truncate rootward.journal"] {
         let refused = reader.run("p1", harm).await.expect_err("refused");
@@ -189,4 +193,14 @@ async fn what_is_edited_deleted_or_cut_is_named_with_partition_and_sequence() {
         .expect("cut");
     let found = verify(&client, Vec::new()).await;
     assert!(found.faults.len() == 1 && found.faults[0].sequence == 6 && found.faults[0].what.contains("was cut"), "{found:?}");
+    // Whoever writes to both databases is given away by what was kept elsewhere.
+    reader.run("p2", &format!("delete from rootward.journal_witness where {mine}")).await.expect("a superuser may");
+    assert_eq!(verify(&client, Vec::new()).await.faults, [], "nobody else was told");
+    let (code, said) = type_in(&cluster, &["journal", "verify", "--heads", &file.path().to_string_lossy()]);
+    assert!(code == Some(4) && said.contains(&format!("partition {partition} sequence 6: ")) && said.contains("was cut"), "{said}");
+}
+
+fn type_in(cluster: &Cluster, args: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(exe()).args(args).env("ROOTWARD_ROUTER", cluster.embedded.router_address()).output().expect("it runs");
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
 }

@@ -46,6 +46,13 @@ async fn reference_data_are_read_at_the_nearest_peer_that_is_alive_if_that_is_as
     until_answered_by(&client, "p2").await;
     detour.lengthen(Duration::from_millis(60));
     until_answered_by(&client, "p1").await;
+    // People see what was measured, too.
+    let ways = async || {
+        let way = |peers: &[v1::Peer], id: &str| peers.iter().find(|peer| peer.id == id).map(|peer| peer.round_trip_us);
+        let peers = client.peers().await.ok()?;
+        way(&peers, "p2").filter(|way| *way >= 60_000).and(way(&peers, "p1").filter(|way| *way > 0))
+    };
+    until("`peer list` shows the longer way", ways).await.expect("measured");
     detour.lengthen(Duration::ZERO);
     until_answered_by(&client, "p2").await;
     // A dead one is passed over at once, also before that was measured.

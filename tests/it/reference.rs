@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use rootward_proto::{Fault, v1};
-use tests::{check_bank, until};
+use tests::{Cluster, Shape, check_bank, until};
 use uuid::Uuid;
 
-use crate::shared::own_bank;
+use crate::shared::{exe, own_bank};
 
 #[tokio::test]
 async fn a_peer_that_was_down_catches_up_and_serves_what_was_written_meanwhile() {
@@ -125,6 +125,53 @@ async fn a_transaction_waits_for_the_version_that_it_must_see_and_is_refused_by_
     let names: Vec<String> = seen.rows[0].values.iter().map(tests::text_of).collect();
     assert!(names.contains(&"the euro".to_owned()), "{names:?}");
     assert_eq!(seen.reference_version, written.reference_version);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chains_start_and_each_of_its_steps_wait_for_the_version_that_they_must_see() {
+    let mut bank = Cluster::bank(exe(), Shape { peers: 2, ..Shape::shared() }).await.expect("it starts");
+    let client = bank.client().expect("a client");
+    let from = bank.open_accounts(&client, "p1", 1, 10).await.expect("opened")[0].to_string();
+    let to = bank.open_accounts(&client, "p2", 1, 10).await.expect("opened")[0].to_string();
+    bank.reader().run("p2", STOP).await.expect("stopped");
+    let written = client.settle("rename_currency", &rename("the euro"), Uuid::now_v7()).await.expect("written").reference_version;
+    until("p1 shows it", async || (name_on(&bank, "p1").await == "the euro").then_some(())).await.expect("copied");
+    let start = |from: &str, to: &str, id: Uuid, limit: Duration| {
+        let message = v1::StartChainRequest {
+            chain: "transfer".to_owned(),
+            input: tests::arguments(&[("from", from), ("to", to), ("amount", "1")]),
+            chain_id: id.to_string(),
+            wait: v1::ChainWait::Accepted.into(),
+            min_reference_version: Some(written),
+            ..v1::StartChainRequest::default()
+        };
+        let mut request = tonic::Request::new(message);
+        request.set_timeout(limit);
+        let mut router = client.raw();
+        async move { router.start_chain(request).await.map(|_| ()).map_err(|status| Fault::from_status(&status)) }
+    };
+    // A start whose first step would not see it is refused, and there is no chain.
+    let id = Uuid::now_v7();
+    let fault = start(&to, &from, id, Duration::from_secs(1)).await.expect_err("it can't see it");
+    assert!(fault.code() == "RW3109" && fault.message().contains("peer p2 shows version"), "{fault}");
+    assert!(bank.reader().outcomes(id).await.expect("read").is_empty(), "nothing was executed");
+    // Elsewhere its first step runs, and the second waits, beside the lane: others of the same root go on.
+    let waiting = Uuid::now_v7();
+    start(&from, &to, waiting, Duration::from_secs(30)).await.expect("accepted");
+    let is_held = async |bank: &Cluster| {
+        let plain = [("from", from.as_str()), ("to", to.as_str()), ("amount", "1")];
+        let chain = bank.client().expect("a client").run_chain("transfer", &plain, Uuid::now_v7()).await.expect("it ends");
+        assert_eq!(chain.status, "completed", "one that waits for nothing");
+        assert_eq!(bank.reader().outcomes(waiting).await.expect("read").len(), 1, "its second step ran without what it must see");
+    };
+    is_held(&bank).await;
+    // Whoever drives it next knows what it waits for.
+    bank.restart_worker("p1", &[]).await.expect("serves again");
+    is_held(&bank).await;
+    bank.reader().run("p2", GO_ON).await.expect("it goes on");
+    let done = async || Some(client.chain(waiting).await.ok()?).filter(|chain| chain.status == "completed");
+    until("the chain ends", done).await.expect("completed");
+    check_bank(&bank).await.expect("every promise is kept");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -115,6 +115,15 @@ async fn a_regions_keys_live_on_its_peers_through_moves_and_rebalances_and_nowhe
     // Chains cross regions.
     let (code, said) = type_in(&cluster, &["chain", "start", "send", "from=eu:1", "to=us-east:1"]).await;
     assert!(code == Some(0) && said.contains("completed"), "{said}");
+    let (code, said) = type_in(&cluster, &["partition", "list", "-o", "jsonl"]).await;
+    let placed: Vec<serde_json::Value> = said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    assert_eq!(code, Some(0), "{said}");
+    for (peer, region, others) in [("p1", "eu", "us-east"), ("p2", "eu", "us-east"), ("p3", "us-east", "eu")] {
+        let regions = placed.iter().find(|line| line["peer"] == peer).map(|line| &line["regions"]).expect("listed");
+        assert!(regions[region].is_array() && regions[others].is_null(), "{peer}: {said}");
+    }
+    let (_, said) = type_in(&cluster, &["partition", "list"]).await;
+    assert!(said.contains("REGION") && said.contains("any") && said.contains("us-east"), "{said}");
     // To another peer of the region, and not out of it. Partitions 16 to 31 are Europe's, 32 to 47 America's.
     let (code, said) = type_in(&cluster, &["partition", "move", "16-31", "--to", "p2"]).await;
     assert_eq!(code, Some(0), "{said}");

@@ -245,3 +245,98 @@ async fn in_one_server_and_with_a_new_version_relays_pass_on_too() {
     bank.wait_for_reference(CURRENCIES, 2).await.expect("by both ways");
     assert_eq!(routes(&client).await, ["hub", "hub", "hub", "p1"]);
 }
+
+/// Applies the schema once more, with another file of databases.
+async fn apply(bank: &Cluster, change: impl FnOnce(&mut rootward_cluster::Topology)) {
+    let mut topology = bank.embedded.topology().clone();
+    change(&mut topology);
+    let compiled = tests::compile_example(exe(), "bank").await.expect("it compiles");
+    rootward_cluster::deploy(&topology, &compiled.source, &compiled.schema).await.expect("applied");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_copies_from_the_hub_finds_by_itself_that_its_slot_is_gone_and_a_relay_is_left_when_the_file_says_so() {
+    let regions = &[("p1", "east"), ("p2", "east")];
+    let bank = start(Shape { peers: 2, regions, relays: &["p1"], worker_settings: QUICK, ..Shape::shared() }).await;
+    let (client, reader) = (bank.client().expect("a client"), bank.reader());
+    assert_eq!(routes(&client).await, ["hub", "p1"]);
+    // It is no relay any more, and no other is left: its members find the hub, and nothing of them stays behind.
+    apply(&bank, |topology| topology.peer.get_mut("p1").expect("there").relay = false).await;
+    until_routes(&client, &["hub", "hub"]).await;
+    until_slots(&reader, "p1", &[]).await;
+    until_slots(&reader, "hub", &["p1", "p2"]).await;
+    add(&client, "A10").await;
+    bank.wait_for_reference(CURRENCIES, 2).await.expect("by the hub");
+    // The slot on the hub is gone, and what was written since with it: the copy is made anew by the same way.
+    reader.run("p1", "alter subscription rootward_reference disable").await.expect("stopped");
+    let drop = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name like 'rootward\\_p1%' and database = current_database()";
+    until("the slot is dropped", async || reader.run("hub", drop).await.ok()).await.expect("dropped");
+    until_slots(&reader, "hub", &["p2"]).await;
+    add(&client, "B10").await;
+    until("p2 has it", async || (content(&reader, "p2").await.contains("B10")).then_some(())).await.expect("copied");
+    assert!(!content(&reader, "p1").await.contains("B10"), "who switched it off is left alone");
+    reader.run("p1", "alter subscription rootward_reference enable").await.expect("it goes on");
+    until_slots(&reader, "hub", &["p1", "p2"]).await;
+    add(&client, "C10").await;
+    bank.wait_for_reference(CURRENCIES, 4).await.expect("made anew, and followed");
+    // A hub that has lost what a copy shows already doesn't make it older. When it has written as much again, what it has is what counts.
+    let ahead = "alter subscription rootward_reference disable; set session_replication_role = replica; \
+                 insert into currency (code, name, minor_digits) values ('ZZZ', 'lost', 2); update rootward.reference_version set version = version + 2";
+    reader.run("p1", ahead).await.expect("a superuser may");
+    until("the slot is dropped", async || reader.run("hub", drop).await.ok()).await.expect("dropped");
+    until_slots(&reader, "hub", &["p2"]).await;
+    reader.run("p1", "alter subscription rootward_reference enable").await.expect("it goes on");
+    let log = bank.embedded.folder().join("worker-p1.log");
+    let is_said = async || std::fs::read_to_string(&log).ok().filter(|text| text.contains("the hub shows an older version"));
+    until("the worker says so", is_said).await.expect("it does");
+    add(&client, "D10").await;
+    assert!(content(&reader, "p1").await.contains("ZZZ"), "nothing was taken away yet");
+    add(&client, "E10").await;
+    let is_equal = async || (content(&reader, "p1").await == content(&reader, "hub").await).then_some(());
+    until("the copy is the hub's", is_equal).await.expect("made anew");
+    check_bank(&bank).await.expect("the copies are equal");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_begins_with_the_worker_and_goes_on_with_the_next_one_wherever_it_died() {
+    let regions = &[("p1", "east"), ("p2", "east")];
+    let mut bank = start(Shape { regions, relays: &["p1"], worker_settings: QUICK, ..Shape::own(2) }).await;
+    let (client, reader) = (bank.client().expect("a client"), bank.reader());
+    add(&client, "A10").await;
+    bank.wait_for_reference(CURRENCIES, 2).await.expect("through the relay");
+    // Both the worker and the relay are gone: nobody switches, until there is a worker again.
+    bank.embedded.kill_worker("p2").await.expect("killed");
+    bank.embedded.kill_worker("p1").await.expect("killed");
+    bank.embedded.kill_postgres("p1").await.expect("killed");
+    let is_over = Arc::new(AtomicBool::new(false));
+    let watcher = watch(reader.clone(), "p2", is_over.clone());
+    let state = async || {
+        let sql = "select (select source from rootward_reference.route), exists (select from pg_subscription where subname = 'rootward_reference')";
+        let row = reader.rows("p2", sql, &[]).await.expect("read");
+        (row[0].get::<_, String>(0), row[0].get::<_, bool>(1))
+    };
+    let points =
+        [("route_unsubscribed", ("p1", false)), ("route_copied", ("p1", false)), ("route_renewed", ("hub", true))].into_iter().zip(10..);
+    for ((point, (source, is_subscribed)), number) in points {
+        add(&client, &format!("B{number}")).await;
+        bank.embedded.start_worker("p2", &[("ROOTWARD_FAIL_POINT", &format!("{point}/route=kill"))]).await.expect("started");
+        let end = bank.embedded.wait_for_worker_end("p2");
+        assert!(tokio::time::timeout(tests::LIMIT, end).await.is_ok(), "{point} was not reached");
+        assert_eq!(state().await, (source.to_owned(), is_subscribed), "{point}");
+    }
+    add(&client, "C10").await;
+    bank.embedded.start_worker("p2", &[]).await.expect("started");
+    let wanted = content(&reader, "hub").await;
+    until("every row is there, once", async || (content(&reader, "p2").await == wanted).then_some(())).await.expect("copied");
+    let dead = [("p1", false), ("p2", true)].map(|(peer, is_read)| (peer.to_owned(), is_read));
+    until("no slot is left over", async || (slots(&reader, "hub").await? == dead).then_some(())).await.expect("slots");
+    bank.embedded.start_postgres("p1").await.expect("up again");
+    bank.embedded.start_worker("p1", &[]).await.expect("started");
+    until_slots(&reader, "p1", &[]).await;
+    add(&client, "D10").await;
+    bank.wait_for_reference(CURRENCIES, 7).await.expect("on every peer");
+    is_over.store(true, Ordering::Release);
+    assert!(watcher.await.expect("versions and rows only grew") > 0);
+    bank.embedded.wait_until_serving(&["p1".to_owned(), "p2".to_owned()]).await.expect("they serve");
+    check_bank(&bank).await.expect("the copies are equal");
+}

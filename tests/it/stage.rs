@@ -50,10 +50,14 @@ async fn a_row_staged_by_plain_sql_is_on_every_peer_and_whoever_stages_can_do_no
         let error = reader.run("p2", &format!("set role clerk; {refused}")).await.expect_err(refused);
         assert!(format!("{error:?}").contains("permission denied"), "{refused}: {error:?}");
     }
+    // A row is as long as it likes: it is no payload of a notification, which ends at 8,000 bytes.
+    reader.run("p2", "insert into stage.location (name, latitude, longitude) values (repeat('x', 100000), 1, 1)").await.expect("staged");
+    cluster.wait_for_reference("select max(length(name))::bigint from location", 100_000).await.expect("on every peer, whole");
+    wait_until(&cluster, "p2", "stage.location", "done", 2).await;
     // The same place staged twice, on two peers, is one place; each row is done.
     reader.run("p1", VANCOUVER).await.expect("staged");
     wait_until(&cluster, "p1", "stage.location", "done", 1).await;
-    assert_eq!(reader.rows("hub", "select count(*) from location", &[]).await.expect("read")[0].get::<_, i64>(0), 1);
+    assert_eq!(reader.rows("hub", "select count(*) from location", &[]).await.expect("read")[0].get::<_, i64>(0), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,6 +127,54 @@ async fn a_refused_row_keeps_its_reason_and_can_be_sent_anew_and_a_row_can_becom
     wait_until(&cluster, "p1", "stage.transfers", "refused", 1).await;
     until("the chain ends", async || (reader.balance(other).await.ok()? == Some(300)).then_some(())).await.expect("transferred");
     assert_eq!(reader.balance(account).await.expect("read"), Some(1200));
+}
+
+/// Rows that are done go after their time, refused ones only by a person's word; what still waits stays whatever its age.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_are_done_go_after_a_time_and_refused_ones_stay_until_they_are_dropped() {
+    let changed = tests::compile_changed(exe(), "bank", |file, text| match file {
+        "rootward.toml" => text + "\n[stage.deposits]\ncall = \"deposit\"\n",
+        _ => text,
+    });
+    let settings = "collection_pause_ms = 50\nstage_retention_hours = 2\n";
+    let shape = Shape { peers: 1, worker_settings: settings, ..Shape::shared() };
+    let cluster = Cluster::start(exe(), &changed.await.expect("it compiles"), shape).await.expect("it starts");
+    let client = cluster.client().expect("a client");
+    client.settle("add_currency", &[("code", "EUR"), ("name", "euro"), ("minor_digits", "2")], uuid::Uuid::now_v7()).await.expect("added");
+    cluster.wait_for_reference("select count(*) from currency", 1).await.expect("copied");
+    let account = cluster.open_accounts(&client, "p1", 1, 0).await.expect("opened")[0];
+    let (reader, table) = (cluster.reader(), "stage.deposits");
+    let stage =
+        |account: i64, rows: u32| format!("insert into {table} (account_id, amount) select {account}, 1 from generate_series(1, {rows})");
+    reader.run("p1", &stage(account, 300)).await.expect("staged");
+    reader.run("p1", &stage(-1, 3)).await.expect("staged");
+    wait_until(&cluster, "p1", table, "done", 300).await;
+    wait_until(&cluster, "p1", table, "refused", 3).await;
+    let waits = format!(
+        "insert into {table} (account_id, amount, stage_at, stage_next_attempt_at) values ({account}, 1, '2000-01-01', 'infinity')"
+    );
+    reader.run("p1", &waits).await.expect("a superuser may");
+    // Three hours pass for all but some that were done, and for all that were refused.
+    let age = format!(
+        "update {table} set stage_settled_at = stage_settled_at - interval '3 hours' where stage_state = 'refused' \
+         or stage_id in (select stage_id from {table} where stage_state = 'done' order by stage_id limit 290)"
+    );
+    reader.run("p1", &age).await.expect("aged");
+    wait_until(&cluster, "p1", table, "done", 10).await;
+    assert_eq!(count(&cluster, "p1", table, "refused").await, Some(3), "whatever its age");
+    assert_eq!(count(&cluster, "p1", table, "staged").await, Some(1), "whatever its age");
+    let (code, said) = type_in(&cluster, &["stage", "drop", "deposits"]);
+    assert!(code == Some(2) && said.contains("3 refused rows of `deposits`") && said.contains("--yes"), "{said}");
+    let id: uuid::Uuid =
+        reader.rows("p1", &format!("select stage_id from {table} where stage_state = 'refused' limit 1"), &[]).await.expect("read")[0]
+            .get(0);
+    let (code, said) = type_in(&cluster, &["stage", "drop", "deposits", "--id", &id.to_string()]);
+    assert!(code == Some(0) && said.contains("1 rows are dropped"), "{said}");
+    assert_eq!(count(&cluster, "p1", table, "refused").await, Some(2));
+    let (code, said) = type_in(&cluster, &["stage", "drop", "deposits", "--yes", "-o", "json"]);
+    assert!(code == Some(0) && said.contains("\"dropped\":2"), "{said}");
+    assert_eq!(type_in(&cluster, &["stage", "drop", "deposits", "--yes"]).0, Some(3), "nothing is left to drop");
+    assert_eq!(count(&cluster, "p1", table, "done").await, Some(10), "only refused ones were dropped");
 }
 
 /// A row's request id follows from the row. With a new one for each attempt, what was answered and not yet marked takes effect again.

@@ -152,6 +152,54 @@ fn hex(text: &str) -> String {
     text.bytes().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// A commit that waits for a standby's confirmation is shown by standbys before its own primary shows it. Who has seen it there doesn't see the
+/// root without it at the primary: the read waits for the lane that is at the commit. Without that wait it would.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_saw_a_commit_at_a_standby_sees_it_at_the_primary_that_does_not_show_it_yet() {
+    for is_sound in [true, false] {
+        let mut bank = bank(Standbys::Asynchronous, 1).await;
+        let client = client(&bank);
+        let account = bank.open_accounts(&bank.client().expect("a client"), "p1", 1, 100).await.expect("opened")[0];
+        if !is_sound {
+            bank.restart_worker("p1", &[("ROOTWARD_FAIL_POINT", "without_lane/reads=control")]).await.expect("armed");
+        }
+        at_the_standby(&client, account, 10_000).await;
+        let reader = bank.reader();
+        reader.run("p1", "alter system set synchronous_standby_names = 'nobody'").await.expect("set");
+        reader.run("p1", "select pg_reload_conf()").await.expect("loaded");
+        let waits = tokio::spawn({
+            let client = client.clone();
+            async move { deposit(&client, account).await }
+        });
+        let seen = at_the_standby(&client, account, 10_100).await;
+        assert!(!waits.is_finished(), "the primary does not show it yet");
+        bank.embedded.kill_replica("p1").await.expect("killed");
+        let confirm = async {
+            // A read that doesn't wait is answered long before.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            reader.run("p1", "alter system reset synchronous_standby_names").await.expect("reset");
+            reader.run("p1", "select pg_reload_conf()").await.expect("loaded");
+        };
+        let ((shown, freshness), ()) = tokio::join!(balance(&client, account, LONG, seen.position), confirm);
+        assert!(!freshness.from_standby, "{freshness:?}");
+        assert_eq!(shown, if is_sound { 10_100 } else { 10_000 });
+        waits.await.expect("acknowledged now");
+    }
+}
+
+/// No cut can be had of standbys, so none is promised: it is refused by name before anything is asked.
+#[test]
+fn a_query_over_all_peers_takes_no_staleness_and_says_why() {
+    for more in [&[][..], &["--per-peer"]] {
+        let mut command = std::process::Command::new(exe());
+        command.args(["query", "--all", "--staleness", "5s", "--router", "http://127.0.0.1:1", "select 1"]).args(more);
+        let output = command.output().expect("it runs");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert!(error.contains("error[RW2042]") && error.contains("one consistent cut"), "{error}");
+    }
+}
+
 /// One client pays in, and notes when each payment was acknowledged; others read with a staleness, while replay stops and goes on.
 /// Each answer must show what was acknowledged as long before it was asked for as it says, and what its reader saw before. Returns the
 /// answers that don't, and how many standby and primary gave.

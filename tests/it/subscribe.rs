@@ -105,6 +105,27 @@ async fn one_root_is_told_apart_from_its_neighbours_and_what_has_no_journal_is_r
     assert_eq!((code, lines.len()), (Some(0), 2), "{said}");
     assert!(lines.iter().all(|line| line.contains(&format!("account {}", accounts[1]))), "{said}");
     assert!(lines[0].contains("open_account") && lines[1].contains("deposit"), "{said}");
+    // Who doesn't read holds nobody up, and misses nothing: what waits lies in the journal.
+    let slow = rootward_client::Client::new([cluster.embedded.router_address()]).expect("an address");
+    let request = v1::SubscribeRequest { entity: "account".to_owned(), from_start: true, ..v1::SubscribeRequest::default() };
+    let mut unread = slow.subscribe(request);
+    let place = |event: &v1::JournalEvent| (event.partition, event.sequence);
+    let mut seen: BTreeSet<(i32, i64)> = unread.next().await.expect("it begins").events.iter().map(place).collect();
+    let deposits = (0..1_000_usize).map(|number| {
+        let (client, account) = (&client, accounts[number % accounts.len()].to_string());
+        async move { client.settle("deposit", &[("account_id", &account), ("amount", "1")], Uuid::now_v7()).await }
+    });
+    for done in join_all(deposits).await {
+        done.expect("the lanes go on");
+    }
+    let wanted = journal_of(&cluster).await;
+    let reading = async {
+        while seen.len() < wanted.len() {
+            seen.extend(unread.next().await.expect("it goes on").events.iter().map(place));
+        }
+    };
+    assert!(tokio::time::timeout(tests::LIMIT, reading).await.is_ok(), "{} of {} came", seen.len(), wanted.len());
+    assert_eq!(seen, wanted);
     let (code, said) = type_in(&["subscribe", "--root", "acount"]);
     assert!(code == Some(2) && said.contains("RW2003"), "{said}");
     let plain = crate::shared::bank().await;

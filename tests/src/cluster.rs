@@ -34,10 +34,14 @@ pub struct Shape {
     pub fsync: bool,
     /// Whether each server has a standby.
     pub standbys: Standbys,
+    /// Whose server has one, if any has; every node's if none is named.
+    pub standby_nodes: &'static [&'static str],
     /// Regions of peers, by id.
     pub regions: &'static [(&'static str, &'static str)],
     /// Peers that pass reference data on to the others of their region.
     pub relays: &'static [&'static str],
+    /// More settings for every PostgreSQL server.
+    pub server_settings: Vec<(String, String)>,
     /// Where nodes stand: latitudes and longitudes, by id.
     pub positions: &'static [(&'static str, f64, f64)],
 }
@@ -53,9 +57,11 @@ impl Shape {
             data: None,
             fsync: false,
             standbys: Standbys::None,
+            standby_nodes: &[],
             regions: &[],
             relays: &[],
             positions: &[],
+            server_settings: Vec::new(),
         }
     }
 
@@ -92,11 +98,13 @@ impl Cluster {
         options.router_settings.push_str(shape.router_settings);
         options.data = shape.data;
         options.standbys = shape.standbys;
+        options.standby_nodes = shape.standby_nodes.iter().map(|id| (*id).to_owned()).collect();
         options.regions = shape.regions.iter().map(|(id, region)| ((*id).to_owned(), (*region).to_owned())).collect();
         let position =
             |(id, latitude, longitude): &(&str, f64, f64)| ((*id).to_owned(), Position { latitude: *latitude, longitude: *longitude });
         options.positions = shape.positions.iter().map(position).collect();
         options.relays = shape.relays.iter().map(|id| (*id).to_owned()).collect();
+        options.server_settings.extend(shape.server_settings);
         if !shape.fsync {
             // Most tests kill processes, not machines: what the kernel has, a killed server's successor finds.
             options.server_settings.push(("fsync".to_owned(), "off".to_owned()));

@@ -135,7 +135,7 @@ impl Rounds {
             gains.into_iter().for_each(|(account, cents)| *self.expected.entry(account).or_default() += cents);
         }
         let stage = self.end_of_move(&id).await.with_context(|| format!("{fault:?} at {victim}"))?;
-        self.check().await.with_context(|| format!("{fault:?} at {victim}, move {stage}"))?;
+        check_balances(&self.cluster, &self.expected).await.with_context(|| format!("{fault:?} at {victim}, move {stage}"))?;
         Ok(Round { victim, requests, stage })
     }
 
@@ -208,21 +208,26 @@ impl Rounds {
         }
         Ok(())
     }
+}
 
-    /// Everything is there once and nothing is left.
-    async fn check(&self) -> Result<()> {
-        for (account, cents) in &self.expected {
-            let balance = self.cluster.reader().balance(*account).await?;
-            anyhow::ensure!(balance == Some(*cents), "account {account} has {balance:?}, its answers add up to {cents}");
-        }
-        nothing_is_left(&self.cluster).await?;
-        eventually(async || check_bank(&self.cluster).await).await?;
-        Ok(())
+/// Every account has what its answers add up to, in cents, everything is there once and nothing is left.
+pub(crate) async fn check_balances(cluster: &Cluster, expected: &BTreeMap<i64, i64>) -> Result<()> {
+    for (account, cents) in expected {
+        let balance = cluster.reader().balance(*account).await?;
+        anyhow::ensure!(balance == Some(*cents), "account {account} has {balance:?}, its answers add up to {cents}");
     }
+    nothing_is_left(cluster).await?;
+    eventually(async || check_bank(cluster).await).await?;
+    Ok(())
 }
 
 /// One client that sends, again and again with one id, until it knows how each request ended. Returns what accounts gained, in cents.
-async fn write(client: &Client, accounts: &[i64], mut random: StdRng, is_over: &AtomicBool) -> Result<(BTreeMap<i64, i64>, u32)> {
+pub(crate) async fn write(
+    client: &Client,
+    accounts: &[i64],
+    mut random: StdRng,
+    is_over: &AtomicBool,
+) -> Result<(BTreeMap<i64, i64>, u32)> {
     let (mut gains, mut count) = (BTreeMap::<i64, i64>::new(), 0);
     while !is_over.load(Ordering::Relaxed) {
         let mut pick = || accounts[random.random_range(0..accounts.len())];

@@ -6,6 +6,7 @@
 mod client;
 mod cluster;
 mod commands;
+pub mod cuts;
 mod detour;
 pub mod faults;
 mod goods;
@@ -14,6 +15,8 @@ mod invariants;
 mod kill;
 mod logs;
 mod moved;
+pub mod network;
+pub mod patroni;
 pub mod play;
 mod reader;
 mod scenario;

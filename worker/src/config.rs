@@ -1,12 +1,12 @@
 //! The worker's settings: one TOML file.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use rootward_router::is_address;
 use rootward_schema::nearest_setting;
 use serde::Deserialize;
 
-use crate::host::Bound;
+use crate::{host::Bound, pg::Silence};
 
 /// What `rootward worker --config FILE` reads.
 #[derive(Debug, Clone, Deserialize)]
@@ -33,6 +33,9 @@ pub struct Config {
     pub standby_database: Option<String>,
     /// The hub's database, where the catalog lies: role `rootward_system`.
     pub hub_database: String,
+    /// How long the network to a PostgreSQL may say nothing before a connection is given up, in milliseconds. Both ends watch.
+    #[serde(default = "default_database_silence_ms")]
+    pub database_silence_ms: u64,
     /// Certificates that are trusted for TLS to PostgreSQL.
     #[serde(default)]
     pub tls_ca_file: Option<PathBuf>,
@@ -70,7 +73,10 @@ pub struct Config {
     /// Ended chains are kept this long, in hours; at least `retention_hours`.
     #[serde(default = "default_chain_retention_hours")]
     pub chain_retention_hours: u32,
-    /// How long the collection of old outcomes and chains rests when it found nothing, in milliseconds.
+    /// Staged rows that are done are kept this long, in hours.
+    #[serde(default = "default_stage_retention_hours")]
+    pub stage_retention_hours: u32,
+    /// How long the collection of old outcomes, chains and staged rows rests when it found nothing, in milliseconds.
     #[serde(default = "default_collection_pause_ms")]
     pub collection_pause_ms: u64,
     /// How long a snapshot waits for chains that are under way, in milliseconds; new ones are held that long.
@@ -115,7 +121,22 @@ impl Config {
     /// # Errors
     /// If it is none.
     pub(crate) fn settings_of(&self, database: &str) -> Result<tokio_postgres::Config, tokio_postgres::Error> {
-        Ok(self.bound.narrow(database.parse()?))
+        Ok(self.bound.narrow(self.unbound_settings_of(database)?))
+    }
+
+    /// What a connection string says, for all hosts that it names.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub(crate) fn unbound_settings_of(&self, database: &str) -> Result<tokio_postgres::Config, tokio_postgres::Error> {
+        let mut settings = database.parse()?;
+        self.silence().set(&mut settings);
+        Ok(settings)
+    }
+
+    /// After which silence a connection to PostgreSQL is given up.
+    pub(crate) fn silence(&self) -> Silence {
+        Silence(Duration::from_millis(self.database_silence_ms))
     }
 }
 
@@ -128,6 +149,10 @@ pub enum Durability {
     Local,
     /// The loss of its PostgreSQL's machine.
     Replicated,
+}
+
+fn default_database_silence_ms() -> u64 {
+    10_000
 }
 
 fn default_lanes() -> u32 {
@@ -159,6 +184,10 @@ fn default_retention_hours() -> u32 {
 }
 
 fn default_chain_retention_hours() -> u32 {
+    168
+}
+
+fn default_stage_retention_hours() -> u32 {
     168
 }
 
@@ -263,8 +292,15 @@ pub fn parse_config(text: &str) -> Result<Config, ConfigError> {
             return Err(ConfigError::Setting(format!("`{name}` is {ms}: it is between 1 and 60000")));
         }
     }
+    if !(1_000..=600_000).contains(&config.database_silence_ms) {
+        let silence = config.database_silence_ms;
+        return Err(ConfigError::Setting(format!("`database_silence_ms` is {silence}: it is between 1000 and 600000")));
+    }
     if config.max_snapshots == 0 || config.max_snapshots > 100 {
         return Err(ConfigError::Setting(format!("`max_snapshots` is {}: it is between 1 and 100", config.max_snapshots)));
+    }
+    if config.stage_retention_hours > 87_600 {
+        return Err(ConfigError::Setting(format!("`stage_retention_hours` is {}: it is at most 87600", config.stage_retention_hours)));
     }
     if config.chain_retention_hours < config.retention_hours {
         return Err(ConfigError::Setting(format!(
@@ -292,11 +328,11 @@ mod tests {
             .collect();
         let least = parse_config(&least).expect("enough");
         let settings = |config: &Config| {
-            let kept = (config.retention_hours, config.chain_retention_hours, config.collection_pause_ms);
+            let kept = (config.retention_hours, config.chain_retention_hours, config.stage_retention_hours, config.collection_pause_ms);
             (
                 config.lanes,
                 (config.queue, config.max_queue_ms, config.max_units_per_second),
-                (config.max_batch, config.set_wise),
+                (config.max_batch, config.set_wise, config.database_silence_ms),
                 config.allow_ad_hoc_sql,
                 config.statement_timeout_ms,
                 kept,
@@ -327,6 +363,7 @@ mod tests {
             ("queue = 2048", "queue = 0", "`queue` is 0", "docs/samples/worker.toml"),
             ("max_queue_ms = 500", "max_queue_ms = 0", "`max_queue_ms` is 0", "docs/samples/worker.toml"),
             ("snapshot_hold_ms = 250", "snapshot_hold_ms = 0", "`snapshot_hold_ms` is 0", "docs/samples/worker.toml"),
+            ("database_silence_ms = 10000", "database_silence_ms = 10", "`database_silence_ms` is 10", "docs/samples/worker.toml"),
             ("max_snapshots = 16", "max_snapshots = 1000", "`max_snapshots` is 1000", "docs/samples/worker.toml"),
             ("max_batch = 512", "max_batch = 0", "`max_batch` is 0", "docs/samples/worker.toml"),
             ("http://10.0.0.11:7411", "10.0.0.11:7411", "`advertise`", "docs/samples/worker.toml"),

@@ -12,7 +12,7 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
-    chain::{self, ChainHome, Identity, NewChain, Plan, Started, Status},
+    chain::{self, ChainHome, Identity, NewChain, Pinned, Started, Status},
     clock::{self, timestamp},
     collect, fail_point,
     lane::{
@@ -29,6 +29,8 @@ pub(crate) const REFERENCE_PARTITION: i32 = -1;
 const START_STEP: u32 = i32::MAX as u32;
 /// The longest that anybody may wait, whatever the message says.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
+/// How long a chain's step waits here for a version of the reference data.
+const STEP_PATIENCE: Duration = Duration::from_millis(250);
 
 /// What the settings allow.
 #[derive(Debug, Clone)]
@@ -55,8 +57,10 @@ pub(crate) async fn execute(home: &Arc<ChainHome>, limits: &Limits, execute: v1:
     let schema = home.serving.schema.clone();
     let request = check(&schema, execute)?;
     if let Some(version) = request.execute.min_reference_version {
-        // Before it is queued: a lane waits for nothing but PostgreSQL.
-        home.reference.require(&home.peer, version, request.deadline).await?;
+        // Before it is queued: a lane waits for nothing but PostgreSQL. A chain's step comes again, and doesn't fill this worker meanwhile.
+        let is_step = !request.execute.chain_fingerprint.is_empty();
+        let deadline = if is_step { request.deadline.min(Instant::now() + STEP_PATIENCE) } else { request.deadline };
+        home.reference.require(&home.peer, version, deadline).await?;
     }
     if let Some(staleness) = request.execute.staleness {
         return Box::pin(read(home, limits, &schema, &request, staleness)).await.map(reply::Result::Executed);
@@ -73,7 +77,8 @@ pub(crate) async fn execute(home: &Arc<ChainHome>, limits: &Limits, execute: v1:
         None => {
             let (done, lane) = run(home, limits, &schema, &request, None).await?;
             let mut answer = answer(home, &request, done, lane);
-            if request.execute.min_reference_version.is_some() && request.partition != REFERENCE_PARTITION {
+            let tells_version = request.execute.min_reference_version.is_some() && request.execute.chain_fingerprint.is_empty();
+            if tells_version && request.partition != REFERENCE_PARTITION {
                 answer.reference_version = home.reference.seen(&home.pool).await;
             }
             Ok(reply::Result::Executed(answer))
@@ -444,10 +449,12 @@ async fn start_chain(
         .map_err(|error| Fault::refused("RW4004", format!("the chain's input can't be read: {error}"), "send it through the router"))?;
     let input = check_arguments(&definition.name, &definition.parameters, &input)?;
     let fingerprint = Fingerprint::new(&format!("chain {}", definition.name), &definition.parameters, &input);
-    let plan_json = serde_json::to_string(definition).map_err(|error| Fault::internal(error.to_string()))?;
+    let min_reference_version = request.execute.min_reference_version.filter(|version| *version > 0);
+    let pinned = Pinned { definition: definition.clone(), min_reference_version };
+    let plan_json = serde_json::to_string(&pinned).map_err(|error| Fault::internal(error.to_string()))?;
     let home_root = (request.execute.entity.clone(), request.root_key.clone());
-    let plan = Plan::new(definition.clone(), input, home_root)
-        .map_err(|error| Fault::refused("RW4004", error.to_string(), "see the chain in rootward.toml"))?;
+    let plan =
+        pinned.plan(input, home_root).map_err(|error| Fault::refused("RW4004", error.to_string(), "see the chain in rootward.toml"))?;
     request.execute.chain_fingerprint.clone_from(&fingerprint.hash);
     let now = clock::now_ms();
     let is_scheduled = open.start_at_ms > now;

@@ -60,6 +60,12 @@ pub(crate) fn each_host(all: &Settings) -> Vec<Settings> {
             one.ssl_mode(all.get_ssl_mode()).target_session_attrs(all.get_target_session_attrs());
             one.channel_binding(all.get_channel_binding());
             one.keepalives(all.get_keepalives()).keepalives_idle(all.get_keepalives_idle());
+            if let Some(interval) = all.get_keepalives_interval() {
+                one.keepalives_interval(interval);
+            }
+            if let Some(probes) = all.get_keepalives_retries() {
+                one.keepalives_retries(probes);
+            }
             if let Some(limit) = all.get_connect_timeout() {
                 one.connect_timeout(*limit);
             }

@@ -33,6 +33,6 @@ mod term;
 mod verify;
 
 pub use config::{Config, ConfigError, parse_config};
-pub use route::{Position, RenewError, Renewed, Side, Source, SourceSessions, Way, declared_source, renew, slot_name};
+pub use route::{Position, ROUTE_LOCK, RenewError, Renewed, Side, Source, SourceSessions, Way, declared_source, renew, slot_name};
 pub use run::{RunError, Worker};
 pub use system::{HUB_SQL, PEER_SQL};

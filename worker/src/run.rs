@@ -298,6 +298,7 @@ impl Terms {
         serving.tasks.spawn(route::keep(home.clone(), self.config.clone(), self.catalog.subscribe()));
         let hours = |hours: u32| Duration::from_secs(u64::from(hours) * 3600);
         let idle = Duration::from_millis(self.config.collection_pause_ms);
+        serving.tasks.spawn(stage::collect(home.clone(), hours(self.config.stage_retention_hours), idle));
         let retention = Retention { requests: hours(self.config.retention_hours), chains: hours(self.config.chain_retention_hours), idle };
         serving.tasks.spawn(collect(home, retention));
         self.keep_in_step(&client, &serving, &pool).await;

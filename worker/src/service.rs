@@ -376,6 +376,21 @@ impl worker_server::Worker for WorkerService {
         replay.await.map(Response::new).map_err(Fault::into_status)
     }
 
+    async fn drop_peer_staged(&self, request: Request<v1::DropStagedRequest>) -> Result<Response<v1::DropStagedResponse>, Status> {
+        let request = request.into_inner();
+        let drop = async {
+            let home = self.home()?;
+            let id = if request.id.is_empty() { None } else { Some(staged_id(&request.id)?) };
+            let client = home.pool.get().await.map_err(away)?;
+            let mut dropped = 0;
+            for stage in stages(&home, &request.stage)? {
+                dropped += stage::drop_refused(&client, stage, id).await.map_err(away)?;
+            }
+            Ok(v1::DropStagedResponse { dropped, ..v1::DropStagedResponse::default() })
+        };
+        drop.await.map(Response::new).map_err(Fault::into_status)
+    }
+
     async fn list_peer_journal_heads(
         &self,
         _: Request<v1::ListJournalHeadsRequest>,

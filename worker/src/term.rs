@@ -5,15 +5,20 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{
+    StreamExt as _,
+    stream::{self, BoxStream, FuturesUnordered},
+};
 use rand::Rng as _;
 use rootward_router::Catalog;
 use rootward_schema::Schema;
 use sha2::{Digest as _, Sha256};
-use tokio_postgres::{AsyncMessage, Client, NoTls};
+use tokio_postgres::{AsyncMessage, Client, Config as Settings, NoTls};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::Config,
+    fail_point,
     host::{each_host, name_of, place_of},
     journal::Progress,
     lane::{Bounds, Counters, Declared, Floors, How, LaneContext, LaneHold, Pace, PartitionHold, start_lane},
@@ -25,6 +30,8 @@ use crate::{
 /// The advisory lock that the worker of a peer holds; the others wait for it as standbys.
 const WORKER_LOCK: i64 = 20_826 << 32;
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+/// How long a host may say nothing before the next one is asked beside it.
+const SILENT: Duration = Duration::from_millis(250);
 /// How long older backends may take to end.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
@@ -53,45 +60,72 @@ pub(crate) enum TermError {
     Unfit(#[from] Unfit),
 }
 
-/// A connection by tokio-postgres, with a token that is cancelled when it ends.
+/// A connection by tokio-postgres to the first host that takes it, with a token that is cancelled when it ends.
 pub(crate) async fn connect(
     database: &str,
     config: &Config,
     name: &str,
     on_message: impl FnMut(AsyncMessage) + Send + 'static,
 ) -> Result<(Client, CancellationToken), TermError> {
-    connect_to(config.settings_of(database)?, config, name, on_message).await
+    let (client, messages) = in_turn(each_host(&config.settings_of(database)?), |one| open(one, config, name)).await?;
+    Ok((client, listen(messages, on_message)))
 }
 
-async fn connect_to(
-    mut settings: tokio_postgres::Config,
-    config: &Config,
-    name: &str,
-    mut on_message: impl FnMut(AsyncMessage) + Send + 'static,
-) -> Result<(Client, CancellationToken), TermError> {
+/// What a connection hears; it works as long as this is read.
+type Messages = BoxStream<'static, Result<AsyncMessage, tokio_postgres::Error>>;
+
+async fn open(mut settings: Settings, config: &Config, name: &str) -> Result<(Client, Messages), TermError> {
     settings.application_name(name).connect_timeout(CONNECT_LIMIT);
-    let ended = CancellationToken::new();
-    let guard = ended.clone();
-    macro_rules! serve {
+    macro_rules! open {
         ($tls:expr) => {{
             let (client, mut connection) =
                 tokio::time::timeout(CONNECT_LIMIT, settings.connect($tls)).await.map_err(|_| TermError::Timeout(CONNECT_LIMIT))??;
-            // The connection's own task: it ends when the client is dropped, so nothing waits for it at shutdown.
-            #[allow(clippy::disallowed_methods)]
-            tokio::spawn(async move {
-                while let Some(Ok(message)) = std::future::poll_fn(|context| connection.poll_message(context)).await {
-                    on_message(message);
-                }
-                guard.cancel();
-            });
-            client
+            (client, stream::poll_fn(move |context| connection.poll_message(context)).boxed())
         }};
     }
-    let client = match pg::tls_for(&settings, config.tls_ca_file.as_deref())? {
-        Some(tls) => serve!(tokio_postgres_rustls::MakeRustlsConnect::new(tls)),
-        None => serve!(NoTls),
-    };
-    Ok((client, ended))
+    Ok(match pg::tls_for(&settings, config.tls_ca_file.as_deref())? {
+        Some(tls) => open!(tokio_postgres_rustls::MakeRustlsConnect::new(tls)),
+        None => open!(NoTls),
+    })
+}
+
+fn listen(mut messages: Messages, mut on_message: impl FnMut(AsyncMessage) + Send + 'static) -> CancellationToken {
+    let ended = CancellationToken::new();
+    let guard = ended.clone();
+    // The connection's own task: it ends when the client is dropped, so nothing waits for it at shutdown.
+    #[allow(clippy::disallowed_methods)]
+    tokio::spawn(async move {
+        while let Some(Ok(message)) = messages.next().await {
+            on_message(message);
+        }
+        guard.cancel();
+    });
+    ended
+}
+
+/// Asks one host after the other, and gives the first success. A host that is silent, since its machine is gone, is not waited for before
+/// the next one is asked.
+///
+/// # Errors
+/// Why the first one that is unfit must not be used; else the last failure.
+async fn in_turn<T, F: Future<Output = Result<T, TermError>>>(hosts: Vec<Settings>, ask: impl Fn(Settings) -> F) -> Result<T, TermError> {
+    let mut hosts = hosts.into_iter();
+    let mut asked: FuturesUnordered<F> = hosts.next().map(&ask).into_iter().collect();
+    let mut failure = None;
+    loop {
+        tokio::select! {
+            Some(answer) = asked.next() => match answer {
+                Ok(found) => return Ok(found),
+                // What is wrong with one that could serve says more than that another is away.
+                Err(error) => {
+                    failure = failure.filter(|known| matches!(known, TermError::Unfit(_))).or(Some(error));
+                    asked.extend(hosts.next().map(&ask));
+                }
+            },
+            () = tokio::time::sleep(SILENT), if hosts.len() > 0 => asked.extend(hosts.next().map(&ask)),
+            else => return Err(failure.unwrap_or(TermError::Lost)),
+        }
+    }
 }
 
 /// Waits until no other worker serves this peer, raises the term, ends older backends and opens the lanes.
@@ -136,7 +170,8 @@ pub(crate) async fn take_over(
     let floors = Arc::new(Floors::new(issued_before, expired_before));
     let holds = (Arc::<LaneHold>::default(), Arc::<PartitionHold>::default());
     let journal = Arc::<Progress>::default();
-    let lanes = open_lanes(config, &schema, &secret, term, counters, &floors, &holds, &journal, &tasks, &stop).await?;
+    let row_types = pg::RowTypes::read(&client).await?;
+    let lanes = open_lanes(config, &schema, &secret, (term, row_types), counters, &floors, &holds, &journal, &tasks, &stop).await?;
     let (hold, parted) = holds;
     if ended.is_cancelled() {
         stop.cancel();
@@ -180,8 +215,10 @@ pub(crate) async fn take_over(
 async fn find_primary(config: &Config, warning: &Arc<Mutex<Option<String>>>) -> Result<(Client, CancellationToken), TermError> {
     config.bound.set(None);
     let known = known_primary(config).await;
-    let mut failure = None;
-    for settings in each_host(&config.settings_of(&config.database)?) {
+    let known = known.as_ref();
+    let look = |settings: Settings| async move {
+        let (host, place) = (name_of(&settings), place_of(&settings));
+        let (client, messages) = open(settings, config, "rootward worker").await?;
         let heard = warning.clone();
         let on_message = move |message: AsyncMessage| {
             if let AsyncMessage::Notice(notice) = message
@@ -190,27 +227,17 @@ async fn find_primary(config: &Config, warning: &Arc<Mutex<Option<String>>>) -> 
                 *heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(notice.message().to_owned());
             }
         };
-        let (host, place) = (name_of(&settings), place_of(&settings));
-        let looked = async {
-            let (client, ended) = connect_to(settings, config, "rootward worker", on_message).await?;
-            let mine = primary::read(&client).await?;
-            primary::judge(&mine, known.as_ref())?;
-            Ok((client, ended))
-        };
-        match looked.await {
-            Ok(found) => {
-                config.bound.set(place);
-                return Ok(found);
-            }
-            Err(error @ TermError::Unfit(_)) => {
-                tracing::warn!(host, error = &error as &dyn std::error::Error, "this host is passed over");
-                failure = Some(error);
-            }
-            // What is wrong with one that could serve says more than that another is away.
-            Err(error) => failure = failure.filter(|known| matches!(known, TermError::Unfit(_))).or(Some(error)),
+        let ended = listen(messages, on_message);
+        let mine = primary::read(&client).await?;
+        if let Err(error) = primary::judge(&mine, known) {
+            tracing::warn!(host, error = &error as &dyn std::error::Error, "this host is passed over");
+            return Err(error.into());
         }
-    }
-    Err(failure.unwrap_or(TermError::Lost))
+        Ok((client, ended, place))
+    };
+    let (client, ended, place) = in_turn(each_host(&config.settings_of(&config.database)?), look).await?;
+    config.bound.set(place);
+    Ok((client, ended))
 }
 
 /// What the hub knows of the peer's newest PostgreSQL; none if it can't be asked, or nobody has served the peer yet.
@@ -264,9 +291,8 @@ async fn raise_term(client: &mut Client, config: &Config, secret_hash: &[u8]) ->
 /// every unit. Whether the term is over is for `begin_batch` to say, which reads the table.
 fn secret_check(secret_hash: &[u8]) -> String {
     format!(
-        "create or replace function rootward.check_secret(secret bytea) returns void language plpgsql stable as $$\n\
-         begin\n  if sha256(secret) is distinct from '\\x{}'::bytea then\n    \
-         raise exception 'the secret of this session is not the one in force' using errcode = 'RW001';\n  end if;\nend $$",
+        "create or replace function rootward.check_secret(secret bytea) returns boolean language sql stable \
+         return case when sha256(secret) = '\\x{}'::bytea then true else rootward.refuse_secret() end",
         hex::encode(secret_hash)
     )
 }
@@ -317,7 +343,7 @@ async fn open_lanes(
     config: &Config,
     schema: &Schema,
     secret: &[u8],
-    term: i64,
+    (term, row_types): (i64, pg::RowTypes),
     counters: &[Arc<Counters>],
     floors: &Arc<Floors>,
     holds: &(Arc<LaneHold>, Arc<PartitionHold>),
@@ -326,7 +352,7 @@ async fn open_lanes(
     stop: &CancellationToken,
 ) -> Result<Vec<crate::lane::LaneHandle>, TermError> {
     let mut settings = config.settings_of(&config.lane_database)?;
-    settings.application_name("rootward lane").options(lane_options(config.statement_timeout_ms));
+    settings.application_name("rootward lane").options(config.silence().with_options(&lane_options(config.statement_timeout_ms)));
     let tls = pg::tls_for(&settings, config.tls_ca_file.as_deref())?;
     let mut connections = Vec::new();
     for _ in 0..config.lanes {
@@ -335,10 +361,16 @@ async fn open_lanes(
     let least = Duration::from_secs(1).checked_div(config.max_units_per_second).unwrap_or_default();
     let bounds = Bounds { units: config.queue, time: Duration::from_millis(config.max_queue_ms), least };
     let pace = Pace::new(config.max_units_per_second).map(Arc::new);
+    // A control of `bench journal`, which measures what outcomes cost.
+    let stores_outcomes = !fail_point::is_armed("without_outcomes", "lane");
+    if !stores_outcomes {
+        tracing::warn!(peer = config.peer, "this worker stores no outcomes of calls: a call that is repeated takes effect again");
+    }
     let lanes = connections.into_iter().zip(counters).enumerate().map(|(at, (connection, counters))| {
         let number = u32::try_from(at).unwrap_or(u32::MAX);
-        let how = How { max_batch: config.max_batch, set_wise: config.set_wise };
-        let context = LaneContext::new(number, secret, term, &schema.deferrable, floors.clone(), how, counters.clone(), journal.clone());
+        let how = How { max_batch: config.max_batch, set_wise: config.set_wise, stores_outcomes };
+        let context =
+            LaneContext::new(number, secret, term, row_types, &schema.deferrable, floors.clone(), how, counters.clone(), journal.clone());
         start_lane(context, connection, bounds, pace.clone(), holds.clone(), tasks, stop.clone())
     });
     Ok(lanes.collect())

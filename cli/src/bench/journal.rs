@@ -1,4 +1,5 @@
-//! `bench journal`: what a journal costs beside the same cluster without one, and how soon a subscriber has what took effect.
+//! `bench journal`: what a journal costs beside the same cluster without one, what stored outcomes cost beside a cluster without them, and how
+//! soon a subscriber has what took effect.
 
 use std::{
     collections::HashMap,
@@ -28,8 +29,11 @@ use crate::output;
 
 /// No checkpoint in the middle of a round.
 const SERVER_SETTINGS: &[(&str, &str)] = &[("max_wal_size", "4GB"), ("checkpoint_timeout", "30min"), ("shared_buffers", "256MB")];
-/// What should hold: throughput with a journal against without, and how soon a subscriber has an event.
+/// What should hold: throughput with a journal against without, with stored outcomes against without, and how soon a subscriber has an event.
 const RATIO_GOAL: f64 = 0.85;
+const OUTCOMES_RATIO_GOAL: f64 = 0.9;
+/// How a worker is told to store no outcomes of calls. A control for this measurement: whoever repeats a call at it takes effect twice.
+const WITHOUT_OUTCOMES: &[(&str, &str)] = &[("ROOTWARD_FAIL_POINT", "without_outcomes=control")];
 const P50_GOAL_US: f64 = 10_000.0;
 /// Clients of the load that is subscribed to.
 const EVENT_CLIENTS: usize = 128;
@@ -104,16 +108,20 @@ pub(crate) async fn run(exe: &Path, options: &JournalOptions) -> anyhow::Result<
     let site = Site { peers: 1, is_one_server: false, lanes: None, most_clients: 0, server_settings: SERVER_SETTINGS, worker_settings: "" };
     let plain = Ground::start(exe, Workload::bank(), site, &mut live).await?;
     let journaled = Ground::start(exe, Workload::bank_with_journal(), site, &mut live).await?;
+    let bare = without_outcomes(Ground::start(exe, Workload::bank(), site, &mut live).await?).await?;
     let machine = plain.machine()?;
     let before = journaled.books().await?;
+    let stored_before = bare.gauge.total(OUTCOMES).await?;
     let mut figures = Figures::default();
     let span = Span::warmed(options.duration);
-    let (mut with, mut without) = (Rounds::default(), Rounds::default());
+    let (mut with, mut without, mut without_any) = (Rounds::default(), Rounds::default(), Rounds::default());
     for round in 1..=options.rounds {
-        let mut sides = [(&plain, &mut without, "without a journal"), (&journaled, &mut with, "with a journal")];
-        if round % 2 == 0 {
-            sides.reverse();
-        }
+        let mut sides = [
+            (&plain, &mut without, "without a journal"),
+            (&journaled, &mut with, "with a journal"),
+            (&bare, &mut without_any, "without outcomes"),
+        ];
+        sides.rotate_left(usize::try_from(round).unwrap_or_default() % 3);
         for (ground, rounds, what) in sides {
             live.begin(format!("round {round} of {}: {what}, {} clients", options.rounds, options.clients));
             let client = Client::connect([ground.cluster.router_address()]).await?;
@@ -123,7 +131,11 @@ pub(crate) async fn run(exe: &Path, options: &JournalOptions) -> anyhow::Result<
     }
     figures.add("journal_throughput_ratio", "x", with.per_second.median() / without.per_second.median());
     figures.add("journal_tps", "tx/s", with.per_second);
+    figures.add("outcomes_ratio", "x", without.per_second.median() / without_any.per_second.median());
     figures.add("plain_tps", "tx/s", without.per_second);
+    figures.add("without_outcomes_tps", "tx/s", without_any.per_second);
+    anyhow::ensure!(bare.gauge.total(OUTCOMES).await? == stored_before, "the cluster without outcomes has stored some");
+    bare.cluster.stop().await?;
     plain.cluster.stop().await?;
     let events = subscribe(&journaled, options, &mut figures, &mut live).await?;
     live.begin("counting".to_owned());
@@ -133,6 +145,20 @@ pub(crate) async fn run(exe: &Path, options: &JournalOptions) -> anyhow::Result<
     drop(live);
     journaled.cluster.stop().await?;
     Ok(Report { title: "bench journal".to_owned(), machine, settings, figures, table, checks, charts: Vec::new(), closing: None })
+}
+
+/// All outcomes that are stored.
+const OUTCOMES: &str = "select count(*)::bigint from rootward.outcome";
+
+/// Starts the workers anew, so that they store no outcomes of calls.
+async fn without_outcomes(mut ground: Ground) -> anyhow::Result<Ground> {
+    let ids: Vec<String> = ground.cluster.topology().peer.keys().cloned().collect();
+    for id in &ids {
+        ground.cluster.drain_worker(id).await?;
+        ground.cluster.start_worker(id, WITHOUT_OUTCOMES).await?;
+    }
+    ground.cluster.wait_until_serving(&ids).await?;
+    Ok(ground)
 }
 
 fn calls(client: &Client, ground: &Ground) -> Calls {
@@ -193,13 +219,14 @@ fn settings(options: &JournalOptions) -> Vec<(&'static str, String)> {
     vec![
         (
             "clusters",
-            "two alike, one with `journal = true` for accounts: a hub and a peer, each with a PostgreSQL server and a worker, and a router"
+            "three alike, one with `journal = true` for accounts, and one whose workers store no outcomes, so that a repeated call would take \
+             effect again: a hub and a peer, each with a PostgreSQL server and a worker, and a router"
                 .to_owned(),
         ),
         (
             "load",
             format!(
-                "deposits at random accounts; closed loop, {} clients, both clusters in turns, {} rounds of {}, medians; then {} a second, subscribed to",
+                "deposits at random accounts; closed loop, {} clients, the clusters in turns, {} rounds of {}, medians; then {} a second, subscribed to",
                 options.clients,
                 options.rounds,
                 humantime::format_duration(options.duration),
@@ -213,15 +240,19 @@ fn settings(options: &JournalOptions) -> Vec<(&'static str, String)> {
 fn table(figures: &Figures, options: &JournalOptions) -> String {
     let met = |is_met: bool| if is_met { "met" } else { "missed" };
     let ratio = figures.median("journal_throughput_ratio");
+    let outcomes = figures.median("outcomes_ratio");
     let p50 = figures.median("event_p50_us");
     format!(
         "{} clients: {:.0} tx/s with a journal, {:.0} without: {ratio:.3} of it; goal {RATIO_GOAL} {}\n\
+         {:.0} tx/s if no outcomes are stored: with them {outcomes:.3} of it; goal {OUTCOMES_RATIO_GOAL} {}\n\
          {:.0} events/s: {} (p50), {} (p99) behind the answer; goal {} at the median {}\n\
          memory grew meanwhile by {:+.1} MiB (router) and {:+.1} MiB (worker)",
         options.clients,
         figures.median("journal_tps"),
         figures.median("plain_tps"),
         met(ratio >= RATIO_GOAL),
+        figures.median("without_outcomes_tps"),
+        met(outcomes >= OUTCOMES_RATIO_GOAL),
         figures.median("events_per_s"),
         output::duration(p50 as u64),
         output::duration(figures.median("event_p99_us") as u64),

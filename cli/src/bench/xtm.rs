@@ -80,8 +80,8 @@ pub(crate) async fn run(exe: &Path, options: &XtmOptions) -> anyhow::Result<Repo
         }
     }
     for rival in &options.against {
-        let ratio = figures.median("xtm_transfers_per_s") / figures.median(&format!("xtm_{}_transfers_per_s", rival.name()));
-        figures.add(format!("xtm_ratio_vs_{}", rival.name()), "x", ratio);
+        let ratio = figures.median("xtm_transfers_per_s") / figures.median(&format!("xtm_{}_transfers_per_s", rival.figure()));
+        figures.add(format!("xtm_ratio_vs_{}", rival.figure()), "x", ratio);
     }
     let table = output(&sides, &rounds, options);
     let closing = rounds.last().and_then(|ran| ran.last()).map(|ran| summary(ran, options).to_string());
@@ -254,10 +254,11 @@ fn settings(options: &XtmOptions) -> Vec<(&'static str, String)> {
         settings.push(match rival {
             Rival::Fdw => (
                 "fdw",
-                "a partitioned table of foreign tables in a database of the hub's server, READ COMMITTED; a transfer is one message \
-                 (BEGIN, two updates, COMMIT), a read `select sum(v) from t` whose rows come in one trip from each shard; superuser, unix sockets"
+                "a partitioned table of foreign tables in a database of the hub's server, READ COMMITTED; a transfer is four messages, \
+                 BEGIN, two updates and COMMIT, as xtmbench sends them; a read `select sum(v) from t` whose rows come in one trip from each shard; superuser, unix sockets"
                     .to_owned(),
             ),
+            Rival::FdwOneMessage => ("fdw-one-message", "the same, but a transfer is one message with all four statements".to_owned()),
             Rival::TwoPhase => (
                 "2pc",
                 "a transfer is one message to each of its two shards at once (BEGIN, update, PREPARE TRANSACTION), then COMMIT PREPARED; \

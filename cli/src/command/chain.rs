@@ -120,6 +120,9 @@ struct Start {
     /// When it is called back unless it has passed its pivot: 10m, or a time.
     #[arg(long, value_name = "TIME", value_parser = future)]
     deadline: Option<i64>,
+    /// The least version of the reference data that each step must see; a step waits until its peer shows it.
+    #[arg(long, value_name = "VERSION", value_parser = clap::value_parser!(i64).range(0..))]
+    min_reference_version: Option<i64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -195,6 +198,9 @@ async fn run_start(context: &Context, start: Start) -> Result<ExitCode, Fault> {
     }
     if let Some(moment) = start.deadline {
         request = request.called_back_at_ms(moment);
+    }
+    if let Some(version) = start.min_reference_version {
+        request = request.with_min_reference_version(version);
     }
     let response = request.send().await?;
     let chain = response.chain.unwrap_or_default();

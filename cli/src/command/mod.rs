@@ -1,6 +1,10 @@
 //! One file for each command.
 
-use std::{collections::BTreeSet, process::ExitCode};
+use std::{
+    collections::BTreeSet,
+    io::{IsTerminal as _, Write as _},
+    process::ExitCode,
+};
 
 use rootward_client::{Arguments, Client, Fault, v1::RetryClass};
 
@@ -16,6 +20,7 @@ pub(crate) mod error;
 pub(crate) mod explain;
 pub(crate) mod journal;
 pub(crate) mod partition;
+pub(crate) mod partition_owners;
 pub(crate) mod peer;
 pub(crate) mod peer_add;
 pub(crate) mod process;
@@ -65,14 +70,25 @@ fn code_of(fault: &Fault) -> u8 {
         // Names and types that are wrong on the command line.
         (
             RetryClass::Refused,
-            "RW2001" | "RW2002" | "RW2003" | "RW4004" | "RW1106" | "RW1108" | "RW1109" | "RW1110" | "RW1120" | "RW1121" | "RW1130"
-            | "RW5026" | "RW5041",
+            "RW2001" | "RW2002" | "RW2003" | "RW2042" | "RW4004" | "RW1106" | "RW1108" | "RW1109" | "RW1110" | "RW1120" | "RW1121"
+            | "RW1130" | "RW5026" | "RW5041",
         ) => exit::USAGE,
         (RetryClass::Refused, _) => exit::REFUSED,
         (RetryClass::NotFound, _) => exit::NOT_FOUND,
         (RetryClass::Retry | RetryClass::Reroute | RetryClass::OutcomeUnknown, _) => exit::UNAVAILABLE,
         (RetryClass::Internal | RetryClass::Unspecified, _) => exit::INTERNAL,
     }
+}
+
+/// Asks before something that can't be taken back, such as `drop` `3 refused rows`.
+pub(crate) fn is_confirmed(verb: &str, what: &str) -> bool {
+    if !std::io::stdin().is_terminal() {
+        output::print_error(&format!("this would {verb} {what}; add --yes where nobody can be asked"));
+        return false;
+    }
+    let _ = write!(std::io::stderr(), "{verb} {what}? [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
 }
 
 /// `name=value`, `name:=null` for NULL, `name:=JSON` for JSON; each name once.

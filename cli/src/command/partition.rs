@@ -254,8 +254,11 @@ async fn by_rate(context: &Context, peer: Option<&str>, limit: usize) -> ExitCod
         Ok(answers) => answers,
         Err(fault) => return fail(&fault, context.format),
     };
-    let mut rates: Vec<(String, i32, f64)> =
-        rates.into_iter().filter(|(_, rate)| *rate > 0.0).map(|(partition, rate)| (owner(&map, partition), partition, rate)).collect();
+    let mut rates: Vec<(String, i32, f64)> = rates
+        .into_iter()
+        .filter(|(partition, rate)| *partition >= 0 && *rate > 0.0)
+        .map(|(partition, rate)| (owner(&map, partition), partition, rate))
+        .collect();
     rates.retain(|(owner, _, _)| peer.is_none_or(|wanted| wanted == owner));
     rates.sort_by(|one, other| other.2.total_cmp(&one.2).then(one.1.cmp(&other.1)));
     rates.truncate(limit);
@@ -285,7 +288,8 @@ pub(crate) async fn sizes(context: &Context, peer: Option<&str>, by: By, limit: 
         Err(fault) => return fail(&fault, context.format),
     };
     let mut sizes: Vec<(String, v1::PartitionSize)> = sizes.sizes.into_iter().map(|size| (owner(&map, size.partition), size)).collect();
-    sizes.retain(|(owner, _)| peer.is_none_or(|wanted| wanted == owner));
+    // Reference data have a number below those of partitions, and don't move.
+    sizes.retain(|(owner, size)| size.partition >= 0 && peer.is_none_or(|wanted| wanted == owner));
     sizes.sort_by_key(|(_, size)| (std::cmp::Reverse(if by == By::Size { size.bytes } else { size.rows }), size.partition));
     sizes.truncate(limit);
     if context.format.is_json() {

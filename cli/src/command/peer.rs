@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use rootward_client::{Fault, v1};
 use serde_json::json;
 
-use super::{Context, exit, fail, partition};
+use super::{Context, exit, fail, partition, partition_owners};
 use crate::output;
 
 /// How many characters of ranges are shown in a list of all peers.
@@ -145,7 +145,7 @@ pub(crate) async fn peers(context: &Context, peer: Peer) -> ExitCode {
     }
 }
 
-fn no_peer(id: &str, known: &[&str]) -> Fault {
+pub(super) fn no_peer(id: &str, known: &[&str]) -> Fault {
     let (message, help) = (format!("there is no peer `{id}`"), format!("there are {}", known.join(", ")));
     Fault::new("RW5007", v1::RetryClass::NotFound, message, help)
 }
@@ -332,46 +332,14 @@ fn peer_json(peer: &v1::Peer, all: &v1::ListPeersResponse, from: Option<&str>) -
 
 /// Runs the verb.
 pub(crate) async fn partitions(context: &Context, partition: Partition) -> ExitCode {
-    let peer = match partition.verb {
-        PartitionVerb::List { peer, by: None, .. } => peer,
-        PartitionVerb::List { peer, by: Some(by), limit } => return partition::sizes(context, peer.as_deref(), by, limit).await,
-        PartitionVerb::Move(what) => return partition::begin(context, what).await,
-        PartitionVerb::Moves { all, limit } => return partition::list(context, all, limit).await,
-        PartitionVerb::Cancel { id } => return partition::cancel(context, &id).await,
-        PartitionVerb::Accept { id } => return partition::accept(context, &id).await,
-    };
-    let response = match context.client.partitions().await {
-        Ok(response) => response,
-        Err(fault) => return fail(&fault, context.format),
-    };
-    if let Some(id) = peer.as_ref().filter(|id| !response.peers.contains(id)) {
-        let known: Vec<&str> = response.peers.iter().map(String::as_str).collect();
-        return fail(&no_peer(id, &known), context.format);
+    match partition.verb {
+        PartitionVerb::List { peer, by: None, .. } => partition_owners::list(context, peer).await,
+        PartitionVerb::List { peer, by: Some(by), limit } => partition::sizes(context, peer.as_deref(), by, limit).await,
+        PartitionVerb::Move(what) => partition::begin(context, what).await,
+        PartitionVerb::Moves { all, limit } => partition::list(context, all, limit).await,
+        PartitionVerb::Cancel { id } => partition::cancel(context, &id).await,
+        PartitionVerb::Accept { id } => partition::accept(context, &id).await,
     }
-    let owned: Vec<(String, Vec<usize>)> = response
-        .peers
-        .iter()
-        .enumerate()
-        .filter(|(_, id)| peer.as_ref().is_none_or(|wanted| wanted == *id))
-        .map(|(place, id)| {
-            let is_owner = |owner: &u32| usize::try_from(*owner).is_ok_and(|owner| owner == place);
-            (id.clone(), response.owners.iter().enumerate().filter(|(_, owner)| is_owner(owner)).map(|(partition, _)| partition).collect())
-        })
-        .collect();
-    if context.format.is_json() {
-        let items = owned.iter().map(|(id, partitions)| json!({"peer": id, "partitions": partitions})).collect();
-        output::print_list(context.format, "peers", items, json!({"map_version": response.map_version}));
-    } else {
-        let rows: Vec<Vec<String>> = owned
-            .iter()
-            .filter(|(_, list)| !list.is_empty())
-            .map(|(id, list)| {
-                vec![id.clone(), list.len().to_string(), if peer.is_some() { ranges(list) } else { shortened(&ranges(list)) }]
-            })
-            .collect();
-        output::print(&format!("{}\nmap version {}", output::table(&["PEER", "COUNT", "PARTITIONS"], &rows), response.map_version));
-    }
-    ExitCode::SUCCESS
 }
 
 /// The first ranges: all of them fill screens, since partitions are spread by hash.

@@ -50,9 +50,14 @@ pub(crate) async fn run(context: &Context, query: Query) -> ExitCode {
         let message = "--partial, --wait, --peer, --per-peer, --nearest and --progress go with --all";
         return fail(&Fault::refused("RW1110", message, "leave them out, or ask all peers with --all"), context.format);
     }
-    if query.staleness.staleness.is_some() && (query.root.is_none() || query.request_id.is_some()) {
-        let message = "--staleness goes with --root, and its answer is stored under no id";
-        return fail(&Fault::refused("RW1110", message, "leave --all or --request-id out"), context.format);
+    if query.staleness.staleness.is_some() && query.root.is_none() {
+        let message = "--all answers from one consistent cut, and standbys, each of which replays by itself, can't be read at one";
+        let help = "leave --staleness out, or read one root with --root; `rootward error RW2042` says more";
+        return fail(&Fault::refused("RW2042", message, help), context.format);
+    }
+    if query.staleness.staleness.is_some() && query.request_id.is_some() {
+        let message = "an answer with --staleness is stored under no id";
+        return fail(&Fault::refused("RW1110", message, "leave --request-id out"), context.format);
     }
     match (&query.root, query.staleness.staleness) {
         (Some((entity, key)), Some(most)) => {

@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
-use rootward_client::v1;
+use rootward_client::{Fault, v1};
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
-use super::{Context, exit, fail};
+use super::{Context, exit, fail, is_confirmed};
 use crate::output;
 
 /// Look after rows that were staged by plain SQL.
@@ -40,6 +40,18 @@ enum Verb {
         #[arg(long, value_name = "UUID")]
         id: Option<Uuid>,
     },
+    /// Delete refused rows that nobody wants any more.
+    #[command(after_help = "Example:\n  rootward stage drop location --id 0198f3a0-0000-7000-8000-000000000001")]
+    Drop {
+        /// The stage's name, from `[stage.NAME]`.
+        stage: String,
+        /// Only this row; all refused rows of the stage without it.
+        #[arg(long, value_name = "UUID")]
+        id: Option<Uuid>,
+        /// Don't ask.
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -71,10 +83,11 @@ pub(crate) async fn run(context: &Context, stage: Stage) -> ExitCode {
         Verb::Replay { stage, id } => {
             let request = v1::ReplayStagedRequest { stage, id: id.map(|id| id.to_string()).unwrap_or_default() };
             match context.client.replay_staged(request).await {
-                Ok(response) => replayed(context, &response),
+                Ok(response) => changed(context, ("replayed", "sent anew"), response.replayed, &response.missing_peers),
                 Err(fault) => fail(&fault, context.format),
             }
         }
+        Verb::Drop { stage, id, yes } => drop_rows(context, stage, id, yes).await.unwrap_or_else(|fault| fail(&fault, context.format)),
     }
 }
 
@@ -103,16 +116,30 @@ fn row_json(row: &v1::StagedRow) -> Json {
     })
 }
 
-fn replayed(context: &Context, response: &v1::ReplayStagedResponse) -> ExitCode {
-    if context.format.is_json() {
-        output::print(&json!({"replayed": response.replayed, "missing_peers": response.missing_peers}).to_string());
-    } else {
-        output::print(&format!("{} rows are sent anew", response.replayed));
+async fn drop_rows(context: &Context, stage: String, id: Option<Uuid>, yes: bool) -> Result<ExitCode, Fault> {
+    if id.is_none() && !yes {
+        let request = v1::ListStagedRequest { stage: stage.clone(), state: "refused".to_owned(), limit: 1 };
+        let rows = context.client.list_staged(request).await?.matched;
+        if rows > 0 && !is_confirmed("drop", &format!("{rows} refused rows of `{stage}`")) {
+            return Ok(ExitCode::from(exit::USAGE));
+        }
     }
-    if response.replayed == 0 && response.missing_peers.is_empty() {
+    let request = v1::DropStagedRequest { stage, id: id.map(|id| id.to_string()).unwrap_or_default() };
+    let response = context.client.drop_staged(request).await?;
+    Ok(changed(context, ("dropped", "dropped"), response.dropped, &response.missing_peers))
+}
+
+/// Says how many rows of all peers were changed; `name` is the JSON object's word for it and that of the sentence.
+fn changed(context: &Context, name: (&str, &str), count: u64, missing_peers: &[String]) -> ExitCode {
+    if context.format.is_json() {
+        output::print(&json!({(name.0): count, "missing_peers": missing_peers}).to_string());
+    } else {
+        output::print(&format!("{count} rows are {}", name.1));
+    }
+    if count == 0 && missing_peers.is_empty() {
         return ExitCode::from(exit::NOT_FOUND);
     }
-    missing(&response.missing_peers)
+    missing(missing_peers)
 }
 
 fn missing(peers: &[String]) -> ExitCode {

@@ -76,11 +76,12 @@ impl EmbeddedCluster {
     }
 }
 
-pub(super) async fn start_replicas(servers: &BTreeMap<String, Server>, standbys: Standbys) -> Result<BTreeMap<String, Server>> {
+pub(super) async fn start_replicas(servers: &BTreeMap<String, Server>, options: &EmbeddedOptions) -> Result<BTreeMap<String, Server>> {
+    let standbys = options.standbys;
     if standbys == Standbys::None {
         return Ok(BTreeMap::new());
     }
-    let follow = servers.iter().map(|(id, server)| async move {
+    let follow = servers.iter().filter(|(id, _)| options.has_standby(id)).map(|(id, server)| async move {
         let replica = server.start_standby(&format!("{id}-standby")).await?;
         if standbys == Standbys::Synchronous {
             server.wait_for_standbys().await?;
@@ -130,7 +131,7 @@ pub(super) fn topology(
         relay: options.relays.contains(id),
         replication: server(id)
             .filter(|_| id == HUB || options.relays.contains(id))
-            .map(|server| server.conninfo("rootward_system", id))
+            .and_then(|_| conninfo(servers, replicas, "rootward_system", id))
             .unwrap_or_default(),
     };
     Topology { name: name.to_owned(), hub: node(HUB), peer: ids.iter().filter(|id| *id != HUB).map(|id| (id.clone(), node(id))).collect() }

@@ -18,5 +18,5 @@ pub use pgbench::{Pgbench, PgbenchError, PgbenchResult, PgbenchRun};
 pub use pgbouncer::{Pgbouncer, PgbouncerError};
 pub use processor::{ProcessorTime, resident_bytes};
 pub use session::run_sql;
-pub use shards::{Moved, ShardClient, Shards, ShardsError};
+pub use shards::{Messages, Moved, ShardClient, Shards, ShardsError};
 pub use two_phase::{Place, Transferred, TwoPhaseClient, TwoPhaseError, TwoPhaseTransfer};

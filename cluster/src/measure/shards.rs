@@ -1,8 +1,8 @@
 //! The table of `bench xtm` spread over databases without Rootward: by postgres_fdw, and by two-phase commit. The baselines of
 //! that benchmark, on the same PostgreSQL servers; they serve nobody.
 //!
-//! Accounts lie in ranges, as the benchmark has them. Everything that is left open is in the baselines' favour: a transfer is
-//! one message to the coordinator, or two to each shard at once; no decision is recorded, and nothing resolves what a crash leaves.
+//! Accounts lie in ranges, as the benchmark has them. Everything that is left open is in the baselines' favour: a transfer may be
+//! one message to the coordinator, and is two to each shard at once; no decision is recorded, and nothing resolves what a crash leaves.
 
 use std::time::Duration;
 
@@ -62,7 +62,19 @@ pub enum ShardClient {
 
 /// A session to the coordinator.
 #[derive(Debug)]
-pub struct OneSession(Session);
+pub struct OneSession {
+    session: Session,
+    messages: Messages,
+}
+
+/// How a transaction is sent to the coordinator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Messages {
+    /// Each statement when the one before was answered, BEGIN and COMMIT too, as xtmbench does it.
+    Each,
+    /// All of it in one.
+    One,
+}
 
 /// A session to each shard, and names for prepared transactions.
 #[derive(Debug)]
@@ -110,10 +122,10 @@ impl Shards {
     ///
     /// # Errors
     /// PostgreSQL's.
-    pub async fn fdw(&self) -> Result<ShardClient, ShardsError> {
+    pub async fn fdw(&self, messages: Messages) -> Result<ShardClient, ShardsError> {
         let session = Session::open(&self.coordinator, "rootward bench fdw").await?;
         session.client.batch_execute("set default_transaction_isolation = 'read committed'; set synchronous_commit = on").await?;
-        Ok(ShardClient::Fdw(Box::new(OneSession(session))))
+        Ok(ShardClient::Fdw(Box::new(OneSession { session, messages })))
     }
 
     /// A client by two-phase commit.
@@ -199,7 +211,7 @@ impl ShardClient {
     pub async fn transfer(&mut self, from: u64, to: u64) -> Result<Moved, ShardsError> {
         let (take, give) = (format!("update t set v = v - 1 where u = {from}"), format!("update t set v = v + 1 where u = {to}"));
         match self {
-            ShardClient::Fdw(one) => one_message(&one.0, &[take, give]).await,
+            ShardClient::Fdw(one) => one.run(&[take, give]).await,
             ShardClient::TwoPhase(many) => {
                 let (source, target) = (many.shard_of(from), many.shard_of(to));
                 if source == target {
@@ -218,7 +230,7 @@ impl ShardClient {
     pub async fn look(&mut self, first: u64, second: u64) -> Result<Moved, ShardsError> {
         let select = |account: u64| format!("select v from t where u = {account}");
         match self {
-            ShardClient::Fdw(one) => one_message(&one.0, &[select(first), select(second)]).await,
+            ShardClient::Fdw(one) => one.run(&[select(first), select(second)]).await,
             ShardClient::TwoPhase(many) => {
                 let (one, other) = (&many.sessions[many.shard_of(first)], &many.sessions[many.shard_of(second)]);
                 let (first, second) = (select(first), select(second));
@@ -236,7 +248,7 @@ impl ShardClient {
         const SQL: &str = "select sum(v) from t";
         let number = async |session: &Session| Ok::<i64, Error>(session.client.query_one(SQL, &[]).await?.try_get::<_, i64>(0)?);
         let total = match self {
-            ShardClient::Fdw(one) => number(&one.0).await,
+            ShardClient::Fdw(one) => number(&one.session).await,
             ShardClient::TwoPhase(many) => try_join_all(many.sessions.iter().map(number)).await.map(|parts| parts.into_iter().sum()),
         };
         match total {
@@ -244,6 +256,23 @@ impl ShardClient {
             Err(error) if is_abort(&error) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+impl OneSession {
+    async fn run(&self, statements: &[String]) -> Result<Moved, ShardsError> {
+        if self.messages == Messages::One {
+            return one_message(&self.session, statements).await;
+        }
+        let client = &self.session.client;
+        let all = async {
+            client.batch_execute("begin").await?;
+            for statement in statements {
+                client.batch_execute(statement).await?;
+            }
+            client.batch_execute("commit").await
+        };
+        or_roll_back(&self.session, all.await).await
     }
 }
 
@@ -279,7 +308,12 @@ impl ManySessions {
 
 /// One transaction in one message.
 async fn one_message(session: &Session, statements: &[String]) -> Result<Moved, ShardsError> {
-    match session.client.batch_execute(&format!("begin; {}; commit", statements.join("; "))).await {
+    let ended = session.client.batch_execute(&format!("begin; {}; commit", statements.join("; "))).await;
+    or_roll_back(session, ended).await
+}
+
+async fn or_roll_back(session: &Session, ended: Result<(), Error>) -> Result<Moved, ShardsError> {
+    match ended {
         Ok(()) => Ok(Moved::Done),
         Err(error) if is_abort(&error) => {
             session.client.batch_execute("rollback").await?;

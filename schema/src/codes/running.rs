@@ -71,7 +71,7 @@ pub(super) const RUNNING: &[Code] = &[
     code(
         "RW1120",
         "a rival of `bench xtm` is not there",
-        "Nothing was measured. `--against` takes `fdw` (plain postgres_fdw) and `2pc` (two-phase commit); the first needs PostgreSQL's extension postgres_fdw, which is one of its contributed modules. The message says which is missing; leave it out or install it.",
+        "Nothing was measured. `--against` takes `fdw` and `fdw-one-message` (plain postgres_fdw) and `2pc` (two-phase commit); the first two need PostgreSQL's extension postgres_fdw, which is one of its contributed modules. The message says which is missing; leave it out or install it.",
     ),
     code(
         "RW1121",
@@ -179,6 +179,11 @@ pub(super) const RUNNING: &[Code] = &[
         "What a standby shows of the reference data is as old as the rest of what it shows, and no standby is waited for. Nothing was executed; leave one of both out.",
     ),
     code(
+        "RW2042",
+        "a query over all peers asks for a staleness",
+        "`query --all` answers from one consistent cut: whole transactions, causes before effects, no half chain. Only the primaries can be brought to fix such a cut, since their workers hold the lanes for it; each standby replays by itself, so that two of them show two moments, and the sum of both shows a transfer once, twice or not at all, however little either lags. Nothing was run. Leave `--staleness` out; or read a root that may be a little old with `--root`. Whoever wants an old figure that need not be consistent asks the standbys themselves with `psql`.",
+    ),
+    code(
         "RW3001",
         "something is full",
         "A queue of the client, of the router or of a lane, or a limit on requests under way (`max_in_flight`, `max_in_flight_per_stream`), is reached; or the request would have to wait in its lane longer than the worker's `max_queue_ms` or its own deadline allow; or an eighth of the lane's room is taken by requests for the same root. Nothing was executed: work beyond what can be done is refused at once, so that the rest stays fast. Send it again after the pause that the refusal names (`retry_after_ms`), and less at once; a client that repeats at once makes it worse. The Rust client waits by itself, and adds a tenth of retries at most. `rootward peer list` shows which peer's queue is long. If it lasts, the peer's PostgreSQL is too slow for the load.",
@@ -226,7 +231,7 @@ pub(super) const RUNNING: &[Code] = &[
     code(
         "RW3109",
         "the peer's copy of the reference data is too old for the transaction",
-        "The transaction carries a version of the reference data that it must see at least (`min_reference_version`), and the root's peer did not show it before the deadline. It was not queued; nothing was executed. `rootward peer list` shows how far each peer is behind. If a peer stays behind, its subscription is broken: `rootward reference repair PEER` makes it anew.",
+        "The transaction carries a version of the reference data that it must see at least (`min_reference_version`), and the root's peer did not show it before the deadline. It was not queued; nothing was executed. A chain's start is refused so for its first step; a later step is tried again by itself. `rootward peer list` shows how far each peer is behind. If a peer stays behind, its subscription is broken: `rootward reference repair PEER` makes it anew.",
     ),
     code(
         "RW4001",

@@ -17,23 +17,12 @@ use crate::definition::{Column, ExpectedRows};
 
 const QUOTE: &str = "$rootward$";
 
-/// The columns of the units' outcomes, an array each, in the order in which the function takes them, behind the transaction's
-/// parameters. All are NULL if the caller stores the outcomes. The last parameter is what all replies have in common.
-const OUTCOME: [(&str, &str); 10] = [
-    ("partition", "integer"),
-    ("root_key", "text"),
-    ("request_id", "uuid"),
-    ("step", "integer"),
-    ("element", "integer"),
-    ("direction", "text"),
-    ("transaction", "text"),
-    ("fingerprint", "bytea"),
-    ("in_chain", "boolean"),
-    ("issued_at", "timestamptz"),
-];
+/// How many parameters follow the transaction's own: what the outcomes keep of the units' requests, NULL if the caller stores the
+/// outcomes, and what all replies have in common.
+pub(crate) const OUTCOME_PARAMETERS: usize = 2;
 
-/// How many parameters that are: the arrays and the reply.
-pub(crate) const OUTCOME_PARAMETERS: usize = OUTCOME.len() + 1;
+/// The columns of `rootward.request`.
+const REQUEST: &str = "partition, entity, root_key, request_id, step, element, direction, transaction, fingerprint, in_chain, issued_at";
 
 /// Larger answers are not stored in the commit of their effect: whether they can be given is known only afterwards.
 const MAX_ANSWER_BYTES: usize = 2 << 20;
@@ -50,23 +39,16 @@ fn outputs(columns: &[Column]) -> Vec<usize> {
 }
 
 /// The function's body; none if a text of the user's could end it.
-pub(super) fn body(
-    steps: &[Step<'_>],
-    parameters: &[Column],
-    root: usize,
-    columns: &[Column],
-    entity: &str,
-    clean_statements: usize,
-) -> Option<String> {
+pub(super) fn body(steps: &[Step<'_>], parameters: &[Column], root: usize, columns: &[Column], clean_statements: usize) -> Option<String> {
     let answering = steps.iter().rposition(|step| step.declared.returns_rows).unwrap_or(steps.len().checked_sub(1)?);
     let mut text = String::from(
-        "#variable_conflict use_column\ndeclare\n  rw_records boolean := rw_partition is not null;\n  rw_answered integer[];\n  rw_aligned boolean;\n  rw_hit integer[];\n  rw_keys ",
+        "#variable_conflict use_column\ndeclare\n  rw_in_force boolean := rootward.check_secret(rw_secret);\n  rw_records boolean := rw_requests is not null;\n  rw_answered integer[];\n  rw_aligned boolean;\n  rw_hit integer[];\n  rw_keys ",
     );
     let _ = write!(text, "{}[];\n  rw_root {}[];\n", parameters[root].r#type.name(), parameters[root].r#type.name());
     for (at, column) in columns.iter().enumerate() {
         let _ = writeln!(text, "  rw_r{} {}[];", at + 1, column.r#type.name());
     }
-    text.push_str("begin\n  perform rootward.check_secret(rw_secret);\n  <<rw_work>>\n  begin\n");
+    text.push_str("begin\n  <<rw_work>>\n  begin\n");
     for (at, step) in steps.iter().enumerate() {
         let answers = at == answering;
         let returning: &[String] = if answers && step.declared.returns_rows { &step.single.returning } else { &[] };
@@ -91,7 +73,7 @@ pub(super) fn body(
         }
     }
     text.push_str("  end;\n");
-    text += &stored(columns, entity);
+    text += &stored(columns);
     text.push_str("end ");
     (!text.contains(QUOTE)).then_some(text)
 }
@@ -100,10 +82,9 @@ pub(super) fn body(
 pub(super) fn definition(name: &str, parameters: &[Column], columns: &[Column], body: &str) -> String {
     let arrays: String = parameters.iter().enumerate().map(|(at, column)| format!(", rw_a{} {}[]", at + 1, column.r#type.name())).collect();
     let outputs: String = columns.iter().enumerate().map(|(at, column)| format!(", rw_o{} {}", at + 1, column.r#type.name())).collect();
-    let outcome: String = OUTCOME.iter().map(|(name, r#type)| format!(", rw_{name} {type}[]")).collect();
     // Joins by hash or by merging would read the whole table for a few rows that are known by their places.
     format!(
-        "create or replace function rootward_set.{}(rw_secret bytea, rw_units integer[]{arrays}{outcome}, rw_reply bytea)\n\
+        "create or replace function rootward_set.{}(rw_secret bytea, rw_units integer[]{arrays}, rw_requests rootward.request[], rw_reply bytea)\n\
          returns table (rw_unit integer, rw_missed integer{outputs})\n\
          language plpgsql volatile security definer\n\
          set search_path = pg_catalog, pg_temp set enable_hashjoin = off set enable_mergejoin = off\n\
@@ -186,11 +167,10 @@ fn written(single: &Single, root: usize, asked: Option<&[String]>) -> String {
 /// Tells which units missed and leaves them out from here on.
 fn missed(at: usize, expected: ExpectedRows, parameters: &[Column], columns: &[Column], is_clean: bool) -> String {
     let nulls: String = columns.iter().map(|column| format!(", null::{}", column.r#type.name())).collect();
-    let arrays: Vec<String> =
-        (1..=parameters.len()).map(|at| format!("rw_a{at}")).chain(OUTCOME.map(|(name, _)| format!("rw_{name}"))).collect();
-    let gathered: String = (1..=arrays.len()).map(|at| format!(", array_agg(rw_s.rw_v{at})")).collect();
-    let names: String = (1..=arrays.len()).map(|at| format!(", rw_v{at}")).collect();
-    let arrays: String = arrays.iter().map(|array| format!(", {array}")).collect();
+    let of_each = |text: &dyn Fn(usize) -> String| (1..=parameters.len()).map(text).collect::<String>();
+    let gathered = of_each(&|at| format!(", array_agg(rw_s.rw_v{at})"));
+    let names = of_each(&|at| format!(", rw_v{at}"));
+    let arrays = of_each(&|at| format!(", rw_a{at}"));
     let (is_any_missed, is_missed, is_met) = match expected {
         ExpectedRows::Exactly(0) => ("rw_hit is not null", "rw_x.u = any (rw_hit)", "rw_s.rw_u <> all (rw_hit)"),
         _ => (
@@ -207,7 +187,8 @@ fn missed(at: usize, expected: ExpectedRows, parameters: &[Column], columns: &[C
     format!(
         "  if {is_any_missed} then\n{taken_back}    \
          return query select rw_x.u, {at}{nulls} from unnest(rw_units) as rw_x (u) where {is_missed};\n    \
-         select array_agg(rw_s.rw_u){gathered} into rw_units{arrays} from unnest(rw_units{arrays}) as rw_s (rw_u{names}) where {is_met};\n    \
+         select array_agg(rw_s.rw_u){gathered}, array_agg(rw_requests[rw_s.rw_n]) into rw_units{arrays}, rw_requests\n      \
+         from unnest(rw_units{arrays}) with ordinality as rw_s (rw_u{names}, rw_n) where {is_met};\n    \
          exit rw_work when rw_units is null;\n  end if;\n"
     )
 }
@@ -225,27 +206,22 @@ fn answered(returned: usize, columns: &[Column]) -> String {
 }
 
 /// Stores the outcomes of the units that are left, if that is asked for.
-fn stored(columns: &[Column], entity: &str) -> String {
+fn stored(columns: &[Column]) -> String {
     let text_of = |at: usize| format!("(rw_r{}[%])::text", at + 1);
     let values: Vec<String> = (0..columns.len()).map(text_of).collect();
     let values = format!("array[{}]::text[]", values.join(", "));
-    let aligned = values.replace('%', "rw_o.rw_n");
+    let aligned = values.replace('%', "rw_o.ordinality");
     // An expectation that was missed later, or none: the answers are fewer than the units, or in another order.
-    let found = values.replace('%', "array_position(rw_answered, rw_units[rw_o.rw_n])");
+    let found = values.replace('%', "array_position(rw_answered, rw_units[rw_o.ordinality])");
     let sizes: String = (1..=columns.len()).map(|at| format!(" + coalesce(pg_column_size(rw_r{at}), 0)")).collect();
-    let arrays: Vec<String> = OUTCOME.iter().map(|(name, _)| format!("rw_{name}")).collect();
-    let names: Vec<&str> = OUTCOME.iter().map(|(name, _)| *name).collect();
-    let selected: Vec<String> = names.iter().map(|name| format!("rw_o.{name}")).collect();
-    let (names, selected) = (names.join(", "), selected.join(", "));
+    let selected = REQUEST.split(", ").map(|name| format!("rw_o.{name}")).collect::<Vec<_>>().join(", ");
     format!(
         "  if rw_records and rw_units is not null then\n    \
          rw_aligned := rw_answered = rw_units;\n    \
          if 0{sizes} > {MAX_ANSWER_BYTES} then raise exception 'the answers are large' using errcode = 'RW005'; end if;\n    \
-         insert into rootward.outcome ({names}, entity, kind, reply, answer)\n      \
-         select {selected}, '{}', 'done', rw_reply,\n        \
-         case when rw_aligned then {aligned} when array_position(rw_answered, rw_units[rw_o.rw_n]) is not null then {found} end\n      \
-         from unnest({}) with ordinality as rw_o ({names}, rw_n);\n  end if;\n",
-        entity.replace('\'', "''"),
-        arrays.join(", "),
+         insert into rootward.outcome ({REQUEST}, kind, reply, answer)\n      \
+         select {selected}, 'done', rw_reply,\n        \
+         case when rw_aligned then {aligned} when array_position(rw_answered, rw_units[rw_o.ordinality]) is not null then {found} end\n      \
+         from unnest(rw_requests) with ordinality as rw_o;\n  end if;\n"
     )
 }

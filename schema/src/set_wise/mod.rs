@@ -89,7 +89,7 @@ fn compile_one(facts: &Facts, schema: &Schema, transaction: &Transaction) -> Opt
         steps.push(Step { single, declared });
     }
     let clean_statements = clean_statements(&steps);
-    let text = function::body(&steps, &parameters, root, &transaction.columns, entity, clean_statements)?;
+    let text = function::body(&steps, &parameters, root, &transaction.columns, clean_statements)?;
     let hash = hex::encode(&Sha256::digest(text.as_bytes())[..6]);
     let name: String = transaction.name.chars().take(40).collect();
     let function = format!("{name}_{hash}");

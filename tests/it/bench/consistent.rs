@@ -31,15 +31,27 @@ fn moves_are_measured_and_fail_nobody() {
 }
 
 #[test]
-fn totals_are_right_over_kills_and_wrong_over_foreign_tables() {
-    let output =
-        bench(&["xtm", "-w", "6", "-r", "1", "-a", "100", "-n", "150", "-s", "2", "--against", "fdw,2pc", "--kill", "2", "-o", "json"]);
-    let report = report(&output);
-    for name in
-        ["xtm_transfers_per_s", "xtm_fdw_transfers_per_s", "xtm_2pc_transfers_per_s", "xtm_ratio_vs_fdw", "xtm_ratio_vs_2pc", "xtm_reads"]
-    {
+fn a_failover_is_measured_and_fails_nobody() {
+    let report = report(&bench(&["failover", "--clients", "2", "--rounds", "1", "-o", "json"]));
+    for name in ["failover_after_promotion_s", "failover_promotion_s", "failover_after_loss_s"] {
         assert!(figure(&report, name) > 0.0, "{name}: {report}");
     }
+    assert!(figure(&report, "failover_after_loss_s") > figure(&report, "failover_promotion_s"), "{report}");
+    assert!(figure(&report, "failover_lost") >= 0.0, "{report}");
+    assert_eq!(report["checks"], serde_json::json!(["no request failed", "verify: OK"]));
+}
+
+#[test]
+fn totals_are_right_over_kills_and_wrong_over_foreign_tables() {
+    let rivals = "fdw,fdw-one-message,2pc";
+    let output =
+        bench(&["xtm", "-w", "6", "-r", "1", "-a", "100", "-n", "150", "-s", "2", "--against", rivals, "--kill", "2", "-o", "json"]);
+    let report = report(&output);
+    for rival in ["fdw", "fdw_one_message", "2pc"] {
+        let (speed, ratio) = (format!("xtm_{rival}_transfers_per_s"), format!("xtm_ratio_vs_{rival}"));
+        assert!(figure(&report, &speed) > 0.0 && figure(&report, &ratio) > 0.0, "{rival}: {report}");
+    }
+    assert!(figure(&report, "xtm_transfers_per_s") > 0.0 && figure(&report, "xtm_reads") > 0.0, "{report}");
     assert_eq!((figure(&report, "xtm_wrong_totals"), figure(&report, "xtm_aborts"), figure(&report, "xtm_kills")), (0.0, 0.0, 2.0));
     // The control: the reader sees wrong totals where there are some.
     assert!(figure(&report, "xtm_fdw_wrong_totals_percent") > 0.0, "{report}");

@@ -338,14 +338,12 @@ async fn a_lazy_note_that_comes_after_a_firm_one_changes_nothing() {
         tokio_postgres::connect(&workflow.embedded.database(peer), tokio_postgres::NoTls).await.expect("connected");
     tokio::spawn(connection);
     let note =
-        "select n.value from rootward.chain c, rootward.note_chains('\\x6d696e65', array[c.partition], array[c.entity], array[c.root_key],
-          array[c.id], array[$2::integer], array[false], array['completed'], array[null::text], array[null::text], array[null::jsonb],
-          array[null::json], array['{}'::jsonb], array[0], array[0], array[now()], array[now() + interval '1 hour'], array[now()],
-          array[null::text], array[null::text], array[null::text]) as n where c.id = $1";
+        "select n.value from rootward.chain c, rootward.note_chains('\\x6d696e65', array[row(c.partition, c.entity, c.root_key, c.id, $2::integer,
+          false, 'completed', null, null, null, null, '{}', 0, 0, now(), now() + interval '1 hour', now(), null, null, null)::rootward.chain_note]) as n
+          where c.id = $1";
     for (known, wanted) in [(revision - 1, "parked"), (revision, "completed"), (revision + 1, "parked")] {
         let transaction = home.transaction().await.expect("begun");
-        let guard =
-            "create or replace function rootward.check_secret(secret bytea) returns void language plpgsql stable as $$ begin end $$";
+        let guard = "create or replace function rootward.check_secret(secret bytea) returns boolean language sql stable return true";
         transaction.execute(guard, &[]).await.expect("any secret will do");
         transaction.query(note, &[&id, &known]).await.expect("noted");
         let status: String = transaction.query_one("select status from rootward.chain where id = $1", &[&id]).await.expect("read").get(0);

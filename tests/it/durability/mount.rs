@@ -1,6 +1,7 @@
 //! A small file system of a test's own, in a file behind a loop device, whose power can be cut.
 
 use std::{
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -8,7 +9,7 @@ use std::{
 use tests::until;
 
 /// A mounted file system. Dropping it unmounts it and removes the file.
-pub struct Mount {
+pub(crate) struct Mount {
     folder: tempfile::TempDir,
 }
 
@@ -19,7 +20,7 @@ const NO_LOG_FLUSH: &str = "2";
 
 impl Mount {
     /// A fresh one of so many megabytes; none, with the reason printed, where the machine gives us none.
-    pub fn new(megabytes: u64) -> Option<Mount> {
+    pub(crate) fn new(megabytes: u64) -> Option<Mount> {
         let made = Mount::make(megabytes);
         made.map_err(|why| eprintln!("SKIPPED: there are no mounts of loop devices here: {why}")).ok()
     }
@@ -42,12 +43,12 @@ impl Mount {
     }
 
     /// Where it is mounted.
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.folder.path().join("disk")
     }
 
     /// The folder for a cluster's data.
-    pub fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.path().join("data")
     }
 
@@ -61,24 +62,35 @@ impl Mount {
     }
 
     /// Writes everything that is on its way.
-    pub fn sync(&self) {
+    pub(crate) fn sync(&self) {
         run("sync", &["-f", &text(&self.path())]).expect("written");
     }
 
     /// Cuts the power: whatever is not on the device by now never gets there.
-    pub fn cut_power(&self) {
+    pub(crate) fn cut_power(&self) {
         let program = "open(my $disk, '<', $ARGV[0]) or die $!; ioctl($disk, hex($ARGV[1]), pack('L', $ARGV[2])) or die $!";
         run("perl", &["-e", program, &text(&self.path()), SHUTDOWN, NO_LOG_FLUSH]).expect("the power is cut");
     }
 
     /// Mounts anew what is on the device, as a machine that starts again does. Nobody may use it any more.
-    pub async fn restart(&self) {
+    pub(crate) async fn restart(&self) {
         until("the file system is not used any more", async || run("umount", &[&text(&self.path())]).ok()).await.expect("unmounted");
         self.mount().expect("mounted again");
     }
 
+    /// From now on whoever writes or flushes waits, until this is dropped: a disk that does not answer.
+    pub(crate) fn stall(&self) -> Stalled {
+        let path = text(&self.path());
+        // Should we be killed meanwhile, nobody could end those who wait.
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 60; exec fsfreeze --unfreeze \"$0\"", &path]).process_group(0);
+        let watch = command.spawn().expect("a shell");
+        run("fsfreeze", &["--freeze", &path]).expect("stalled");
+        Stalled { path, watch }
+    }
+
     /// Takes all room but this.
-    pub fn fill(&self, leave_bytes: u64) {
+    pub(crate) fn fill(&self, leave_bytes: u64) {
         let filler = self.path().join("filler");
         let mut file = std::fs::File::create(&filler).expect("a file");
         let block = vec![0_u8; 1 << 16];
@@ -90,8 +102,23 @@ impl Mount {
     }
 
     /// Gives the room back.
-    pub fn make_room(&self) {
+    pub(crate) fn make_room(&self) {
         std::fs::remove_file(self.path().join("filler")).expect("removed");
+    }
+}
+
+/// A file system that does not answer.
+pub(crate) struct Stalled {
+    path: String,
+    watch: std::process::Child,
+}
+
+impl Drop for Stalled {
+    fn drop(&mut self) {
+        let _ = run("fsfreeze", &["--unfreeze", &self.path]);
+        let group = i32::try_from(self.watch.id()).map(nix::unistd::Pid::from_raw);
+        let _ = group.map(|group| nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL));
+        let _ = self.watch.wait();
     }
 }
 
@@ -102,11 +129,11 @@ impl Drop for Mount {
     }
 }
 
-fn text(path: &Path) -> String {
+pub(super) fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
+pub(super) fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
     let output = Command::new(program).args(arguments).output().map_err(|error| format!("{program}: {error}"))?;
     if output.status.success() {
         return Ok(());

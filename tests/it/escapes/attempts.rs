@@ -105,24 +105,16 @@ pub const ATTEMPTS: &[Attempt] = &[
     ad_hoc("enter beside a read", "select a.* from account a, rootward.enter(sha256('x'), 'r_account 32')", Gate("RW001")),
     ad_hoc(
         "record",
-        "select rootward.record('\\x00', '{1}', '{account}', '{1}', '{00000000-0000-0000-0000-000000000000}', '{0}', '{0}', '{do}', '{x}', '{x}', '{f}', '{now}', '{done}', '{x}')",
+        "select rootward.record('\\x00', array[row(1, 'account', '1', gen_random_uuid(), 0, 0, 'do', 'x', 'x', false, now())::rootward.request], '{done}', '{x}')",
         Gate("RW001"),
     ),
     ad_hoc(
         "find outcomes",
-        "select * from rootward.find_outcomes('\\x00', '{1}', '{account}', '{1}', '{00000000-0000-0000-0000-000000000000}', '{0}', '{0}', '{do}')",
+        "select * from rootward.find_outcomes('\\x00', array[row(1, 'account', '1', gen_random_uuid(), 0, 0, 'do', 'x', 'x', false, now())::rootward.request])",
         Gate("RW001"),
     ),
-    ad_hoc(
-        "open chain",
-        "select rootward.open_chains('\\x00', '{1}', '{account}', '{32}', '{00000000-0000-0000-0000-000000000000}', '{transfer}', '{1}', '{}', '{}', '{}', '{}', '{now}', '{}', '{parked}', '{now}', '{now}', '{}', false)",
-        Gate("RW001"),
-    ),
-    ad_hoc(
-        "note chain",
-        "select rootward.note_chains('\\x00', '{1}', '{account}', '{32}', '{00000000-0000-0000-0000-000000000000}', '{0}', '{true}', '{failed}', '{}', '{}', '{}', '{}', '{}', '{0}', '{0}', '{now}', '{now}', '{now}', '{}', '{}', '{}')",
-        Gate("RW001"),
-    ),
+    ad_hoc("open chain", "select rootward.open_chains('\\x00', '{}', false)", Gate("RW001")),
+    ad_hoc("note chain", "select rootward.note_chains('\\x00', '{}')", Gate("RW001")),
     ad_hoc(
         "collect outcomes",
         "select rootward.collect_outcomes('\\x00', 1, now(), '{account}', '{32}', '{00000000-0000-0000-0000-000000000000}')",
@@ -143,6 +135,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     ad_hoc("release", "select rootward.release_partition(1)", Privilege),
     ad_hoc("own", "select rootward.own_partition(1, 99)", Privilege),
     ad_hoc("check secret", "select rootward.check_secret('\\x00')", Privilege),
+    ad_hoc("refuse secret", "select rootward.refuse_secret()", Privilege),
     ad_hoc("own context", "select current_setting('backtrace_functions')", RowSecurity),
     ad_hoc("own root key", "select rootward.root_key('account'), rootward.root_key('safe')", RowSecurity),
     ad_hoc("prepared statements", "select statement from pg_prepared_statements", Privilege),

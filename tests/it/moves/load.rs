@@ -12,7 +12,7 @@ use tests::{Client, Cluster, LIMIT, Shape, check_bank, eventually};
 use tokio::{task::JoinSet, time::Instant};
 use uuid::Uuid;
 
-use super::{carry_out, client, nothing_is_left, partitions_of};
+use super::{carry_out, client, command, nothing_is_left, partitions_of};
 use crate::shared::exe;
 
 /// Deposits and transfers of one euro each, all of which must succeed.
@@ -107,10 +107,8 @@ pub(crate) async fn paid_in(cluster: &Cluster, accounts: &[i64]) -> i64 {
 
 /// The partitions in which something takes effect, as the command tells.
 async fn busiest(bank: &Cluster) -> Vec<i32> {
-    let mut command = tokio::process::Command::new(exe());
-    command.args(["partition", "list", "--by", "rate", "-o", "json"]).env("ROOTWARD_ROUTER", bank.embedded.router_address());
-    let output = command.output().await.expect("it runs");
-    let told: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let (_, listed) = command(bank, &["partition", "list", "--by", "rate", "-o", "json"]).await;
+    let told: serde_json::Value = serde_json::from_str(&listed).expect("JSON");
     let rated = told["partitions"].as_array().expect("a list").iter().filter(|one| one["committed_per_s"].as_f64() > Some(0.0));
     rated.map(|one| i32::try_from(one["partition"].as_i64().expect("a number")).expect("small")).collect()
 }

@@ -3,6 +3,7 @@
 
 mod cancels;
 mod controls;
+mod disks;
 mod journals;
 mod kills;
 mod load;
@@ -17,6 +18,8 @@ use tests::{Cluster, until};
 
 pub(crate) use load::paid_in;
 
+use crate::shared::exe;
+
 /// The client that applications link.
 pub(crate) fn client(cluster: &Cluster) -> Client {
     Client::new([cluster.embedded.router_address()]).expect("an address").with_deadline(Duration::from_secs(30))
@@ -26,6 +29,14 @@ pub(crate) fn client(cluster: &Cluster) -> Client {
 pub(crate) fn partitions_of(cluster: &Cluster, accounts: &[i64]) -> Vec<i32> {
     let all: BTreeSet<i32> = accounts.iter().map(|account| cluster.partition_of("account", *account)).collect();
     all.into_iter().collect()
+}
+
+/// What a command of `rootward` prints, and whether it says that all is well.
+pub(crate) async fn command(cluster: &Cluster, arguments: &[&str]) -> (bool, String) {
+    let mut command = tokio::process::Command::new(exe());
+    command.args(arguments).env("ROOTWARD_ROUTER", cluster.embedded.router_address());
+    let output = command.output().await.expect("it runs");
+    (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Begins a move; returns its id.

@@ -4,7 +4,7 @@ use rootward_client::{SnapshotOptions, v1};
 use tests::{Cluster, Pause, Shape, check_bank, eventually, until};
 use uuid::Uuid;
 
-use super::{begin, carry_out, client, look, nothing_is_left, partitions_of, wait_for};
+use super::{begin, carry_out, client, command, look, nothing_is_left, partitions_of, wait_for};
 use crate::shared::{exe, own_bank};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -93,6 +93,12 @@ async fn a_move_that_cannot_be_is_refused_and_one_that_would_be_is_told() {
     let plan = &planned.moves[0];
     assert!((plan.source.as_str(), plan.target.as_str()) == ("p1", "p2") && plan.rows_total >= 4 && plan.bytes > 0, "{plan:?}");
     assert!(client.moves(v1::ListMovesRequest { all: true, ..Default::default() }).await.expect("listed").moves.is_empty());
+    let (_, listed) = command(&bank, &["partition", "list", "--by", "size", "-o", "json"]).await;
+    let told: serde_json::Value = serde_json::from_str(&listed).expect("JSON");
+    let largest = told["partitions"].as_array().expect("a list").iter().filter(|one| one["rows"].as_i64() > Some(0));
+    let mut largest: Vec<i32> = largest.filter_map(|one| i32::try_from(one["partition"].as_i64()?).ok()).collect();
+    largest.sort_unstable();
+    assert_eq!(largest, partitions, "no other holds a row: {told}");
     let there = client.move_partitions(request(&partitions, "p1", false)).await.expect("nothing to do");
     assert!(there.moves.is_empty() && there.already_there == partitions, "{there:?}");
     // A partition is moved by one move at a time, and the same request twice is one.

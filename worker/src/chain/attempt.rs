@@ -185,6 +185,7 @@ impl Attempt {
 
     fn message(&self, resolved: &Resolved, only_looks: bool) -> v1::Execute {
         let direction = if matches!(self.kind, Kind::Undo) { v1::Direction::Undo } else { v1::Direction::Do };
+        let runs = matches!(self.kind, Kind::Effect | Kind::Undo) && !only_looks;
         v1::Execute {
             arguments: resolved.arguments.iter().map(|(name, text)| v1::TextArgument { name: name.clone(), text: text.clone() }).collect(),
             refusal_is_no_outcome: resolved.parks_on_refusal,
@@ -192,6 +193,7 @@ impl Attempt {
             is_look_up: matches!(self.kind, Kind::Look) || only_looks,
             mark: matches!(self.kind, Kind::Due).then(v1::CallResponse::default),
             expires_at_ms: self.expires_at_ms,
+            min_reference_version: self.plan.min_reference_version.filter(|_| runs),
             ..step_message(&self.identity, self.task, direction, resolved)
         }
     }
@@ -232,7 +234,7 @@ pub(super) fn millis(duration: Duration) -> i64 {
 
 /// The refusals that say: the peer could not take it now. They are no attempts.
 fn is_away(fault: &Fault) -> bool {
-    fault.retry_class() == RetryClass::Retry && matches!(fault.code(), "RW5002" | "RW5004" | "RW3001" | "RW3103" | "RW2006")
+    fault.retry_class() == RetryClass::Retry && matches!(fault.code(), "RW5002" | "RW5004" | "RW3001" | "RW3103" | "RW3109" | "RW2006")
 }
 
 /// Whether a refusal is an outcome at the step's root: one that was stored before, or one that a lane has just recorded.

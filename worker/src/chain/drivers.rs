@@ -25,7 +25,7 @@ use super::{
     driver::{Driver, Standpoint},
     gate::Gate,
     open::OpenChains,
-    plan::{Plan, Results, first_row},
+    plan::{Pinned, Plan, Results, first_row},
     show,
     state::{Record, Recorded, Status, Task},
     store::{self, ChainRow, Note},
@@ -455,7 +455,7 @@ pub(super) fn identity_of(row: &ChainRow) -> Identity {
 
 pub(crate) fn plan_of(row: &ChainRow) -> Result<Plan, Fault> {
     let unreadable = |error: serde_json::Error| Fault::internal(format!("the plan of chain {} can't be read: {error}", row.id));
-    let definition = serde_json::from_value(row.plan.clone()).map_err(unreadable)?;
+    let pinned: Pinned = serde_json::from_value(row.plan.clone()).map_err(unreadable)?;
     let input: BTreeMap<String, Text> = serde_json::from_value(row.input.clone()).map_err(unreadable)?;
-    Plan::new(definition, input, (row.entity.clone(), row.root_key.clone())).map_err(|error| Fault::internal(error.to_string()))
+    pinned.plan(input, (row.entity.clone(), row.root_key.clone())).map_err(|error| Fault::internal(error.to_string()))
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use rootward_proto::v1;
 use rootward_schema::{BUILT_IN_PARAMETERS, Chain, Expression, OnFailure, Schema, Step, Target, Text, Wait};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -21,6 +22,24 @@ pub(crate) struct Plan {
     home: (String, String),
     /// By step: the list that it fans out over.
     lists: Vec<Option<Vec<Value>>>,
+    /// What the peers of its steps must show of the reference data before a step runs; nothing if the start asked for nothing.
+    pub min_reference_version: Option<i64>,
+}
+
+/// A plan as its row keeps it: the definition, and what the start asked for beside it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Pinned {
+    #[serde(flatten)]
+    pub definition: Chain,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_reference_version: Option<i64>,
+}
+
+impl Pinned {
+    /// The plan for this input.
+    pub(crate) fn plan(self, input: BTreeMap<String, Text>, home: (String, String)) -> Result<Plan, PlanError> {
+        Ok(Plan { min_reference_version: self.min_reference_version, ..Plan::new(self.definition, input, home)? })
+    }
 }
 
 /// One transaction to run.
@@ -44,7 +63,7 @@ pub(crate) struct PlanError(pub String);
 
 impl Plan {
     pub(crate) fn new(definition: Chain, input: BTreeMap<String, Text>, home: (String, String)) -> Result<Plan, PlanError> {
-        let mut plan = Plan { definition, input, home, lists: Vec::new() };
+        let mut plan = Plan { definition, input, home, lists: Vec::new(), min_reference_version: None };
         for step in &plan.definition.steps {
             plan.lists.push(step.for_each.as_ref().map(|list| plan.list(step, list)).transpose()?);
         }

@@ -14,7 +14,10 @@ use tokio_postgres::{
 use uuid::Uuid;
 
 use super::state::{CalledBack, Status};
-use crate::lane::{OwnRow, OwnValue};
+use crate::{
+    lane::{OwnRow, OwnValue},
+    pg::RowType,
+};
 
 /// A chain's row at its home.
 #[derive(Debug, Clone)]
@@ -306,76 +309,30 @@ pub(crate) struct NewChain<'a> {
     pub ended_at_ms: Option<i64>,
 }
 
-/// The types of what `open_chains` is given for each chain.
-static OPEN_TYPES: [PgType; 16] = [
-    PgType::INT4,
-    PgType::TEXT,
-    PgType::TEXT,
-    PgType::UUID,
-    PgType::TEXT,
-    PgType::INT4,
-    PgType::JSON,
-    PgType::JSON,
-    PgType::JSONB,
-    PgType::BYTEA,
-    PgType::TIMESTAMPTZ,
-    PgType::TIMESTAMPTZ,
-    PgType::TEXT,
-    PgType::TIMESTAMPTZ,
-    PgType::TIMESTAMPTZ,
-    PgType::TIMESTAMPTZ,
-];
-
-/// The types of what `note_chains` is given for each chain.
-static NOTE_TYPES: [PgType; 20] = [
-    PgType::INT4,
-    PgType::TEXT,
-    PgType::TEXT,
-    PgType::UUID,
-    PgType::INT4,
-    PgType::BOOL,
-    PgType::TEXT,
-    PgType::TEXT,
-    PgType::TEXT,
-    PgType::JSONB,
-    PgType::JSON,
-    PgType::JSONB,
-    PgType::INT4,
-    PgType::INT4,
-    PgType::TIMESTAMPTZ,
-    PgType::TIMESTAMPTZ,
-    PgType::TIMESTAMPTZ,
-    PgType::TEXT,
-    PgType::TEXT,
-    PgType::TEXT,
-];
-
 /// The chain's row, in the same commit as its first step, or before it if the start is scheduled.
 pub(crate) fn open_row(chain: NewChain<'_>) -> OwnRow {
     OwnRow {
-        sql: "select * from rootward.open_chains($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, false)",
-        sql_if_recorded: Some(
-            "select * from rootward.open_chains($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, true)",
-        ),
+        sql: "select * from rootward.open_chains($1, $2, false)",
+        sql_if_recorded: Some("select * from rootward.open_chains($1, $2, true)"),
         key: chain.id,
-        types: &OPEN_TYPES,
+        r#type: RowType::ChainStart,
         values: vec![
-            OwnValue::Integer(chain.partition),
-            OwnValue::text(chain.entity),
-            OwnValue::text(chain.root_key),
-            OwnValue::Uuid(chain.id),
-            OwnValue::text(chain.definition),
-            OwnValue::number(chain.version),
-            OwnValue::Text(chain.plan),
-            OwnValue::Text(chain.input),
-            OwnValue::Text(chain.labels),
-            OwnValue::Bytes(chain.fingerprint.to_vec()),
-            OwnValue::Moment(chain.issued_at_ms),
-            chain.deadline_ms.map_or(OwnValue::Null, OwnValue::Moment),
-            OwnValue::text(chain.status.name()),
-            OwnValue::Moment(chain.next_attempt_at_ms),
-            OwnValue::Moment(chain.expires_at_ms),
-            chain.ended_at_ms.map_or(OwnValue::Null, OwnValue::Moment),
+            (PgType::INT4, OwnValue::Integer(chain.partition)),
+            (PgType::TEXT, OwnValue::text(chain.entity)),
+            (PgType::TEXT, OwnValue::text(chain.root_key)),
+            (PgType::UUID, OwnValue::Uuid(chain.id)),
+            (PgType::TEXT, OwnValue::text(chain.definition)),
+            (PgType::INT4, OwnValue::number(chain.version)),
+            (PgType::JSON, OwnValue::Text(chain.plan)),
+            (PgType::JSON, OwnValue::Text(chain.input)),
+            (PgType::JSONB, OwnValue::Text(chain.labels)),
+            (PgType::BYTEA, OwnValue::Bytes(chain.fingerprint.to_vec())),
+            (PgType::TIMESTAMPTZ, OwnValue::Moment(chain.issued_at_ms)),
+            (PgType::TIMESTAMPTZ, chain.deadline_ms.map_or(OwnValue::Null, OwnValue::Moment)),
+            (PgType::TEXT, OwnValue::text(chain.status.name())),
+            (PgType::TIMESTAMPTZ, OwnValue::Moment(chain.next_attempt_at_ms)),
+            (PgType::TIMESTAMPTZ, OwnValue::Moment(chain.expires_at_ms)),
+            (PgType::TIMESTAMPTZ, chain.ended_at_ms.map_or(OwnValue::Null, OwnValue::Moment)),
         ],
     }
 }
@@ -418,31 +375,31 @@ pub(crate) fn note_row(partition: i32, root: (&str, &str), id: Uuid, note: &Note
         None => (None, None, None),
     };
     OwnRow {
-        sql: "select * from rootward.note_chains($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)",
+        sql: "select * from rootward.note_chains($1, $2)",
         sql_if_recorded: None,
         key: id,
-        types: &NOTE_TYPES,
+        r#type: RowType::ChainNote,
         values: vec![
-            OwnValue::Integer(partition),
-            OwnValue::text(root.0),
-            OwnValue::text(root.1),
-            OwnValue::Uuid(id),
-            OwnValue::Integer(note.revision),
-            OwnValue::Boolean(is_firm),
-            OwnValue::text(note.status.name()),
-            note.called_back.map_or(OwnValue::Null, |cause| OwnValue::text(cause.name())),
-            note.step.clone().into(),
-            note.error.clone().into(),
-            note.result.clone().into(),
-            note.waits.as_ref().and_then(|waits| serde_json::to_string(waits).ok()).into(),
-            OwnValue::number(note.attempts),
-            OwnValue::number(note.recoveries),
-            note.next_attempt_at_ms.map_or(OwnValue::Never, OwnValue::Moment),
-            OwnValue::Moment(note.expires_at_ms),
-            note.ended_at_ms.map_or(OwnValue::Null, OwnValue::Moment),
-            event.into(),
-            reason.into(),
-            by.into(),
+            (PgType::INT4, OwnValue::Integer(partition)),
+            (PgType::TEXT, OwnValue::text(root.0)),
+            (PgType::TEXT, OwnValue::text(root.1)),
+            (PgType::UUID, OwnValue::Uuid(id)),
+            (PgType::INT4, OwnValue::Integer(note.revision)),
+            (PgType::BOOL, OwnValue::Boolean(is_firm)),
+            (PgType::TEXT, OwnValue::text(note.status.name())),
+            (PgType::TEXT, note.called_back.map_or(OwnValue::Null, |cause| OwnValue::text(cause.name()))),
+            (PgType::TEXT, note.step.clone().into()),
+            (PgType::JSONB, note.error.clone().into()),
+            (PgType::JSON, note.result.clone().into()),
+            (PgType::JSONB, note.waits.as_ref().and_then(|waits| serde_json::to_string(waits).ok()).into()),
+            (PgType::INT4, OwnValue::number(note.attempts)),
+            (PgType::INT4, OwnValue::number(note.recoveries)),
+            (PgType::TIMESTAMPTZ, note.next_attempt_at_ms.map_or(OwnValue::Never, OwnValue::Moment)),
+            (PgType::TIMESTAMPTZ, OwnValue::Moment(note.expires_at_ms)),
+            (PgType::TIMESTAMPTZ, note.ended_at_ms.map_or(OwnValue::Null, OwnValue::Moment)),
+            (PgType::TEXT, event.into()),
+            (PgType::TEXT, reason.into()),
+            (PgType::TEXT, by.into()),
         ],
     }
 }

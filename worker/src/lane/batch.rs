@@ -300,13 +300,14 @@ impl Batch<'_> {
             self.units.iter().enumerate().filter(|(place, _)| has_own && answers[*place].is_ok()).map(|(place, unit)| (place, *unit));
         let own = own::calls(effective);
         let mut calls: Vec<Call> = own.iter().map(|call| self.context.own(call.sql(false), &call.rows)).collect();
-        let outcomes: Vec<NewOutcome<'_>> = self.units.iter().zip(answers).filter_map(|(unit, answer)| new_outcome(unit, answer)).collect();
+        let outcomes = self.units.iter().zip(answers).filter_map(|(unit, answer)| new_outcome(unit, answer));
+        let outcomes: Vec<NewOutcome<'_>> = outcomes.filter(|outcome| self.context.stores(outcome)).collect();
         if !outcomes.is_empty() {
             calls.push(self.context.record(&outcomes));
         }
         let done = self.units.iter().zip(answers).filter(|(_, answer)| answer.is_ok()).map(|(unit, _)| *unit);
         let entries = self.context.journal.entries(done)?;
-        calls.extend(entries.as_ref().map(|entries| entries.call(self.context.secret(), false)));
+        calls.extend(entries.as_ref().map(|entries| entries.call(self.context.row_types(), self.context.secret(), false)));
         let mut pipeline = Pipeline::default();
         if let Some(error) = self.connection.add(&mut pipeline, &calls).await.map_err(before_commit)? {
             return Err(Failure::NotCommitted(error.message));

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     execute::REFERENCE_PARTITION,
     journal::Progress,
-    pg::{Call, Parameter, StatementResult, binary_array, binary_array_with_nulls, values_array},
+    pg::{Call, Parameter, RowType, RowTypes, RowWriter, StatementResult, binary_array, values_array},
 };
 
 /// A number as PostgreSQL has it.
@@ -32,33 +32,28 @@ pub(super) fn number(value: u32) -> i32 {
     i32::try_from(value).unwrap_or(i32::MAX)
 }
 
-/// The columns of outcomes' keys, in the order in which our functions take them.
-fn key_columns(keys: &[(i32, &OutcomeKey)]) -> [Parameter; 7] {
-    let rows = keys.iter();
-    [
-        binary_array(&PgType::INT4, rows.clone(), |(partition, _), buffer| int4_to_sql(*partition, buffer)),
-        binary_array(&PgType::TEXT, rows.clone(), |(_, key), buffer| text_to_sql(&key.entity, buffer)),
-        binary_array(&PgType::TEXT, rows.clone(), |(_, key), buffer| text_to_sql(&key.root_key, buffer)),
-        binary_array(&PgType::UUID, rows.clone(), |(_, key), buffer| uuid_to_sql(key.request_id.into_bytes(), buffer)),
-        binary_array(&PgType::INT4, rows.clone(), |(_, key), buffer| int4_to_sql(number(key.step), buffer)),
-        binary_array(&PgType::INT4, rows.clone(), |(_, key), buffer| int4_to_sql(number(key.element), buffer)),
-        binary_array(&PgType::TEXT, rows, |(_, key), buffer| text_to_sql(key.direction(), buffer)),
-    ]
-}
-
-/// What outcomes keep of their requests beside the key, in the order in which our functions take them.
-fn request_columns(outcomes: &[NewOutcome<'_>]) -> [Parameter; 4] {
-    let rows = outcomes.iter();
-    [
-        binary_array(&PgType::TEXT, rows.clone(), |row, buffer| text_to_sql(&row.fingerprint.transaction, buffer)),
-        binary_array(&PgType::BYTEA, rows.clone(), |row, buffer| bytea_to_sql(&row.fingerprint.hash, buffer)),
-        binary_array(&PgType::BOOL, rows.clone(), |row, buffer| bool_to_sql(row.in_chain, buffer)),
-        binary_array(&PgType::TIMESTAMPTZ, rows, |row, buffer| timestamp_to_sql(since_2000(row.issued_at_ms), buffer)),
-    ]
-}
-
-fn keys<'o>(outcomes: &[NewOutcome<'o>]) -> Vec<(i32, &'o OutcomeKey)> {
-    outcomes.iter().map(|row| (row.partition, row.key)).collect()
+/// Writes what an outcome keeps of its request, in the order of `rootward.request`.
+fn write_request(partition: i32, key: &OutcomeKey, kept: Option<&NewOutcome<'_>>, row: &mut RowWriter<'_>) {
+    let if_kept = |write: &dyn Fn(&NewOutcome<'_>, &mut BytesMut), buffer: &mut BytesMut| match kept {
+        Some(outcome) => {
+            write(outcome, buffer);
+            IsNull::No
+        }
+        None => IsNull::Yes,
+    };
+    row.value(&PgType::INT4, |buffer| int4_to_sql(partition, buffer));
+    row.value(&PgType::TEXT, |buffer| text_to_sql(&key.entity, buffer));
+    row.value(&PgType::TEXT, |buffer| text_to_sql(&key.root_key, buffer));
+    row.value(&PgType::UUID, |buffer| uuid_to_sql(key.request_id.into_bytes(), buffer));
+    row.value(&PgType::INT4, |buffer| int4_to_sql(number(key.step), buffer));
+    row.value(&PgType::INT4, |buffer| int4_to_sql(number(key.element), buffer));
+    row.value(&PgType::TEXT, |buffer| text_to_sql(key.direction(), buffer));
+    row.column(&PgType::TEXT, |buffer| if_kept(&|outcome, buffer| text_to_sql(&outcome.fingerprint.transaction, buffer), buffer));
+    row.column(&PgType::BYTEA, |buffer| if_kept(&|outcome, buffer| bytea_to_sql(&outcome.fingerprint.hash, buffer), buffer));
+    row.column(&PgType::BOOL, |buffer| if_kept(&|outcome, buffer| bool_to_sql(outcome.in_chain, buffer), buffer));
+    row.column(&PgType::TIMESTAMPTZ, |buffer| {
+        if_kept(&|outcome, buffer| timestamp_to_sql(since_2000(outcome.issued_at_ms), buffer), buffer)
+    });
 }
 
 /// Microseconds since 2000-01-01, as PostgreSQL counts; a moment out of its range becomes the nearest in it.
@@ -70,21 +65,21 @@ pub(super) fn since_2000(ms: i64) -> i64 {
 }
 
 /// Writes a value of a row of ours in its type's binary form.
-fn write_own(value: Option<&OwnValue>, r#type: &PgType, buffer: &mut BytesMut) -> IsNull {
+fn write_own(value: &OwnValue, r#type: &PgType, buffer: &mut BytesMut) -> IsNull {
     match value {
-        None | Some(OwnValue::Null) => return IsNull::Yes,
-        Some(OwnValue::Integer(number)) => int4_to_sql(*number, buffer),
-        Some(OwnValue::Boolean(flag)) => bool_to_sql(*flag, buffer),
-        Some(OwnValue::Text(text)) => {
+        OwnValue::Null => return IsNull::Yes,
+        OwnValue::Integer(number) => int4_to_sql(*number, buffer),
+        OwnValue::Boolean(flag) => bool_to_sql(*flag, buffer),
+        OwnValue::Text(text) => {
             if *r#type == PgType::JSONB {
                 buffer.put_u8(1); // the version of this form
             }
             text_to_sql(text, buffer);
         }
-        Some(OwnValue::Bytes(bytes)) => bytea_to_sql(bytes, buffer),
-        Some(OwnValue::Uuid(id)) => uuid_to_sql(id.into_bytes(), buffer),
-        Some(OwnValue::Moment(ms)) => timestamp_to_sql(since_2000(*ms), buffer),
-        Some(OwnValue::Never) => timestamp_to_sql(i64::MAX, buffer),
+        OwnValue::Bytes(bytes) => bytea_to_sql(bytes, buffer),
+        OwnValue::Uuid(id) => uuid_to_sql(id.into_bytes(), buffer),
+        OwnValue::Moment(ms) => timestamp_to_sql(since_2000(*ms), buffer),
+        OwnValue::Never => timestamp_to_sql(i64::MAX, buffer),
     }
     IsNull::No
 }
@@ -94,6 +89,7 @@ pub(crate) struct LaneContext {
     number: u32,
     secret: Parameter,
     term: Parameter,
+    row_types: RowTypes,
     /// What ends a unit that has run users' statements; the last of them resets the session's settings.
     closing: Vec<Call>,
     floors: Arc<Floors>,
@@ -108,6 +104,8 @@ pub(crate) struct LaneContext {
 pub(crate) struct How {
     pub max_batch: usize,
     pub set_wise: bool,
+    /// Always, but in a control of `bench journal`: without it a repeated call takes effect again.
+    pub stores_outcomes: bool,
 }
 
 impl LaneContext {
@@ -116,6 +114,7 @@ impl LaneContext {
         number: u32,
         secret: &[u8],
         term: i64,
+        row_types: RowTypes,
         deferrable: &[DeferrableConstraint],
         floors: Arc<Floors>,
         how: How,
@@ -126,6 +125,7 @@ impl LaneContext {
             number,
             secret: Parameter::Binary(secret.to_vec().into()),
             term: Parameter::Text(term.to_string()),
+            row_types,
             closing: closing_calls(deferrable),
             floors,
             how,
@@ -137,6 +137,10 @@ impl LaneContext {
 
     pub(super) fn secret(&self) -> Parameter {
         self.secret.clone()
+    }
+
+    pub(super) fn row_types(&self) -> RowTypes {
+        self.row_types
     }
 
     pub(super) fn number(&self) -> u32 {
@@ -175,23 +179,33 @@ impl LaneContext {
         Call::prepared("select rootward.enter($1, $2)", vec![self.secret.clone(), Parameter::Text(context.to_owned())])
     }
 
+    /// Whether an outcome is to be stored. Chains can't do without theirs.
+    pub(super) fn stores(&self, outcome: &NewOutcome<'_>) -> bool {
+        self.how.stores_outcomes || outcome.in_chain
+    }
+
     pub(super) fn find(&self, units: &[&Unit]) -> Call {
         let keys: Vec<_> = units.iter().filter_map(|unit| Some((unit.claim.partition, &unit.outcome.as_ref()?.key))).collect();
-        let mut parameters = vec![self.secret.clone()];
-        parameters.extend(key_columns(&keys));
-        Call::prepared("select * from rootward.find_outcomes($1, $2, $3, $4, $5, $6, $7, $8)", parameters)
+        let requests =
+            self.row_types.array(RowType::Request, keys.into_iter(), |(partition, key), row| write_request(partition, key, None, row));
+        Call::prepared("select * from rootward.find_outcomes($1, $2)", vec![self.secret.clone(), requests])
     }
 
     pub(super) fn record(&self, outcomes: &[NewOutcome<'_>]) -> Call {
-        let mut parameters = vec![self.secret.clone()];
-        parameters.extend(key_columns(&keys(outcomes)));
-        parameters.extend(request_columns(outcomes));
         let rows = outcomes.iter();
-        parameters.extend([
+        let parameters = vec![
+            self.secret.clone(),
+            self.requests(outcomes),
             binary_array(&PgType::TEXT, rows.clone(), |row, buffer| text_to_sql(row.kind.name(), buffer)),
             binary_array(&PgType::BYTEA, rows, |row, buffer| bytea_to_sql(&row.reply, buffer)),
-        ]);
-        Call::prepared("select rootward.record($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)", parameters)
+        ];
+        Call::prepared("select rootward.record($1, $2, $3, $4)", parameters)
+    }
+
+    fn requests(&self, outcomes: &[NewOutcome<'_>]) -> Parameter {
+        self.row_types.array(RowType::Request, outcomes.iter(), |outcome, row| {
+            write_request(outcome.partition, outcome.key, Some(outcome), row);
+        })
     }
 
     /// The call of a set-wise transaction for these units, whose places in the batch are given; their outcomes too, if the
@@ -214,9 +228,7 @@ impl LaneContext {
         match outcomes {
             None => parameters.extend(std::iter::repeat_n(Parameter::Null, rootward_schema::SetWise::OUTCOME_PARAMETERS)),
             Some(outcomes) => {
-                let [partitions, _, root_keys, request_ids, steps, elements, directions] = key_columns(&keys(outcomes));
-                parameters.extend([partitions, root_keys, request_ids, steps, elements, directions]);
-                parameters.extend(request_columns(outcomes));
+                parameters.push(self.requests(outcomes));
                 parameters.push(Parameter::Binary(set_wise.reply.clone()));
             }
         }
@@ -225,11 +237,14 @@ impl LaneContext {
 
     /// The call of a function of ours for these rows.
     pub(super) fn own(&self, sql: &'static str, rows: &[&OwnRow]) -> Call {
-        let mut parameters = vec![self.secret.clone()];
-        for (at, r#type) in rows.first().map_or(&[][..], |first| first.types).iter().enumerate() {
-            parameters.push(binary_array_with_nulls(r#type, rows.iter(), |row, buffer| write_own(row.values.get(at), r#type, buffer)));
-        }
-        Call::prepared(sql, parameters)
+        let rows = rows.first().map_or(Parameter::Null, |first| {
+            self.row_types.array(first.r#type, rows.iter(), |own, row| {
+                for (r#type, value) in &own.values {
+                    row.column(r#type, |buffer| write_own(value, r#type, buffer));
+                }
+            })
+        });
+        Call::prepared(sql, vec![self.secret.clone(), rows])
     }
 
     /// What ends this unit.

@@ -98,12 +98,13 @@ impl Batch<'_> {
         for group in &groups {
             let Some(set_wise) = &group.declared.set_wise else { return Ok(Attempt::Unfolded) };
             let outcomes: Vec<NewOutcome<'_>> = group.places.iter().filter_map(|place| request_of(self.units[*place])).collect();
-            calls.push(self.context.for_all(&group.declared, set_wise, &group.effects(self.units), Some(&outcomes)));
+            let stored = outcomes.iter().any(|outcome| self.context.stores(outcome)).then_some(outcomes.as_slice());
+            calls.push(self.context.for_all(&group.declared, set_wise, &group.effects(self.units), stored));
         }
         let own = own::calls(self.units.iter().copied().enumerate());
         calls.extend(own.iter().map(|call| self.context.own(call.sql(true), &call.rows)));
         let entries = self.context.journal.entries(self.units.iter().copied())?;
-        calls.extend(entries.as_ref().map(|entries| entries.call(self.context.secret(), true)));
+        calls.extend(entries.as_ref().map(|entries| entries.call(self.context.row_types(), self.context.secret(), true)));
         let label = self.label();
         let mut pipeline = Pipeline::default();
         let opened = self.begin(&mut pipeline)?;

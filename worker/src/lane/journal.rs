@@ -20,7 +20,7 @@ use super::{
 use crate::{
     clock,
     journal::{FIRST, Hash, Progress, Row},
-    pg::{Call, Connection, Parameter, Pipeline, binary_array},
+    pg::{Call, Connection, Parameter, Pipeline, RowType, RowTypes, binary_array},
 };
 
 /// The last row of a partition's journal.
@@ -142,28 +142,25 @@ impl Journal {
 impl Entries<'_> {
     /// The call that writes them. If outcomes are stored before it, by functions that may have refused a unit, it fails unless each row's unit has
     /// one: the numbers behind a refused unit would have a gap.
-    pub(super) fn call(&self, secret: Parameter, are_recorded: bool) -> Call {
-        let rows = || self.rows.iter();
+    pub(super) fn call(&self, types: RowTypes, secret: Parameter, are_recorded: bool) -> Call {
         let moment = |us: i64| since_2000(us / 1_000);
-        let parameters = vec![
-            secret,
-            binary_array(&PgType::INT4, rows(), |(row, _), buffer| int4_to_sql(row.partition, buffer)),
-            binary_array(&PgType::INT8, rows(), |(row, _), buffer| int8_to_sql(row.sequence, buffer)),
-            binary_array(&PgType::TEXT, rows(), |(row, _), buffer| text_to_sql(&row.entity, buffer)),
-            binary_array(&PgType::TEXT, rows(), |(row, _), buffer| text_to_sql(&row.root_key, buffer)),
-            binary_array(&PgType::UUID, rows(), |(row, _), buffer| uuid_to_sql(row.request_id.into_bytes(), buffer)),
-            binary_array(&PgType::INT4, rows(), |(row, _), buffer| int4_to_sql(row.step, buffer)),
-            binary_array(&PgType::INT4, rows(), |(row, _), buffer| int4_to_sql(row.element, buffer)),
-            binary_array(&PgType::TEXT, rows(), |(row, _), buffer| text_to_sql(&row.direction, buffer)),
-            binary_array(&PgType::BOOL, rows(), |(row, _), buffer| bool_to_sql(row.is_in_chain, buffer)),
-            binary_array(&PgType::TEXT, rows(), |(row, _), buffer| text_to_sql(&row.transaction, buffer)),
-            binary_array(&PgType::TEXT, rows(), |(row, _), buffer| text_to_sql(&row.arguments, buffer)),
-            binary_array(&PgType::TIMESTAMPTZ, rows(), |(row, _), buffer| timestamp_to_sql(moment(row.issued_at_us), buffer)),
-            binary_array(&PgType::TIMESTAMPTZ, rows(), |(row, _), buffer| timestamp_to_sql(moment(row.at_us), buffer)),
-            binary_array(&PgType::BYTEA, rows(), |(_, hash), buffer| bytea_to_sql(hash, buffer)),
-            Parameter::Text((are_recorded && self.may_miss).to_string()),
-        ];
-        let sql = "select rootward.append_journal($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
-        Call::prepared(sql, parameters)
+        let entries = types.array(RowType::Journal, self.rows.iter(), |(entry, hash), row| {
+            row.value(&PgType::INT4, |buffer| int4_to_sql(entry.partition, buffer));
+            row.value(&PgType::INT8, |buffer| int8_to_sql(entry.sequence, buffer));
+            row.value(&PgType::TEXT, |buffer| text_to_sql(&entry.entity, buffer));
+            row.value(&PgType::TEXT, |buffer| text_to_sql(&entry.root_key, buffer));
+            row.value(&PgType::UUID, |buffer| uuid_to_sql(entry.request_id.into_bytes(), buffer));
+            row.value(&PgType::INT4, |buffer| int4_to_sql(entry.step, buffer));
+            row.value(&PgType::INT4, |buffer| int4_to_sql(entry.element, buffer));
+            row.value(&PgType::TEXT, |buffer| text_to_sql(&entry.direction, buffer));
+            row.value(&PgType::BOOL, |buffer| bool_to_sql(entry.is_in_chain, buffer));
+            row.value(&PgType::TEXT, |buffer| text_to_sql(&entry.transaction, buffer));
+            row.value(&PgType::TEXT, |buffer| text_to_sql(&entry.arguments, buffer));
+            row.value(&PgType::TIMESTAMPTZ, |buffer| timestamp_to_sql(moment(entry.issued_at_us), buffer));
+            row.value(&PgType::TIMESTAMPTZ, |buffer| timestamp_to_sql(moment(entry.at_us), buffer));
+            row.value(&PgType::BYTEA, |buffer| bytea_to_sql(hash, buffer));
+        });
+        let are_recorded = Parameter::Text((are_recorded && self.may_miss).to_string());
+        Call::prepared("select rootward.append_journal($1, $2, $3)", vec![secret, entries, are_recorded])
     }
 }

@@ -59,7 +59,10 @@ mod tests {
     use tokio::{sync::oneshot, time::Instant};
 
     use super::*;
-    use crate::lane::{Answerer, Claim, Freshness};
+    use crate::{
+        lane::{Answerer, Claim, Freshness},
+        pg::RowType,
+    };
 
     fn unit(sql: &'static str, key: Uuid) -> Unit {
         Unit {
@@ -67,7 +70,7 @@ mod tests {
             claim: Claim { partition: 0, epoch: 0, version: 0 },
             context: None,
             effect: None,
-            after: Some(After::Row(OwnRow { sql, sql_if_recorded: None, key, types: &[], values: Vec::new() })),
+            after: Some(After::Row(OwnRow { sql, sql_if_recorded: None, key, r#type: RowType::ChainNote, values: Vec::new() })),
             outcome: None,
             is_alone: false,
             freshness: Freshness::Own,

@@ -15,7 +15,7 @@ use super::{
     refusal,
     unit::{Answerer, Claim, Unit, UnitOutcome},
 };
-use crate::pg::{Call, Connection, ConnectionLost, Pipeline, Ran, ServerError};
+use crate::pg::{Call, Connection, ConnectionLost, Pipeline, Ran, RowTypes, ServerError};
 
 /// PostgreSQL's word for a statement that writes where it may not.
 const READ_ONLY: &str = "25006";
@@ -52,8 +52,18 @@ pub(crate) struct Root<'r> {
 impl ReadContext {
     /// With the secret and the number of the term.
     pub(crate) fn new(secret: &[u8], term: i64) -> ReadContext {
-        let how = How { max_batch: 1, set_wise: false };
-        ReadContext(LaneContext::new(0, secret, term, &[], Arc::new(Floors::new(0, 0)), how, Arc::default(), Arc::default()))
+        let how = How { max_batch: 1, set_wise: false, stores_outcomes: true };
+        ReadContext(LaneContext::new(
+            0,
+            secret,
+            term,
+            RowTypes::default(),
+            &[],
+            Arc::new(Floors::new(0, 0)),
+            how,
+            Arc::default(),
+            Arc::default(),
+        ))
     }
 
     /// Runs the unit on a connection that is in no transaction, and leaves it so.

@@ -19,7 +19,7 @@ use super::{
     freshness::Freshness,
     outcome::{Fingerprint, OutcomeKey},
 };
-use crate::pg::Call;
+use crate::pg::{Call, RowType};
 
 /// What this worker takes to be its own, as it has read it: the database checks it in every batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -168,8 +168,8 @@ pub(crate) enum After {
     Row(OwnRow),
 }
 
-/// One row for a function of ours that takes many: the function is given the secret and an array for each value, and returns
-/// for each row its place (from 0) and a value.
+/// One row for a function of ours that takes many: the function is given the secret and an array of rows, and returns a value for a row
+/// with its place (from 0).
 #[derive(Debug, Clone)]
 pub(crate) struct OwnRow {
     pub sql: &'static str,
@@ -177,9 +177,9 @@ pub(crate) struct OwnRow {
     pub sql_if_recorded: Option<&'static str>,
     /// Two rows with the same key don't go into one call.
     pub key: Uuid,
-    /// PostgreSQL's type of each value.
-    pub types: &'static [PgType],
-    pub values: Vec<OwnValue>,
+    pub r#type: RowType,
+    /// The values with their types, in the order of the row's type.
+    pub values: Vec<(PgType, OwnValue)>,
 }
 
 /// A value of such a row.

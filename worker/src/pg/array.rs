@@ -16,29 +16,26 @@ pub(crate) fn binary_array<T>(
     values: impl ExactSizeIterator<Item = T>,
     mut write: impl FnMut(T, &mut BytesMut),
 ) -> Parameter {
-    binary_array_with_nulls(element, values, |value, buffer| {
+    let written = binary(element.oid(), values, |value, buffer| {
         write(value, buffer);
-        IsNull::No
-    })
+        Ok(IsNull::No)
+    });
+    written.unwrap_or_else(unsendable)
 }
 
-/// The same where values may be NULL.
-pub(crate) fn binary_array_with_nulls<T>(
-    element: &PgType,
-    values: impl ExactSizeIterator<Item = T>,
-    mut write: impl FnMut(T, &mut BytesMut) -> IsNull,
-) -> Parameter {
-    // No batch comes near the two things that can go wrong, 2 GB and 2^31 elements; NULL is refused by every function of ours.
-    binary(element.oid(), values, |value, buffer| Ok(write(value, buffer))).unwrap_or(Parameter::Null)
+/// What is sent in place of an array that the wire has no form for, of 2^31 elements or with one of 2 GB: text that no array type takes, so that
+/// PostgreSQL refuses the batch. NULL would mean something else to our functions, such as that no outcome is to be stored.
+pub(super) fn unsendable() -> Parameter {
+    Parameter::Text("an array that is too large to be sent".to_owned())
 }
 
-fn binary<T>(
+pub(super) fn binary<T>(
     element: u32,
     values: impl ExactSizeIterator<Item = T>,
     write: impl FnMut(T, &mut BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>>,
 ) -> Option<Parameter> {
-    let mut buffer = BytesMut::with_capacity(32 + values.len() * 16);
     let dimension = ArrayDimension { len: i32::try_from(values.len()).ok()?, lower_bound: 1 };
+    let mut buffer = BytesMut::with_capacity(32 + values.len() * 16);
     array_to_sql([dimension], element, values, write, &mut buffer).ok()?;
     Some(Parameter::Binary(buffer.freeze()))
 }
@@ -107,6 +104,13 @@ mod tests {
         assert_eq!(of(&[Some("a\"b"), Some("c\\d"), Some("e,f"), Some("\\\"")]), r#"{"a\"b","c\\d","e,f","\\\""}"#);
         assert_eq!(of(&[Some("1"), None, Some("null"), Some(""), Some("a b")]), r#"{1,NULL,"null","","a b"}"#);
         assert_eq!(of(&[]), "{}");
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_refused_and_never_null() {
+        let too_many = 0..usize::try_from(i32::MAX).expect("64 bits") + 1;
+        assert_eq!(binary_array(&PgType::INT4, too_many, |_, _| {}), unsendable());
+        assert_ne!(unsendable(), Parameter::Null);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_postgres::config::{Config, Host, SslMode, TargetSessionAttrs};
 
-use super::{connection::Connection, pipeline::ServerError};
+use super::{connection::Connection, pipeline::ServerError, silence};
 
 /// How long one host may take, if the connection string doesn't say.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -92,6 +92,7 @@ async fn connect_host(config: &Config, host: &Host, port: u16, tls: Option<&rust
         Host::Tcp(name) => {
             let socket = TcpStream::connect((name.as_str(), port)).await?;
             socket.set_nodelay(true)?;
+            silence::apply(config, &socket)?;
             encrypt(socket, name, config.get_ssl_mode(), tls).await?
         }
     };

@@ -76,15 +76,15 @@ impl Servers {
     /// # Errors
     /// If one is no connection string.
     pub(super) fn new(config: &Config) -> Result<Servers, tokio_postgres::Error> {
-        let options = lane_options(config.statement_timeout_ms);
-        let mut lanes: Settings = config.lane_database.parse()?;
+        let options = config.silence().with_options(&lane_options(config.statement_timeout_ms));
+        let mut lanes: Settings = config.unbound_settings_of(&config.lane_database)?;
         lanes.application_name("rootward read").options(&options).connect_timeout(CONNECT_LIMIT);
         let mut hosts = Vec::new();
         if lanes.get_hosts().len() > 1 {
             hosts.extend(hosts_of(&lanes));
         }
         if let Some(more) = &config.standby_database {
-            let mut more: Settings = more.parse()?;
+            let mut more: Settings = config.unbound_settings_of(more)?;
             more.application_name("rootward read").options(&options).connect_timeout(CONNECT_LIMIT);
             hosts.extend(hosts_of(&more));
         }

@@ -12,13 +12,17 @@ use rootward_schema::quoted;
 use tokio::time::Instant;
 use tokio_postgres::{Client, Error, IsolationLevel, Transaction, error::SqlState};
 
+use crate::fail_point;
+
 /// The name of the publication and of the subscriptions.
 const NAME: &str = "rootward_reference";
+/// What fail points call it.
+const LABEL: &str = "route";
 /// How long a session that uses the old slot may take to end.
 const END_LIMIT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
 /// The number of the advisory lock that keeps a worker and whoever repairs by hand apart.
-pub(super) const ROUTE_LOCK: i64 = 20_829 << 32;
+pub const ROUTE_LOCK: i64 = 20_829 << 32;
 
 /// Which of the two ends refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +120,7 @@ async fn renew_locked(copy: &mut Client, source: &mut SourceSessions, slot: &str
     copy.execute(note, &[&way.source, &slot, &way.connection]).await.map_err(&here)?;
     renew_slot(&source.plain, slot).await.map_err(&there)?;
     copy.query_one("/* unsubscribe */ select rootward_reference.unsubscribe($1)", &[&way.term]).await.map_err(&here)?;
+    fail_point::hit("route_unsubscribed", LABEL).await;
     let tables = tables(&source.plain).await.map_err(&there)?;
     let snapshot = fix(source, slot).await.map_err(&there)?;
     let sql = "/* read_reference_version */ select version from rootward.reference_version";
@@ -135,7 +140,9 @@ async fn renew_locked(copy: &mut Client, source: &mut SourceSessions, slot: &str
     let count = i32::try_from(tables.names.len()).unwrap_or(i32::MAX);
     let sql = "/* subscribe */ select rootward_reference.subscribe($1, $2, $3, $4, $5)";
     transaction.query_one(sql, &[&way.term, &way.source, &slot, &way.connection, &count]).await.map_err(&here)?;
+    fail_point::hit("route_copied", LABEL).await;
     transaction.commit().await.map_err(&here)?;
+    fail_point::hit("route_renewed", LABEL).await;
     let repaired = |row: &tokio_postgres::Row| Ok((row.try_get(0)?, u64::try_from(row.try_get::<_, i64>(1)?).unwrap_or_default()));
     let repaired: Vec<(String, u64)> = changed.iter().map(repaired).collect::<Result<_, Error>>().map_err(&here)?;
     Ok(Renewed { from_version, version, repaired_rows: repaired.into_iter().filter(|(_, rows)| *rows > 0).collect() })

@@ -1,7 +1,8 @@
 //! Keeps this peer's copy of the reference data coming: looks whether the way that it takes is alive, and takes another one when it is not.
 //!
-//! Only peers that copy from a relay have another way; the others copy from the hub, without which nothing new is written. A subscription
-//! that somebody has switched off is left alone.
+//! Only peers that copy from a relay have another way; the others copy from the hub, without which nothing new is written. But a hub may have been
+//! replaced by a standby of its own, which has no slots: then the copy is made anew by the same way. A subscription that somebody has
+//! switched off is left alone.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,7 +21,7 @@ use crate::{
     term::{self, TermError},
 };
 
-/// The pauses between two looks, in a cluster with relays and in one without.
+/// The pauses between two looks of who copies, and those of who doesn't.
 const LOOK_LEAST: Duration = Duration::from_millis(100);
 const LOOK_MOST: Duration = Duration::from_secs(1);
 const LOOK_IDLE: Duration = Duration::from_secs(5);
@@ -33,6 +34,8 @@ const RENEW_LIMIT: Duration = Duration::from_secs(3600);
 /// Pauses after a try that failed; each is twice as long as the one before.
 const RETRY_LEAST: Duration = Duration::from_millis(500);
 const RETRY_MOST: Duration = Duration::from_secs(30);
+/// A pause between two warnings that nothing can be done.
+const TELL_PAUSE: Duration = Duration::from_secs(30);
 
 /// Why nothing could be done this time.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +67,8 @@ struct Keeper {
     hub_versions: [Option<i64>; 2],
     patience: Patience,
     retry: Duration,
+    /// When it was logged last that nothing can be done.
+    told: Option<Instant>,
 }
 
 /// Keeps the copy coming until the term ends.
@@ -82,6 +87,7 @@ pub(crate) async fn keep(home: Arc<ChainHome>, config: Arc<Config>, catalog: wat
         hub_versions: [None; 2],
         patience: Patience::default(),
         retry: RETRY_LEAST,
+        told: None,
     };
     let tidy = tidy(keeper.config.clone(), keeper.catalog.clone());
     tokio::pin!(tidy);
@@ -98,18 +104,15 @@ pub(crate) async fn keep(home: Arc<ChainHome>, config: Arc<Config>, catalog: wat
     }
 }
 
-fn me(catalog: &watch::Receiver<Option<Arc<Catalog>>>, id: &str) -> Option<(CatalogPeer, bool)> {
-    let catalog = catalog.borrow();
-    let catalog = catalog.as_ref()?;
-    let me = catalog.peers.iter().find(|peer| peer.id == id)?.clone();
-    Some((me, catalog.peers.iter().any(|peer| peer.is_relay)))
+fn me(catalog: &watch::Receiver<Option<Arc<Catalog>>>, id: &str) -> Option<CatalogPeer> {
+    catalog.borrow().as_ref()?.peers.iter().find(|peer| peer.id == id).cloned()
 }
 
 impl Keeper {
     /// Returns how long to rest.
     async fn look(&mut self) -> Duration {
-        let Some((me, has_relays)) = me(&self.catalog, &self.config.peer) else { return LOOK_MOST };
-        if !has_relays || me.is_hub || me.state == "removed" {
+        let Some(me) = me(&self.catalog, &self.config.peer) else { return LOOK_MOST };
+        if me.is_hub || me.state == "removed" {
             return LOOK_IDLE;
         }
         match self.look_once(&me).await {
@@ -161,10 +164,14 @@ impl Keeper {
         let Some(way) = ways(&node, &known).into_iter().find(|way| way.id == taken) else {
             return Some(Reason::NoSource);
         };
-        if way.is_hub || here.is_copying {
+        let slot = here.slots.iter().find(|(source, _, _)| source == taken).map(|(_, slot, _)| slot.clone())?;
+        if way.is_hub {
+            // While it is away there is no other way, and nothing new.
+            return self.hub_lacks_slot(&slot).await.then_some(Reason::NoSlot);
+        }
+        if here.is_copying {
             return None;
         }
-        let slot = here.slots.iter().find(|(source, _, _)| source == taken).map(|(_, slot, _)| slot.clone()).unwrap_or_default();
         let connection = self.known.iter().find(|known| known.source.id == taken).map(|known| known.connection.clone())?;
         let look = match self.look_at_source(&connection, &slot).await {
             Err(_) => {
@@ -183,8 +190,13 @@ impl Keeper {
         let known: Vec<Source> = self.known.iter().map(|known| known.source.clone()).collect();
         let taken = here.source.clone().unwrap_or_default();
         let mut candidates: Vec<&Source> = ways(&node, &known);
-        // A dead one comes last: it may be back by then, or the only one.
-        candidates.sort_by_key(|candidate| candidate.id == taken && reason.is_dead());
+        // A dead one comes last: it may be back by then, or the only one. One that has only lost the slot comes first.
+        candidates.sort_by_key(|candidate| match reason {
+            Reason::NoSlot => candidate.id != taken,
+            _ => candidate.id == taken && reason.is_dead(),
+        });
+        let may_tell = self.told.is_none_or(|told| told.elapsed() >= TELL_PAUSE);
+        let mut is_told = false;
         let least = here.version.max(self.hub_versions[1].unwrap_or_default());
         for candidate in candidates {
             let Some(connection) = self.known.iter().find(|known| known.source.id == candidate.id).map(|known| known.connection.clone())
@@ -193,6 +205,19 @@ impl Keeper {
             };
             match self.look_at_source(&connection, "").await {
                 Ok((version, _)) if version >= least => {}
+                // A standby took the hub's place that lacked something. Only a person can say that what it has is what counts.
+                Ok((version, _)) if candidate.is_hub && version < here.version => {
+                    if may_tell {
+                        tracing::warn!(
+                            version,
+                            own_version = here.version,
+                            "the hub shows an older version of the reference data than this copy, which stays as it is until the hub has got \
+                             there, or until somebody repairs it by `rootward reference repair`"
+                        );
+                    }
+                    is_told = true;
+                    continue;
+                }
                 _ => continue,
             }
             tracing::info!(from = taken, to = candidate.id, reason = reason.text(), "the reference data come by another route from now on");
@@ -200,7 +225,12 @@ impl Keeper {
             self.patience = Patience::default();
             return Ok(());
         }
-        tracing::warn!(from = taken, reason = reason.text(), "there is no other route of the reference data now");
+        if may_tell {
+            self.told = Some(Instant::now());
+        }
+        if may_tell && !is_told {
+            tracing::warn!(from = taken, reason = reason.text(), "there is no other route of the reference data now");
+        }
         Ok(())
     }
 
@@ -254,6 +284,16 @@ impl Keeper {
         };
         self.hub_versions = [version, self.hub_versions[0]];
         version
+    }
+
+    /// Whether the hub answers, and keeps nothing for this slot, though it should.
+    async fn hub_lacks_slot(&mut self, slot: &str) -> bool {
+        let Some(hub) = &self.hub else { return false };
+        let look = within(store::lacks_slot(hub, &self.config.peer, slot)).await;
+        if look.is_err() {
+            self.hub = None;
+        }
+        look.unwrap_or(false)
     }
 
     async fn look_at_source(&mut self, connection: &str, slot: &str) -> KeepResult<(i64, bool)> {

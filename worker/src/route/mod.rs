@@ -8,7 +8,7 @@ mod keeper;
 mod state;
 mod store;
 
-pub use copy::{RenewError, Renewed, Side, SourceSessions, Way, renew, slot_name};
+pub use copy::{ROUTE_LOCK, RenewError, Renewed, Side, SourceSessions, Way, renew, slot_name};
 pub(crate) use keeper::keep;
 pub use state::{Position, Source, declared_source};
 pub(crate) use store::current as current_route;

@@ -80,6 +80,13 @@ pub(super) async fn look(client: &Client, slot: &str) -> Result<(i64, bool), Err
     Ok((version(client).await?, has_slot))
 }
 
+/// Whether the hub has no slot, or a lost one, for a peer that is still part of the cluster; who is removed has lost it for good.
+pub(super) async fn lacks_slot(hub: &Client, peer: &str, slot: &str) -> Result<bool, Error> {
+    let sql = "/* look_at_hubs_slot */ select not exists (select from pg_replication_slots where slot_name = $2 and wal_status is distinct from 'lost') \
+               and exists (select from rootward_catalog.peer where id = $1 and state <> 'removed')";
+    hub.query_one(sql, &[&peer, &slot]).await?.try_get(0)
+}
+
 async fn version(client: &Client) -> Result<i64, Error> {
     let sql = "/* read_reference_version */ select coalesce((select version from rootward.reference_version), 0)";
     client.query_one(sql, &[]).await?.try_get(0)

@@ -174,7 +174,7 @@ async fn connect(config: &Config) -> Result<Connection, pg::ConnectError> {
         // Routers read the statement and compare values: both are written in one way, whatever the database sets.
         "-c standard_conforming_strings=on -c datestyle=ISO -c bytea_output=hex -c extra_float_digits=1".to_owned(),
     ];
-    settings.application_name("rootward reader").options(options.join(" "));
+    settings.application_name("rootward reader").options(config.silence().with_options(&options.join(" ")));
     let tls = pg::tls_for(&settings, config.tls_ca_file.as_deref())?;
     pg::connect(&settings, tls.as_ref()).await
 }

@@ -1,6 +1,6 @@
 //! SQL of the staging tables: no decisions.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use deadpool_postgres::Client;
 use rootward_proto::v1;
@@ -110,6 +110,29 @@ pub(crate) async fn replay(client: &Client, stage: &Stage, id: Option<Uuid>) -> 
     let replayed = client.execute(&sql, &[&id]).await?;
     client.batch_execute("notify rootward_stage").await?;
     Ok(replayed)
+}
+
+/// Deletes refused rows: all of the stage, or one.
+pub(crate) async fn drop_refused(client: &Client, stage: &Stage, id: Option<Uuid>) -> Result<u64, Error> {
+    let sql =
+        format!("/* drop_staged */ delete from {} where stage_state = 'refused' and ($1::uuid is null or stage_id = $1)", stage.table());
+    client.execute(&sql, &[&id]).await
+}
+
+/// How many pages a stage's table has.
+pub(super) async fn pages(client: &Client, stage: &Stage) -> Result<i64, Error> {
+    let sql = "/* count_stage_pages */ select pg_relation_size($1::text::regclass) / current_setting('block_size')::bigint";
+    client.query_one(sql, &[&stage.table()]).await?.try_get(0)
+}
+
+/// Deletes rows that have been done for so long, among the pages from the first to before the second.
+pub(super) async fn delete_done(client: &Client, stage: &Stage, (first, end): (i64, i64), retention: Duration) -> Result<u64, Error> {
+    let sql = format!(
+        "/* delete_done_staged */ delete from {} where ctid >= '({first},0)'::tid and ctid < '({end},0)'::tid \
+         and stage_state = 'done' and stage_settled_at < clock_timestamp() - $1 * interval '1 second'",
+        stage.table()
+    );
+    client.execute(&sql, &[&retention.as_secs_f64()]).await
 }
 
 /// The values of a row by name, as a message has them.

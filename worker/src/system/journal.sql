@@ -50,32 +50,25 @@ create or replace function rootward.journal_heads(secret bytea, partitions integ
 returns table (partition integer, sequence bigint, hash bytea)
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
+declare is_in_force boolean := rootward.check_secret(secret);
 begin
-  perform rootward.check_secret(secret);
   return query select j.partition, j.sequence, j.hash from unnest(partitions) as p (partition)
     cross join lateral (select * from rootward.journal j where j.partition = p.partition order by j.sequence desc limit 1) j;
 end $$;
 
 -- Writes rows of the journal. If outcomes were stored before this by functions that may have refused a unit, each row's unit must have
 -- that of an effect: the lane numbered all of them, and one that was refused long ago has the outcome of that.
-create or replace function rootward.append_journal(
-  secret bytea, partitions integer[], sequences bigint[], entities text[], root_keys text[], request_ids uuid[], steps integer[],
-  elements integer[], directions text[], in_chains boolean[], transactions text[], arguments text[], issued_ats timestamptz[],
-  ats timestamptz[], hashes bytea[], are_recorded boolean) returns void
+create or replace function rootward.append_journal(secret bytea, entries rootward.journal[], are_recorded boolean) returns void
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set enable_hashjoin = off set enable_mergejoin = off as $$
+declare is_in_force boolean := rootward.check_secret(secret);
 begin
-  perform rootward.check_secret(secret);
   if are_recorded and (
-    select count(*) from unnest(partitions, entities, root_keys, request_ids, steps, elements, directions)
-      as u (partition, entity, root_key, request_id, step, element, direction)
+    select count(*) from unnest(entries) as u
     cross join lateral (select from rootward.outcome o where (o.partition, o.entity, o.root_key, o.request_id, o.step, o.element, o.direction)
-      = (u.partition, u.entity, u.root_key, u.request_id, u.step, u.element, u.direction) and o.kind = 'done' offset 0) o) <> cardinality(partitions) then
+      = (u.partition, u.entity, u.root_key, u.request_id, u.step, u.element, u.direction) and o.kind = 'done' offset 0) o) <> cardinality(entries) then
     raise exception 'a unit of the batch was refused' using errcode = 'RW005';
   end if;
-  insert into rootward.journal (partition, sequence, entity, root_key, request_id, step, element, direction, in_chain, transaction, arguments,
-      issued_at, at, hash)
-    select * from unnest(partitions, sequences, entities, root_keys, request_ids, steps, elements, directions, in_chains, transactions,
-      arguments, issued_ats, ats, hashes);
+  insert into rootward.journal select * from unnest(entries);
 end $$;
 
 revoke execute on function rootward.journal_text, rootward.journal_heads, rootward.append_journal from public;

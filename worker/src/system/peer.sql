@@ -223,23 +223,53 @@ create or replace function rootward.root_key(entity text) returns text language 
 return case when split_part(current_setting('backtrace_functions'), ' ', 1) = 'r_' || entity
             then convert_from(decode(split_part(current_setting('backtrace_functions'), ' ', 2), 'hex'), 'UTF8') end;
 
--- Who holds the secret speaks for the worker that took the peer over last: a new worker makes a new secret, and replaces this by
--- a function that compares with its hash.
-create or replace function rootward.check_secret(secret bytea) returns void language plpgsql stable as $$
+-- Functions of older builds that took an array for each column, or returned nothing.
+do $$ declare old regprocedure;
 begin
-  if not exists (select from rootward.peer_state where secret_hash = sha256(secret)) then
-    raise exception 'the secret of this session is not the one in force' using errcode = 'RW001';
+  for old in select p.oid::regprocedure from pg_proc p where p.pronamespace = 'rootward'::regnamespace
+      and (p.proname = 'record' and p.pronargs > 4 or p.proname = 'find_outcomes' and p.pronargs > 2
+        or p.proname in ('open_chains', 'note_chains', 'append_journal') and p.pronargs > 3
+        or p.proname = 'check_secret' and p.prorettype = 'void'::regtype) loop
+    execute format('drop function %s', old);
+  end loop;
+end $$;
+
+-- What our functions are given, a row each: one array of rows costs less than an array for each column.
+do $$ begin
+  if to_regtype('rootward.request') is null then
+    -- What an outcome keeps of its request; the first seven columns are its key.
+    create type rootward.request as (partition integer, entity text, root_key text, request_id uuid, step integer, element integer,
+      direction text, transaction text, fingerprint bytea, in_chain boolean, issued_at timestamptz);
+    -- A chain that starts.
+    create type rootward.chain_start as (partition integer, entity text, root_key text, id uuid, definition text, version integer,
+      plan json, input json, labels jsonb, fingerprint bytea, issued_at timestamptz, deadline timestamptz, status text,
+      next_attempt_at timestamptz, expires_at timestamptz, ended_at timestamptz);
+    -- How far a chain is, and what a person did to it.
+    create type rootward.chain_note as (partition integer, entity text, root_key text, id uuid, revision integer, is_firm boolean,
+      status text, called_back text, step text, error jsonb, result json, waits jsonb, attempts integer, recoveries integer,
+      next_attempt_at timestamptz, expires_at timestamptz, ended_at timestamptz, event text, reason text, by text);
   end if;
 end $$;
+
+-- Who holds the secret speaks for the worker that took the peer over last: a new worker makes a new secret, and replaces this by
+-- a function that compares with its hash. It is one expression, which PL/pgSQL evaluates without starting a statement.
+create or replace function rootward.refuse_secret() returns boolean language plpgsql stable as $$
+begin
+  raise exception 'the secret of this session is not the one in force' using errcode = 'RW001';
+end $$;
+create or replace function rootward.check_secret(secret bytea) returns boolean language sql stable
+return case when exists (select from rootward.peer_state where secret_hash = sha256(secret)) then true else rootward.refuse_secret() end;
 
 -- The first statement of every batch: this worker's term is the newest, and the peer owns these partitions in these
 -- epochs. They were read with a version of the table; as long as that is its version, nobody needs to look again. The shared
 -- lock keeps a change of owner out until COMMIT: one for the whole peer, as one for each partition was a twentieth of a batch.
 create or replace function rootward.begin_batch(secret bytea, term bigint, version bigint, partitions integer[], epochs bigint[]) returns void
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
-declare standing record;
+declare
+  -- As a value, since PERFORM would start a statement for it. What follows reads what is committed then.
+  is_locked boolean := pg_advisory_xact_lock_shared(20825, 0) is not null;
+  standing record;
 begin
-  perform pg_advisory_xact_lock_shared(20825, 0);
   select s.term, s.secret_hash, s.ownership_version into standing from rootward.peer_state s;
   if standing.secret_hash is distinct from sha256(secret) then
     raise exception 'the secret of this session is not the one in force' using errcode = 'RW001';
@@ -257,88 +287,69 @@ end $$;
 -- Sets the root that row security lets through until the end of the transaction or of the savepoint.
 create or replace function rootward.enter(secret bytea, context text) returns void
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare is_in_force boolean := rootward.check_secret(secret);
 begin
-  perform rootward.check_secret(secret);
   perform set_config('backtrace_functions', context, true);
 end $$;
 
--- The stored outcomes among these requests, each with its place (from 0) in the arrays.
-create or replace function rootward.find_outcomes(
-  secret bytea, partitions integer[], entities text[], root_keys text[], request_ids uuid[], steps integer[], elements integer[], directions text[])
+-- The stored outcomes among these requests, each with its place (from 0) in the array.
+create or replace function rootward.find_outcomes(secret bytea, requests rootward.request[])
 returns table (ordinal integer, kind text, transaction text, fingerprint bytea, reply bytea, recorded_at_ms bigint, answer text)
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set enable_hashjoin = off set enable_mergejoin = off as $$
+declare is_in_force boolean := rootward.check_secret(secret);
 begin
-  perform rootward.check_secret(secret);
-  return query select (u.place - 1)::integer, o.kind, o.transaction, o.fingerprint, o.reply, (extract(epoch from o.at) * 1000)::bigint, to_json(o.answer)::text
-    from unnest(partitions, entities, root_keys, request_ids, steps, elements, directions)
-      with ordinality as u(partition, entity, root_key, request_id, step, element, direction, place)
+  return query select (u.ordinality - 1)::integer, o.kind, o.transaction, o.fingerprint, o.reply, (extract(epoch from o.at) * 1000)::bigint, to_json(o.answer)::text
+    from unnest(requests) with ordinality as u
     -- OFFSET 0 keeps the planner from turning the join around: a plan that was made while the table was empty stays.
     cross join lateral (select * from rootward.outcome o where (o.partition, o.entity, o.root_key, o.request_id, o.step, o.element, o.direction)
       = (u.partition, u.entity, u.root_key, u.request_id, u.step, u.element, u.direction) offset 0) o;
 end $$;
 
 -- Writes outcomes. One that is there already is an error, which takes the whole batch back.
-create or replace function rootward.record(
-  secret bytea, partitions integer[], entities text[], root_keys text[], request_ids uuid[], steps integer[], elements integer[],
-  directions text[], transactions text[], fingerprints bytea[], in_chains boolean[], issued_ats timestamptz[], kinds text[], replies bytea[])
-returns void
+create or replace function rootward.record(secret bytea, requests rootward.request[], kinds text[], replies bytea[]) returns void
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare is_in_force boolean := rootward.check_secret(secret);
 begin
-  perform rootward.check_secret(secret);
   insert into rootward.outcome (partition, entity, root_key, request_id, step, element, direction, transaction, fingerprint, in_chain, issued_at, kind, reply)
-    select * from unnest(partitions, entities, root_keys, request_ids, steps, elements, directions, transactions, fingerprints, in_chains,
-      issued_ats, kinds, replies);
+    select * from unnest(requests, kinds, replies);
 end $$;
 
 -- Rows of chains, each in the same commit as its first step, or before it if the start is scheduled. If the first steps' outcomes
--- were stored before this, in the same commit, only those chains get a row whose first step has one. Returns one row for each chain,
--- with its place (from 0).
-create or replace function rootward.open_chains(
-  secret bytea, partitions integer[], entities text[], root_keys text[], ids uuid[], definitions text[], versions integer[], plans json[],
-  inputs json[], labels jsonb[], fingerprints bytea[], issued_ats timestamptz[], deadlines timestamptz[], statuses text[],
-  next_attempt_ats timestamptz[], expires_ats timestamptz[], ended_ats timestamptz[], are_recorded boolean)
+-- were stored before this, in the same commit, only those chains get a row whose first step has one. Returns nothing.
+create or replace function rootward.open_chains(secret bytea, chains rootward.chain_start[], are_recorded boolean)
 returns table (place integer, value text)
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set enable_hashjoin = off set enable_mergejoin = off as $$
 #variable_conflict use_column
-declare written bigint; places integer[];
+declare is_in_force boolean := rootward.check_secret(secret); wanted integer[]; expected integer := cardinality(chains); written bigint;
 begin
-  perform rootward.check_secret(secret);
   if are_recorded then
-    select coalesce(array_agg(u.place::integer), '{}') into places
-      from unnest(partitions, entities, root_keys, ids) with ordinality as u (partition, entity, root_key, id, place)
-      cross join lateral (select from rootward.outcome o where o.request_id = u.id and o.partition = u.partition and o.entity = u.entity
-        and o.root_key = u.root_key and o.step = 0 and o.element = 0 and o.direction = 'do' and o.kind = 'done' offset 0) o;
+    select coalesce(array_agg(n.ordinality::integer), '{}') into wanted
+      from unnest(chains) with ordinality as n
+      cross join lateral (select from rootward.outcome o where o.request_id = n.id and o.partition = n.partition and o.entity = n.entity
+        and o.root_key = n.root_key and o.step = 0 and o.element = 0 and o.direction = 'do' and o.kind = 'done' offset 0) o;
+    expected := cardinality(wanted);
   end if;
   insert into rootward.chain (partition, entity, root_key, id, definition, version, plan, input, labels, fingerprint, issued_at, deadline,
       status, next_attempt_at, expires_at, ended_at)
     select n.partition, n.entity, n.root_key, n.id, n.definition, n.version, n.plan, n.input, n.labels, n.fingerprint, n.issued_at, n.deadline,
       n.status, n.next_attempt_at, n.expires_at, n.ended_at
-    from unnest(partitions, entities, root_keys, ids, definitions, versions, plans, inputs, open_chains.labels, fingerprints,
-      issued_ats, deadlines, statuses, next_attempt_ats, expires_ats, ended_ats) with ordinality
-      as n (partition, entity, root_key, id, definition, version, plan, input, labels, fingerprint, issued_at, deadline, status,
-        next_attempt_at, expires_at, ended_at, place)
-    where not are_recorded or n.place = any (places)
+    from unnest(chains) with ordinality as n
+    where not are_recorded or n.ordinality = any (wanted)
     on conflict do nothing;
   get diagnostics written = row_count;
-  if written <> cardinality(case when are_recorded then places else partitions end) then
-    raise exception 'chain % is there already', array_to_string(ids, ', ') using errcode = 'RW004';
+  if written <> expected then
+    raise exception 'chain % is there already', (select string_agg(n.id::text, ', ') from unnest(chains) as n) using errcode = 'RW004';
   end if;
-  return query select (generate_series - 1)::integer, null::text from generate_series(1, cardinality(partitions));
 end $$;
 
 -- Progress of chains at their home, each by a driver or a person that knows of every firm change before. What is written
 -- lazily is not firm: it may come late, and then changes nothing. An ended chain never opens again, but for one that failed
 -- and is compensated. No chain comes twice in one call. Returns for each its place (from 0) and whether anything was changed.
-create or replace function rootward.note_chains(
-  secret bytea, partitions integer[], entities text[], root_keys text[], ids uuid[], revisions integer[], are_firm boolean[], statuses text[],
-  called_backs text[], steps text[], errors jsonb[], results json[], all_waits jsonb[], all_attempts integer[], all_recoveries integer[],
-  next_attempt_ats timestamptz[], expires_ats timestamptz[], ended_ats timestamptz[], events text[], reasons text[], bys text[])
-returns table (place integer, value text)
+create or replace function rootward.note_chains(secret bytea, notes rootward.chain_note[]) returns table (place integer, value text)
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set enable_hashjoin = off set enable_mergejoin = off as $$
 #variable_conflict use_column
-declare changed integer[];
+declare is_in_force boolean := rootward.check_secret(secret); changed integer[]; has_deeds boolean;
 begin
-  perform rootward.check_secret(secret);
   with written as (
     update rootward.chain c set
         revision = c.revision + n.is_firm::integer,
@@ -350,10 +361,7 @@ begin
         deadline = case when n.event in ('replay', 'skip', 'resume') and c.deadline <= n.next_attempt_at then null else c.deadline end
       from (
         select n.*, found.row
-        from unnest(partitions, entities, root_keys, ids, revisions, are_firm, statuses, called_backs, steps, errors, results, all_waits,
-            all_attempts, all_recoveries, next_attempt_ats, expires_ats, ended_ats, events) with ordinality
-          as n (partition, entity, root_key, id, revision, is_firm, status, called_back, step, error, result, waits, attempts, recoveries,
-            next_attempt_at, expires_at, ended_at, event, place)
+        from unnest(notes) with ordinality as n
         cross join lateral (
           select c.ctid as row from rootward.chain c
           where c.id = n.id and c.partition = n.partition and c.entity = n.entity and c.root_key = n.root_key
@@ -361,26 +369,25 @@ begin
             and (c.ended_at is null or c.status = 'failed' and n.event = 'compensate')
           offset 0) found) n
       where c.ctid = n.row
-      returning n.place::integer as place)
-    select array_agg(w.place) into changed from written w;
-  if array_length(array_remove(events, null), 1) > 0 then
+      returning n.ordinality::integer as place, n.event)
+    select array_agg(w.place), bool_or(w.event is not null) into changed, has_deeds from written w;
+  if has_deeds then
     insert into rootward.chain_event (partition, id, event, reason, by, number)
       select n.partition, n.id, n.event, n.reason, n.by,
         (select coalesce(max(e.number), 0) + 1 from rootward.chain_event e where e.partition = n.partition and e.id = n.id)
-      from unnest(partitions, ids, events, reasons, bys) with ordinality as n (partition, id, event, reason, by, place)
-      where n.event is not null and n.place = any (changed);
+      from unnest(notes) with ordinality as n
+      where n.event is not null and n.ordinality = any (changed);
   end if;
   return query select n.place::integer - 1, case when n.place = any (coalesce(changed, '{}')) then 't' else 'f' end
-    from generate_series(1, cardinality(ids)) as n (place);
+    from generate_series(1, cardinality(notes)) as n (place);
 end $$;
 
 -- Takes away outcomes of requests issued before a moment; from then on such requests are refused in this partition.
 create or replace function rootward.collect_outcomes(
   secret bytea, partition integer, issued_before timestamptz, entities text[], root_keys text[], request_ids uuid[]) returns bigint
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
-declare removed bigint;
+declare is_in_force boolean := rootward.check_secret(secret); removed bigint;
 begin
-  perform rootward.check_secret(secret);
   insert into rootward.collected as c (partition, issued_before) values (collect_outcomes.partition, collect_outcomes.issued_before)
     on conflict on constraint collected_pkey do update set issued_before = greatest(c.issued_before, excluded.issued_before);
   delete from rootward.outcome where ctid = any (array(
@@ -397,8 +404,8 @@ end $$;
 create or replace function rootward.forget_chain(secret bytea, partition integer, entity text, root_key text, id uuid, expires_at timestamptz)
 returns void
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare is_in_force boolean := rootward.check_secret(secret);
 begin
-  perform rootward.check_secret(secret);
   insert into rootward.collected as c (partition, expired_before) values (forget_chain.partition, forget_chain.expires_at)
     on conflict on constraint collected_pkey do update set expired_before = greatest(c.expired_before, excluded.expired_before);
   delete from rootward.outcome o where o.partition = forget_chain.partition and o.entity = forget_chain.entity
@@ -410,9 +417,8 @@ end $$;
 create or replace function rootward.collect_chain(
   secret bytea, partition integer, entity text, root_key text, id uuid, ended_before timestamptz, is_last boolean) returns boolean
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
-declare issued timestamptz;
+declare is_in_force boolean := rootward.check_secret(secret); issued timestamptz;
 begin
-  perform rootward.check_secret(secret);
   update rootward.chain c set is_collected = true
     where c.partition = collect_chain.partition and c.entity = collect_chain.entity and c.root_key = collect_chain.root_key
       and c.id = collect_chain.id and c.ended_at < collect_chain.ended_before
@@ -433,9 +439,8 @@ end $$;
 -- Counts a change of the reference data, in the same commit.
 create or replace function rootward.bump_reference(secret bytea) returns bigint
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
-declare new_version bigint;
+declare is_in_force boolean := rootward.check_secret(secret); new_version bigint;
 begin
-  perform rootward.check_secret(secret);
   update rootward.reference_version r set version = r.version + 1 returning r.version into new_version;
   return new_version;
 end $$;
@@ -458,7 +463,7 @@ begin
 end $$;
 
 revoke execute on all functions in schema rootward from public;
-grant execute on function rootward.check_secret to rootward_set;
+grant execute on function rootward.check_secret, rootward.refuse_secret to rootward_set;
 grant select (secret_hash) on rootward.peer_state to rootward_set;
 grant execute on function rootward.root_key(text), rootward.begin_batch, rootward.enter, rootward.record, rootward.find_outcomes,
   rootward.open_chains, rootward.note_chains,

@@ -166,6 +166,9 @@ impl Worker for StandIn {
     async fn replay_peer_staged(&self, _: Request<v1::ReplayStagedRequest>) -> Result<Response<v1::ReplayStagedResponse>, Status> {
         none()
     }
+    async fn drop_peer_staged(&self, _: Request<v1::DropStagedRequest>) -> Result<Response<v1::DropStagedResponse>, Status> {
+        none()
+    }
     async fn list_peer_journal_heads(
         &self,
         _: Request<v1::ListJournalHeadsRequest>,

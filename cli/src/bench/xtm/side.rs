@@ -6,7 +6,7 @@ use rootward_client::{
     Arguments, Client, Fault, SnapshotOptions,
     v1::{RetryClass, Value, value::Kind},
 };
-use rootward_cluster::{Moved, ShardClient, Shards};
+use rootward_cluster::{Messages, Moved, ShardClient, Shards};
 
 /// How long a transfer is sent again before it counts as lost.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -19,8 +19,10 @@ const TOTAL: &str = "select sum(v) from t";
 /// What a benchmark compares with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rival {
-    /// A coordinator with foreign tables, READ COMMITTED.
+    /// A coordinator with foreign tables, READ COMMITTED, as xtmbench uses it: a message for each statement.
     Fdw,
+    /// The same with a message for each transaction.
+    FdwOneMessage,
     /// PREPARE TRANSACTION on both shards.
     TwoPhase,
 }
@@ -30,14 +32,21 @@ impl Rival {
     pub(crate) fn parse(word: &str) -> Option<Rival> {
         match word {
             "fdw" => Some(Rival::Fdw),
+            "fdw-one-message" => Some(Rival::FdwOneMessage),
             "2pc" => Some(Rival::TwoPhase),
             _ => None,
         }
     }
 
+    /// As names of figures have it.
+    pub(super) fn figure(self) -> String {
+        self.name().replace('-', "_")
+    }
+
     pub(super) fn name(self) -> &'static str {
         match self {
             Rival::Fdw => "fdw",
+            Rival::FdwOneMessage => "fdw-one-message",
             Rival::TwoPhase => "2pc",
         }
     }
@@ -79,7 +88,7 @@ impl Side {
     pub(super) fn prefix(&self) -> String {
         match self {
             Side::Rootward(_) => "xtm_".to_owned(),
-            Side::Rival(rival, _) => format!("xtm_{}_", rival.name()),
+            Side::Rival(rival, _) => format!("xtm_{}_", rival.figure()),
         }
     }
 
@@ -87,6 +96,7 @@ impl Side {
         match self {
             Side::Rootward(_) => "rootward",
             Side::Rival(Rival::Fdw, _) => "postgres_fdw",
+            Side::Rival(Rival::FdwOneMessage, _) => "postgres_fdw, one message a transaction",
             Side::Rival(Rival::TwoPhase, _) => "two-phase commit",
         }
     }
@@ -94,7 +104,8 @@ impl Side {
     pub(super) async fn client(&self) -> anyhow::Result<SideClient> {
         Ok(match self {
             Side::Rootward(client) => SideClient::Rootward(client.clone()),
-            Side::Rival(Rival::Fdw, shards) => SideClient::Rival(shards.fdw().await?),
+            Side::Rival(Rival::Fdw, shards) => SideClient::Rival(shards.fdw(Messages::Each).await?),
+            Side::Rival(Rival::FdwOneMessage, shards) => SideClient::Rival(shards.fdw(Messages::One).await?),
             Side::Rival(Rival::TwoPhase, shards) => SideClient::Rival(shards.two_phase().await?),
         })
     }

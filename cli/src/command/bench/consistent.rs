@@ -43,7 +43,7 @@ pub(super) struct Xtm {
     /// How many databases the accounts lie in, each on a server of its own.
     #[arg(short, long, value_name = "NUMBER", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=8))]
     shards: u32,
-    /// The same load on the same servers without Rootward: fdw (plain postgres_fdw), 2pc (PREPARE TRANSACTION).
+    /// The same load on the same servers without Rootward: fdw (plain postgres_fdw, a message for each statement as in xtmbench), fdw-one-message, 2pc (PREPARE TRANSACTION).
     #[arg(long, value_name = "RIVALS", value_delimiter = ',')]
     against: Vec<String>,
     /// How often a worker or a PostgreSQL of Rootward's is killed with -9 and started again, in turns.
@@ -95,7 +95,7 @@ impl Xtm {
         for word in &self.against {
             let rival = Rival::parse(word).ok_or_else(|| {
                 let message = format!("--against: there is no rival `{word}` here");
-                Wrong::new(NO_RIVAL, message, "write fdw, 2pc, or both with a comma between them")
+                Wrong::new(NO_RIVAL, message, "write fdw, fdw-one-message or 2pc, several with commas between them")
             })?;
             if !against.contains(&rival) {
                 against.push(rival);

@@ -7,7 +7,8 @@ use clap::Args;
 use super::{clients, duration, rate};
 use crate::bench::{JournalOptions, ReferenceOptions};
 
-/// Deposits with a journal beside deposits without, on two clusters alike; and how soon a subscriber has what took effect.
+/// Deposits with a journal beside deposits without, and beside a control that stores no outcomes; and how soon a subscriber has what took
+/// effect.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  rootward bench journal --clients 32 --duration 2s --rate 2000")]
 pub(super) struct Journal {

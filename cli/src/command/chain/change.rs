@@ -1,16 +1,13 @@
 //! What people do to chains: one by its id, or all that match a filter.
 
-use std::{
-    io::{IsTerminal as _, Write as _},
-    process::ExitCode,
-};
+use std::{io::IsTerminal as _, process::ExitCode};
 
 use clap::Args;
 use rootward_client::{Fault, v1};
 use serde_json::json;
 
 use super::{
-    super::{Context, arguments, exit},
+    super::{Context, arguments, exit, is_confirmed},
     filter::{Filter, needs_filter, rate, whoami},
     view::{chain_json, chains_table, missing, summary},
 };
@@ -91,7 +88,7 @@ pub(super) async fn run(context: &Context, verb: v1::ChainVerb, change: Change) 
         print_plan(context, verb, &plan);
         return Ok(code(&plan));
     }
-    if !change.yes && !is_confirmed(verb, plan.matched) {
+    if !change.yes && !is_confirmed(words(verb).0, &chains(plan.matched)) {
         return Ok(ExitCode::from(exit::USAGE));
     }
     let mut answers = context.client.change_chains(request).await?;
@@ -204,17 +201,6 @@ fn code(done: &v1::ChangeChainsResponse) -> ExitCode {
 }
 
 /// Asks on a terminal; elsewhere nobody can answer, so the answer is no.
-fn is_confirmed(verb: v1::ChainVerb, count: u64) -> bool {
-    let name = words(verb).0;
-    if !std::io::stdin().is_terminal() {
-        output::print_error(&format!("this would {name} {}; add --yes where nobody can be asked", chains(count)));
-        return false;
-    }
-    let _ = write!(std::io::stderr(), "{name} {}? [y/N] ", chains(count));
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
-}
-
 fn chains(count: u64) -> String {
     if count == 1 { "1 chain".to_owned() } else { format!("{count} chains") }
 }

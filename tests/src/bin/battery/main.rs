@@ -8,6 +8,8 @@ mod chains;
 mod faults;
 mod matrix;
 mod million;
+mod network;
+mod patroni;
 mod rounds;
 
 use std::process::ExitCode;
@@ -30,6 +32,12 @@ struct Options {
     /// Only so many rounds of faults while partitions move.
     #[arg(long, num_args = 0..=1, default_missing_value = "15")]
     faults: Option<usize>,
+    /// Only the cuts of the network: a worker from each of the others, in each way. Needs root.
+    #[arg(long)]
+    network: bool,
+    /// Only failovers under Patroni with etcd. Needs both programs.
+    #[arg(long)]
+    patroni: bool,
     /// Leaves out the matrix.
     #[arg(long)]
     no_matrix: bool,
@@ -82,6 +90,12 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     if let Some(count) = options.million {
         return million::run(&exe, count).await;
     }
+    if options.network {
+        return network::run(&exe, options.seed.unwrap_or_else(rand::random)).await;
+    }
+    if options.patroni {
+        return patroni::run(&exe).await;
+    }
     if let Some(rounds) = options.faults {
         return faults::run(&exe, options.seed.unwrap_or_else(rand::random), rounds).await;
     }
@@ -102,5 +116,7 @@ async fn run(options: &Options) -> anyhow::Result<()> {
         return Ok(());
     }
     rounds::run(&exe, seed, options.rounds).await?;
-    faults::run(&exe, seed, FAULTS).await
+    faults::run(&exe, seed, FAULTS).await?;
+    network::run(&exe, seed).await?;
+    patroni::run(&exe).await
 }
