@@ -182,8 +182,9 @@ async fn data_are_kept_over_restarts_however_dev_ended() {
     let type_in = |dev: &Dev, line: &str| dev.type_in(&words(line));
     let dev = Dev::start_with(&data);
     assert!(type_in(&dev, "call add_currency code=EUR name=Euro minor_digits=2").status.success());
-    let open = "call open_account account_id=1 owner=Ada amount=100 --request-id 01a1fe2f-0000-7000-8000-000000000001";
-    until("the currency is on every peer", async || type_in(&dev, open).status.success().then_some(())).await.expect("it arrives");
+    // A new id: it says when the request was issued, and one that is older than outcomes are kept is refused.
+    let open = format!("call open_account account_id=1 owner=Ada amount=100 --request-id {}", uuid::Uuid::now_v7());
+    until("the currency is on every peer", async || type_in(&dev, &open).status.success().then_some(())).await.expect("it arrives");
     dev.end(Signal::SIGKILL, true).await;
     for amount in ["130.00", "160.00"] {
         let dev = Dev::start_with(&data);
