@@ -130,11 +130,15 @@ impl Catalog {
         }
     }
 
-    /// From a message.
+    /// From a message. A schema that is known already is not read again: a version that is in force never changes.
     ///
     /// # Errors
     /// If the definition in it can't be read: the sender is newer than we are.
-    pub fn from_wire(message: v1::WatchCatalogResponse) -> Result<Catalog, serde_json::Error> {
+    pub fn from_wire(message: v1::WatchCatalogResponse, known: Option<&Catalog>) -> Result<Catalog, serde_json::Error> {
+        let schema = match known.filter(|known| known.schema.version == message.schema_version) {
+            Some(known) => known.schema.clone(),
+            None => Arc::new(serde_json::from_str(&message.definition_json)?),
+        };
         Ok(Catalog {
             version: message.version,
             peers: message
@@ -155,7 +159,7 @@ impl Catalog {
                 .collect(),
             owners: message.owners,
             epochs: message.epochs,
-            schema: Arc::new(serde_json::from_str(&message.definition_json)?),
+            schema,
         })
     }
 }

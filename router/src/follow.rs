@@ -9,6 +9,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{Catalog, link};
 
 const PAUSE: Duration = Duration::from_millis(200);
+/// How long a newer catalog is waited for from the worker that is followed, when this one turned out to be old. A move's decision reaches each
+/// worker within some milliseconds.
+const NEWS_PATIENCE: Duration = Duration::from_millis(100);
 
 /// Keeps `catalog` as new as the workers know it, until `shutdown`. The last copy stays when no worker answers.
 pub(crate) async fn follow(
@@ -56,17 +59,22 @@ async fn follow_one(address: &str, catalog: &watch::Sender<Option<Arc<Catalog>>>
                 Some(message) => take(message, catalog),
                 None => return Ok(()),
             },
-            // Somebody met a wrong owner: another worker may know more than this one.
-            () = refresh.notified() => return Ok(()),
+            // Somebody met a wrong owner. What says so is on its way, or another worker knows more than this one.
+            () = refresh.notified() => match tokio::time::timeout(NEWS_PATIENCE, stream.message()).await {
+                Ok(Ok(Some(message))) => take(message, catalog),
+                _ => return Ok(()),
+            },
         }
     }
 }
 
 fn take(message: v1::WatchCatalogResponse, catalog: &watch::Sender<Option<Arc<Catalog>>>) {
-    match Catalog::from_wire(message) {
+    let known = catalog.borrow().clone();
+    match Catalog::from_wire(message, known.as_deref()) {
         Ok(new) => {
             catalog.send_if_modified(|known| {
                 let is_newer = known.as_ref().is_none_or(|known| known.version < new.version);
+                tracing::debug!(version = new.version, is_newer, "a catalog");
                 if is_newer {
                     *known = Some(Arc::new(new));
                 }

@@ -88,6 +88,7 @@ impl Routing {
         let mut unknown: Option<Fault> = None;
         loop {
             attempts += 1;
+            let version = self.version();
             let fault = match self.try_once(&execute, deadline).await {
                 Ok(result) => return Ok(Sent { result, attempts }),
                 Err(fault) => fault,
@@ -106,9 +107,30 @@ impl Routing {
             if wake >= deadline || self.shutdown.is_cancelled() {
                 return Err(unknown.map_or(fault, |cause| still_unknown(&execute, &cause)));
             }
-            tokio::time::sleep_until(wake).await;
+            match fault.retry_class() {
+                RetryClass::Reroute => self.until_newer(version, wake).await,
+                _ => tokio::time::sleep_until(wake).await,
+            }
             self.retries.fetch_add(1, Ordering::Relaxed);
             pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// The version of the catalog that is known; 0 if none is.
+    pub fn version(&self) -> i64 {
+        self.catalog.borrow().as_ref().map_or(0, |catalog| catalog.version)
+    }
+
+    /// Waits until a newer catalog than this version is known, or until `wake`.
+    ///
+    /// Cancel safety: nothing is lost.
+    pub async fn until_newer(&self, version: i64, wake: Instant) {
+        let mut catalog = self.catalog.clone();
+        let is_newer = |catalog: &Option<Arc<Catalog>>| catalog.as_ref().is_some_and(|catalog| catalog.version > version);
+        tokio::select! {
+            // When the last sender is gone nothing newer comes.
+            Ok(_) = catalog.wait_for(is_newer) => {}
+            () = tokio::time::sleep_until(wake) => {}
         }
     }
 

@@ -1,12 +1,12 @@
 //! Follows the catalog on the hub: LISTEN wakes, a slow poll makes sure, and a copy in the peer's own database carries the
 //! worker over a restart while the hub is down.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use rootward_router::{Catalog, CatalogPeer};
 use rootward_schema::Schema;
 use tokio::sync::{Notify, watch};
-use tokio_postgres::{AsyncMessage, Client};
+use tokio_postgres::{AsyncMessage, Client, Statement};
 use tokio_util::sync::CancellationToken;
 
 use crate::{config::Config, term};
@@ -61,9 +61,10 @@ async fn follow_once(config: &Config, catalog: &watch::Sender<Option<Arc<Catalog
     };
     let (client, connection) = term::connect(&config.hub_database, config, "rootward catalog", on_message).await?;
     client.batch_execute("listen rootward_catalog").await?;
+    let statement = client.prepare(READ).await?;
     loop {
         let known = catalog.borrow().clone();
-        publish(catalog, read(&client, known.as_deref()).await?);
+        publish(catalog, read(&client, &statement, known.as_deref()).await?);
         tokio::select! {
             () = wake.notified() => {}
             () = refresh.notified() => {}
@@ -78,6 +79,7 @@ pub(crate) fn publish(catalog: &watch::Sender<Option<Arc<Catalog>>>, new: Option
     let Some(new) = new else { return };
     catalog.send_if_modified(|known| {
         let is_newer = known.as_ref().is_none_or(|known| known.version < new.version);
+        tracing::debug!(version = new.version, is_newer, "a catalog");
         if is_newer {
             *known = Some(Arc::new(new));
         }
@@ -85,34 +87,37 @@ pub(crate) fn publish(catalog: &watch::Sender<Option<Arc<Catalog>>>, new: Option
     });
 }
 
-/// The catalog, or none if `known` is as new.
-async fn read(client: &Client, known: Option<&Catalog>) -> Result<Option<Catalog>, CatalogError> {
-    let sql = "/* read_catalog_version */ select version from rootward_catalog.cluster";
-    let version: i64 = client.query_one(sql, &[]).await?.try_get(0)?;
-    if known.is_some_and(|known| known.version >= version) {
-        return Ok(None);
-    }
-    // One statement, so that peers, map and schema are of one moment.
-    let row = client
-        .query_one(
-            "/* read_catalog */ select (select version from rootward_catalog.cluster), \
-             (select jsonb_agg(to_jsonb(p) order by id) from rootward_catalog.peer p), \
-             (select jsonb_agg(jsonb_build_array(peer, epoch) order by partition) from rootward_catalog.partition), \
-             (select definition from rootward_catalog.schema_version where state = 'active' order by version desc limit 1)",
-            &[],
-        )
-        .await?;
-    let version = row.try_get(0)?;
+/// The catalog if it is newer than a version, else no row. One statement, so that peers, map and schema are of one moment. A schema that is known
+/// is not sent again: a version that is in force never changes.
+const READ: &str = "/* read_catalog */ select c.version, (select jsonb_agg(to_jsonb(p) order by id) from rootward_catalog.peer p), m.owners, m.epochs, \
+                    case when s.version is distinct from $2 then s.definition end \
+                    from rootward_catalog.cluster c \
+                    cross join (select array_agg(peer) as owners, array_agg(epoch) as epochs \
+                      from (select peer, epoch from rootward_catalog.partition order by partition) p) m \
+                    left join (select version, definition from rootward_catalog.schema_version where state = 'active' \
+                      order by version desc limit 1) s on true \
+                    where c.version > $1";
+
+/// The catalog, or none if `known` is as new. Every worker reads it when partitions change their owner, and requests wait for that.
+async fn read(client: &Client, statement: &Statement, known: Option<&Catalog>) -> Result<Option<Catalog>, CatalogError> {
+    let known_version = known.map_or(-1, |known| known.version);
+    let known_schema = known.map(|known| i32::try_from(known.schema.version).unwrap_or_default());
+    let Some(row) = client.query_opt(statement, &[&known_version, &known_schema]).await? else { return Ok(None) };
     let peers: Vec<PeerRow> = serde_json::from_value(row.try_get::<_, Option<serde_json::Value>>(1)?.unwrap_or_default())?;
-    let map: Vec<(String, i64)> = serde_json::from_value(row.try_get::<_, Option<serde_json::Value>>(2)?.unwrap_or_default())?;
-    let schema: Schema = serde_json::from_value(row.try_get::<_, Option<serde_json::Value>>(3)?.ok_or(CatalogError::NoSchema)?)?;
-    let place = |id: &str| peers.iter().position(|peer| peer.id == id).and_then(|at| u32::try_from(at).ok()).unwrap_or(u32::MAX);
+    let owners: Vec<String> = row.try_get::<_, Option<_>>(2)?.unwrap_or_default();
+    let definition: Option<serde_json::Value> = row.try_get(4)?;
+    let schema = match (definition, known) {
+        (Some(definition), _) => Arc::new(serde_json::from_value::<Schema>(definition)?),
+        (None, Some(known)) => known.schema.clone(),
+        (None, None) => return Err(CatalogError::NoSchema),
+    };
+    let places: HashMap<&str, u32> = (0..).zip(&peers).map(|(place, peer)| (&*peer.id, place)).collect();
     Ok(Some(Catalog {
-        version,
-        owners: map.iter().map(|(peer, _)| place(peer)).collect(),
-        epochs: map.iter().map(|(_, epoch)| *epoch).collect(),
+        version: row.try_get(0)?,
+        owners: owners.iter().map(|peer| places.get(&**peer).copied().unwrap_or(u32::MAX)).collect(),
+        epochs: row.try_get::<_, Option<_>>(3)?.unwrap_or_default(),
         peers: peers.into_iter().map(PeerRow::into_peer).collect(),
-        schema: Arc::new(schema),
+        schema,
     }))
 }
 

@@ -97,6 +97,10 @@ pub struct Config {
     /// How long a partition's work may be held while it changes its owner, in milliseconds.
     #[serde(default = "default_move_hold_ms")]
     pub move_hold_ms: u64,
+    /// How many rows a second are copied at most when partitions move, over all moves and on average; 0 for as many as there can be. The
+    /// hub's worker reads it.
+    #[serde(default)]
+    pub move_rows_per_second: u32,
     /// How long the relay that this peer copies reference data from may be dead, or bring nothing new, in milliseconds; then they come by
     /// another route.
     #[serde(default = "default_route_patience_ms")]
@@ -336,7 +340,8 @@ mod tests {
                 config.allow_ad_hoc_sql,
                 config.statement_timeout_ms,
                 kept,
-                (config.grace_ms, config.metrics_listen, config.move_hold_ms, config.route_patience_ms),
+                (config.grace_ms, config.metrics_listen, config.route_patience_ms),
+                (config.move_hold_ms, config.move_rows_per_second),
                 (config.snapshot_drain_ms, config.snapshot_hold_ms, config.max_snapshots, config.snapshot_statement_timeout_ms),
             )
         };

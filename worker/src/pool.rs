@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
+use deadpool_postgres::{Manager, ManagerConfig, Pool, QueueMode, RecyclingMethod};
 
 use crate::{config::Config, pg};
 
@@ -25,6 +25,8 @@ pub(crate) fn pool(config: &Config) -> Result<Pool, String> {
     };
     Pool::builder(manager)
         .max_size(POOL_SIZE)
+        // The one that was used last has plans of what was asked last.
+        .queue_mode(QueueMode::Lifo)
         .runtime(deadpool_postgres::Runtime::Tokio1)
         .wait_timeout(Some(LIMIT))
         .create_timeout(Some(LIMIT))

@@ -357,7 +357,8 @@ impl Terms {
 
     /// Drives the moves of partitions, as long as this worker holds the hub.
     fn move_partitions(&self, serving: &crate::serving::Serving, pool: &Pool) {
-        let mover = Arc::new(Mover::new(pool.clone(), self.catalog.subscribe(), serving.hold.clone(), serving.term));
+        let rows_per_second = self.config.move_rows_per_second;
+        let mover = Arc::new(Mover::new(pool.clone(), self.catalog.subscribe(), serving.hold.clone(), serving.term, rows_per_second));
         self.mover.send_replace(Some(mover.clone()));
         serving.tasks.spawn(mover.run(serving.tasks.clone(), serving.stop.clone()));
     }

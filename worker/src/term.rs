@@ -13,7 +13,7 @@ use rand::Rng as _;
 use rootward_router::Catalog;
 use rootward_schema::Schema;
 use sha2::{Digest as _, Sha256};
-use tokio_postgres::{AsyncMessage, Client, Config as Settings, NoTls};
+use tokio_postgres::{AsyncMessage, Client, Config as Settings, NoTls, Row};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -315,13 +315,19 @@ async fn end_older_backends(client: &Client) -> Result<(), TermError> {
     }
 }
 
+/// What the peer's own table of owners holds, with its version: one statement, so that the rows are those of the version.
+pub(crate) const READ_OWNERSHIP: &str = "/* read_ownership */ select s.ownership_version, o.partition, o.epoch \
+                                         from rootward.peer_state s left join rootward.ownership o on o.state = 'owned'";
+
 /// The partitions that the peer owns by its own table, with their epochs.
 pub(crate) async fn read_ownership(client: &Client) -> Result<Owned, tokio_postgres::Error> {
-    // One statement, so that the rows are those of the version.
-    let sql = "/* read_ownership */ select s.ownership_version, o.partition, o.epoch \
-               from rootward.peer_state s left join rootward.ownership o on o.state = 'owned'";
+    owned(&client.query(READ_OWNERSHIP, &[]).await?)
+}
+
+/// What these rows of [`READ_OWNERSHIP`] say.
+pub(crate) fn owned(rows: &[Row]) -> Result<Owned, tokio_postgres::Error> {
     let mut owned = Owned::default();
-    for row in client.query(sql, &[]).await? {
+    for row in rows {
         owned.version = row.try_get(0)?;
         if let Some(partition) = row.try_get(1)? {
             owned.epochs.insert(partition, row.try_get(2)?);

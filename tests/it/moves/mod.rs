@@ -7,6 +7,7 @@ mod disks;
 mod journals;
 mod kills;
 mod load;
+mod paced;
 mod peers;
 mod plain;
 mod schema;

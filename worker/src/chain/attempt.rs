@@ -97,6 +97,7 @@ impl Attempt {
             };
             let is_look = matches!(self.kind, Kind::CallOff | Kind::Look) || gone.is_some();
             let message = self.message(&resolved, gone.is_some());
+            let version = self.home.routing.version();
             let fault = match self.home.routing.try_once(&message, Instant::now() + ATTEMPT_LIMIT).await {
                 Ok(reply::Result::Executed(response)) => match gone {
                     Some(fault) if !response.from_stored_outcome => return Settled::Halted { fault, attempts },
@@ -126,7 +127,12 @@ impl Attempt {
                         let until_ms = clock::now_ms() + millis(PATIENCE);
                         return Settled::Resting { fault, attempts, until_ms };
                     }
-                    if self.sleep(jittered(wait_for_peer, 0.2)).await.is_err() {
+                    let pause = jittered(wait_for_peer, 0.2);
+                    let slept = match class {
+                        RetryClass::Reroute => self.unless_given_up(self.home.routing.until_newer(version, Instant::now() + pause)).await,
+                        _ => self.sleep(pause).await,
+                    };
+                    if slept.is_err() {
                         return Settled::GivenUp;
                     }
                     wait_for_peer = (wait_for_peer * 2).min(LONGEST_WAIT_FOR_PEER);
@@ -177,8 +183,12 @@ impl Attempt {
     }
 
     async fn sleep(&self, pause: Duration) -> Result<(), ()> {
+        self.unless_given_up(tokio::time::sleep(pause)).await
+    }
+
+    async fn unless_given_up(&self, wait: impl Future<Output = ()>) -> Result<(), ()> {
         tokio::select! {
-            () = tokio::time::sleep(pause) => Ok(()),
+            () = wait => Ok(()),
             () = self.give_up.cancelled() => Err(()),
         }
     }

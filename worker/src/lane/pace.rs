@@ -1,4 +1,4 @@
-//! A limit on how many units a second a worker takes on, over all its lanes.
+//! A limit on how many units a second a worker takes on, over all its lanes; or how many rows a second are copied when partitions move.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -27,7 +27,7 @@ impl Pace {
     }
 
     /// How many units may be taken now, or how long to wait for some.
-    pub(super) fn room(&self, now: Instant) -> Result<usize, Duration> {
+    pub(crate) fn room(&self, now: Instant) -> Result<usize, Duration> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let most = (self.per_second * SAVED.as_secs_f64()).max(1.0);
         let came = now.saturating_duration_since(state.1).as_secs_f64() * self.per_second;
@@ -39,8 +39,8 @@ impl Pace {
         Err(Duration::from_secs_f64((wanted - state.0) / self.per_second).max(Duration::from_millis(1)))
     }
 
-    /// Takes the units that a batch has.
-    pub(super) fn spend(&self, units: usize) {
+    /// Takes the units that a batch has, or the rows of a copy.
+    pub(crate) fn spend(&self, units: usize) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).0 -= units as f64;
     }
 }

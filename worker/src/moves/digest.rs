@@ -2,18 +2,18 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use deadpool_postgres::{ClientWrapper, Pool};
 use rootward_proto::v1;
 use tokio::time::{Instant, timeout};
+use tokio_postgres::Client;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::part_store::{self as store, PartError};
-use crate::serving::Serving;
+use crate::{config::Config, serving::Serving, term};
 
 /// A result that nobody takes is let go of.
 const KEPT_FOR: Duration = Duration::from_secs(60);
@@ -23,9 +23,12 @@ const WAIT: Duration = Duration::from_millis(500);
 const COUNT_LIMIT: Duration = Duration::from_secs(4 * 3600);
 
 /// This process's fixed sides, by move.
-#[derive(Default)]
 pub(super) struct FixedSides {
+    config: Arc<Config>,
     sides: Mutex<HashMap<Uuid, Side>>,
+    /// A session that was opened ahead, with the term that it belongs to: opening one takes longer than all else that is done while
+    /// partitions are held.
+    spare: tokio::sync::Mutex<Option<(i64, Client)>>,
 }
 
 struct Side {
@@ -34,7 +37,7 @@ struct Side {
 }
 
 enum State {
-    Fixed(ClientWrapper),
+    Fixed(Client),
     Counting(AbortOnDropHandle<Result<Vec<v1::TableDigest>, PartError>>),
     Counted(Vec<v1::TableDigest>),
 }
@@ -48,25 +51,51 @@ pub(super) enum Count {
 }
 
 impl FixedSides {
+    pub(super) fn new(config: Arc<Config>) -> FixedSides {
+        FixedSides { config, sides: Mutex::default(), spare: tokio::sync::Mutex::default() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Side>> {
         // Nothing panics while it is held; a poisoned map would still be whole.
         self.sides.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Opens the session ahead in which a side will be fixed, if there is none.
+    ///
+    /// # Errors
+    /// If the database can't be reached.
+    pub(super) async fn prepare(&self, term: i64) -> Result<(), PartError> {
+        let mut spare = self.spare.lock().await;
+        if !spare.as_ref().is_some_and(|(of, client)| *of == term && !client.is_closed()) {
+            *spare = Some((term, self.open().await?));
+        }
+        Ok(())
+    }
+
+    async fn open(&self) -> Result<Client, PartError> {
+        Ok(term::connect(&self.config.database, &self.config, "rootward move", |_| {}).await?.0)
+    }
+
     /// Fixes what is committed here now. What was fixed for this move before is gone.
     ///
     /// Cancel safety: nothing is fixed then.
-    pub(super) async fn fix(&self, pool: &Pool, id: Uuid) -> Result<(), PartError> {
-        let client = store::fix(pool).await?;
+    pub(super) async fn fix(&self, term: i64, id: Uuid) -> Result<(), PartError> {
+        let spare = self.spare.lock().await.take().filter(|(of, client)| *of == term && !client.is_closed());
+        let client = match spare {
+            Some((_, client)) => client,
+            None => self.open().await?,
+        };
+        store::fix(&client).await?;
         let mut sides = self.lock();
         sides.retain(|_, side| matches!(side.state, State::Counting(_)) || side.since.elapsed() < KEPT_FOR);
         sides.insert(id, Side { since: Instant::now(), state: State::Fixed(client) });
         Ok(())
     }
 
-    /// Nothing of this move is kept.
-    pub(super) fn forget(&self, id: Uuid) {
+    /// Nothing of this move is kept, and the spare session isn't either.
+    pub(super) async fn forget(&self, id: Uuid) {
         self.lock().remove(&id);
+        self.spare.lock().await.take();
     }
 
     pub(super) fn has(&self, id: Uuid) -> bool {

@@ -24,7 +24,10 @@ use super::{
     state::{Event, Stage},
     store::{self, Move, Progress, StoreError},
 };
-use crate::{fail_point, lane::LaneHold};
+use crate::{
+    fail_point,
+    lane::{LaneHold, Pace},
+};
 
 /// The label of all fail points here.
 const LABEL: &str = "mover";
@@ -48,6 +51,8 @@ pub(crate) struct Mover {
     hold: Arc<LaneHold>,
     /// Somebody has begun or cancelled a move.
     pub(super) changed: Notify,
+    /// How fast rows may be copied, if that is limited.
+    pace: Option<Pace>,
     running: Mutex<HashSet<Uuid>>,
 }
 
@@ -88,8 +93,21 @@ pub(super) fn hub(error: &StoreError) -> Fault {
 }
 
 impl Mover {
-    pub(crate) fn new(pool: Pool, catalog: watch::Receiver<Option<Arc<Catalog>>>, hold: Arc<LaneHold>, term: i64) -> Mover {
-        Mover { pool, asker: Asker::new(catalog, term), hold, changed: Notify::new(), running: Mutex::default() }
+    /// The mover of a term. It copies so many rows a second at most, if that is not 0.
+    pub(crate) fn new(
+        pool: Pool,
+        catalog: watch::Receiver<Option<Arc<Catalog>>>,
+        hold: Arc<LaneHold>,
+        term: i64,
+        rows_per_second: u32,
+    ) -> Mover {
+        let pace = Pace::new(rows_per_second);
+        Mover { pool, asker: Asker::new(catalog, term), hold, changed: Notify::new(), pace, running: Mutex::default() }
+    }
+
+    /// Whether the speed of copies is limited. Then what PostgreSQL copies at once is kept small.
+    pub(super) fn is_paced(&self) -> bool {
+        self.pace.is_some()
     }
 
     /// Drives all moves until the term ends.
@@ -108,10 +126,17 @@ impl Mover {
     }
 
     fn begin_some(self: &Arc<Self>, open: &[Move], tasks: &TaskTracker, stop: &CancellationToken) {
+        // One at a time, so that the next one waits for what this one copies.
+        let most = if self.is_paced() { 1 } else { MOST_AT_ONCE };
         for one in open.iter().filter(|one| !one.stage.rests()) {
+            // What has begun holds a slot, and goes on.
+            let may_begin = self.pace.as_ref().is_none_or(|pace| pace.room(Instant::now()).is_ok());
+            if one.stage == Stage::Preparing && !may_begin {
+                continue;
+            }
             {
                 let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-                if running.len() >= MOST_AT_ONCE || !running.insert(one.id) {
+                if running.len() >= most || !running.insert(one.id) {
                     continue;
                 }
             }
@@ -180,6 +205,9 @@ impl Mover {
             Stage::Publishing => {
                 let published = self.asker.ask(source, one, MoveStepKind::Publish).await?;
                 store::note(&self.pool, one.id, Progress::RowsTotal, number(published.rows)).await?;
+                if let Some(pace) = &self.pace {
+                    pace.spend(usize::try_from(published.rows).unwrap_or(usize::MAX));
+                }
             }
             Stage::Copying => self.copy(one).await?,
             Stage::Comparing if is_fresh => self.compare(one).await?,
@@ -264,19 +292,21 @@ impl Mover {
         }
     }
 
-    /// The source holds and gives up, the target has everything, and both fix what they show.
-    async fn release(&self, one: &Move) -> Result<(), Trouble> {
+    /// The source holds and gives up, the target has everything, and both fix what they show. If the target is to own them, it is told in which
+    /// epochs.
+    async fn release(&self, one: &Move, epochs: Vec<i64>) -> Result<(), Trouble> {
         if !self.asker.ask(&one.source, one, MoveStepKind::Release).await?.is_done {
             let why = format!("peer {} had not applied everything within `move_hold_ms`", one.target);
             return Err(Trouble::Later(Fault::retry("RW5042", why, "it is tried again")));
         }
-        self.asker.ask(&one.target, one, MoveStepKind::Fix).await?;
+        let more = v1::MoveStepRequest { epochs, ..v1::MoveStepRequest::default() };
+        self.asker.ask_with(&one.target, one, MoveStepKind::Fix, more).await?;
         Ok(())
     }
 
     /// Both sides hold the same at one moment. It is counted when the source serves again: the hub can't decide in this stage.
     async fn compare(&self, one: &Move) -> Result<(), Trouble> {
-        self.release(one).await?;
+        self.release(one, Vec::new()).await?;
         fail_point::hit("mover_fixed", LABEL).await;
         self.asker.ask(&one.source, one, MoveStepKind::TakeBack).await?;
         match self.difference(one).await? {
@@ -344,7 +374,7 @@ impl Mover {
 
     /// The source gives up, and the hub decides.
     async fn switch(&self, one: &Move) -> Result<(), Trouble> {
-        self.release(one).await?;
+        self.release(one, next_epochs(one)).await?;
         fail_point::hit("mover_released", LABEL).await;
         let alone = self.hold.alone().await;
         let is_decided = store::decide(&self.pool, self.asker.term, one).await?;
@@ -358,8 +388,7 @@ impl Mover {
 
     /// The target serves, and then the source sends on what waits.
     async fn settle(&self, one: &Move) -> Result<(), Trouble> {
-        let epochs = one.epochs.iter().map(|epoch| epoch + 1).collect();
-        let more = v1::MoveStepRequest { epochs, ..v1::MoveStepRequest::default() };
+        let more = v1::MoveStepRequest { epochs: next_epochs(one), ..v1::MoveStepRequest::default() };
         self.asker.ask_with(&one.target, one, MoveStepKind::Own, more).await?;
         fail_point::hit("mover_owned", LABEL).await;
         self.asker.ask(&one.source, one, MoveStepKind::Settle).await?;
@@ -410,6 +439,11 @@ fn point(stage: Stage) -> &'static str {
         Stage::Cancelling => "mover_cancelling",
         Stage::Differing | Stage::Done | Stage::Cancelled => "mover_ended",
     }
+}
+
+/// The epochs in which the target owns the partitions.
+fn next_epochs(one: &Move) -> Vec<i64> {
+    one.epochs.iter().map(|epoch| epoch + 1).collect()
 }
 
 fn number(count: u64) -> i64 {

@@ -7,11 +7,13 @@ use std::{
     time::Duration,
 };
 
+use deadpool_postgres::Object;
 use rootward_proto::{
     Fault, FaultResult,
     v1::{self, MoveStepKind},
 };
 use tokio::time::{Instant, timeout};
+use tokio_postgres::types::PgLsn;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
@@ -55,7 +57,7 @@ fn failed(kind: MoveStepKind, peer: &str, error: &PartError) -> Fault {
 
 impl Parts {
     pub(crate) fn new(config: Arc<Config>, tasks: TaskTracker) -> Parts {
-        Parts { config, tasks, turns: Mutex::default(), sides: FixedSides::default() }
+        Parts { sides: FixedSides::new(config.clone()), config, tasks, turns: Mutex::default() }
     }
 
     fn turn(&self, id: Uuid) -> Turn {
@@ -132,30 +134,36 @@ impl Step<'_> {
         let done = v1::MoveStepResponse { is_done: true, ..v1::MoveStepResponse::default() };
         match kind {
             MoveStepKind::Arrive => {
-                store::call(pool, self.terms, self.id, "arrive", Some(partitions)).await?;
+                store::call(&pool.get().await?, self.terms, self.id, "arrive", Some(partitions)).await?;
             }
             MoveStepKind::Publish => {
-                store::call(pool, self.terms, self.id, "publish", Some(partitions)).await?;
+                store::call(&pool.get().await?, self.terms, self.id, "publish", Some(partitions)).await?;
                 store::make_slot(pool, self.id).await?;
                 let rows = store::sizes(pool).await?.iter().filter(|size| partitions.contains(&size.partition)).map(|size| size.rows).sum();
                 return Ok(v1::MoveStepResponse { rows, ..done });
             }
             MoveStepKind::Subscribe => self.subscribe().await?,
             MoveStepKind::Copied => {
+                self.parts.sides.prepare(self.terms.own).await?;
                 let (tables, tables_ready, rows) = store::copied(pool, self.id).await?;
                 let (is_done, failures) = (tables > 0 && tables == tables_ready, store::failures(pool, self.id).await?);
                 return Ok(v1::MoveStepResponse { is_done, tables, tables_ready, rows, failures, ..done });
             }
             MoveStepKind::Lag => {
+                self.parts.sides.prepare(self.terms.own).await?;
                 let is_near = store::lag(pool, self.id).await?.is_some_and(|bytes| bytes <= NEAR);
                 return Ok(v1::MoveStepResponse { is_done: is_near, ..done });
             }
             MoveStepKind::Release => return self.release().await,
-            MoveStepKind::Fix => self.parts.sides.fix(pool, self.id).await?,
+            MoveStepKind::Fix => {
+                self.parts.sides.fix(self.terms.own, self.id).await?;
+                self.expect();
+            }
             MoveStepKind::Digest => return self.digest().await,
             MoveStepKind::TakeBack => {
-                self.alone_for(store::call(pool, self.terms, self.id, "take_back", None)).await?;
-                self.read_ownership().await?;
+                let client = pool.get().await?;
+                self.alone_for(store::call(&client, self.terms, self.id, "take_back", None)).await?;
+                self.read_ownership(&client).await?;
                 self.home.serving.parted.let_go(partitions);
                 self.home.look_again();
             }
@@ -163,8 +171,9 @@ impl Step<'_> {
             MoveStepKind::Settle => {
                 // The target serves: what waits for the partitions needn't wait for this peer's own books too.
                 self.home.serving.parted.send_on(partitions);
-                self.alone_for(store::call(pool, self.terms, self.id, "settle", None)).await?;
-                self.read_ownership().await?;
+                let client = pool.get().await?;
+                self.alone_for(store::call(&client, self.terms, self.id, "settle", None)).await?;
+                self.read_ownership(&client).await?;
             }
             MoveStepKind::Unsubscribe => {
                 let subscription = store::unsubscribe(pool, self.id).await?;
@@ -177,8 +186,8 @@ impl Step<'_> {
             }
             MoveStepKind::Clean => return self.clean().await,
             MoveStepKind::Forget => {
-                store::call(pool, self.terms, self.id, "forget", None).await?;
-                self.parts.sides.forget(self.id);
+                store::call(&pool.get().await?, self.terms, self.id, "forget", None).await?;
+                self.parts.sides.forget(self.id).await;
             }
             MoveStepKind::Unspecified => {}
         }
@@ -196,9 +205,9 @@ impl Step<'_> {
         change.await
     }
 
-    async fn read_ownership(&self) -> Result<(), PartError> {
-        let client = self.home.pool.get().await?;
-        self.home.serving.set_owned(term::read_ownership(&client).await?);
+    async fn read_ownership(&self, client: &Object) -> Result<(), PartError> {
+        let statement = client.prepare_cached(term::READ_OWNERSHIP).await?;
+        self.home.serving.set_owned(term::owned(&client.query(&statement, &[]).await?)?);
         Ok(())
     }
 
@@ -213,6 +222,9 @@ impl Step<'_> {
     /// committed here before, and fixes what that is. If it takes too long, the mover takes them back; if the mover is gone, the hold lapses.
     async fn release(&self) -> StepResult {
         let (home, partitions, limit) = (self.home, self.request.partitions.as_slice(), self.hold_limit());
+        // Before the hold: nobody waits for connections in it.
+        let client = home.pool.get().await?;
+        self.parts.sides.prepare(self.terms.own).await?;
         let until = Instant::now() + limit;
         let claims: Vec<Claim> = partitions.iter().filter_map(|partition| home.serving.claim_of(*partition)).collect();
         // A negative control of the tests: without the hold, work for them is refused by the database and comes again later.
@@ -221,10 +233,11 @@ impl Step<'_> {
         }
         self.end_hold_at(until);
         home.drivers.stop_those_of(partitions);
-        self.alone_for(store::call(&home.pool, self.terms, self.id, "release", Some(partitions))).await?;
+        self.alone_for(store::call(&client, self.terms, self.id, "release", Some(partitions))).await?;
         fail_point::hit("move_given_up", LABEL).await;
-        let up_to = store::flushed_to(&home.pool).await?;
-        let (is_done, ()) = tokio::try_join!(self.wait_until_applied(up_to, until), self.parts.sides.fix(&home.pool, self.id))?;
+        let up_to = store::flushed_to(&client).await?;
+        let fixed = self.parts.sides.fix(self.terms.own, self.id);
+        let (is_done, ()) = tokio::try_join!(self.wait_until_applied(&client, up_to, until), fixed)?;
         Ok(v1::MoveStepResponse { is_done, ..v1::MoveStepResponse::default() })
     }
 
@@ -232,8 +245,10 @@ impl Step<'_> {
     async fn digest(&self) -> StepResult {
         let (sides, pool) = (&self.parts.sides, &self.home.pool);
         if !sides.has(self.id) && store::has_given_away(pool, self.id).await? {
-            sides.fix(pool, self.id).await?;
+            sides.fix(self.terms.own, self.id).await?;
         }
+        // What is fixed next is fixed in a hold.
+        sides.prepare(self.terms.own).await?;
         Ok(match sides.count(&self.home.serving, self.id, &self.request.partitions).await? {
             Count::Lost => v1::MoveStepResponse { is_lost: true, ..v1::MoveStepResponse::default() },
             Count::Running => v1::MoveStepResponse::default(),
@@ -241,13 +256,12 @@ impl Step<'_> {
         })
     }
 
-    async fn wait_until_applied(&self, up_to: tokio_postgres::types::PgLsn, until: Instant) -> Result<bool, PartError> {
+    async fn wait_until_applied(&self, client: &Object, up_to: PgLsn, until: Instant) -> Result<bool, PartError> {
         // A negative control of the tests: what the target has not applied yet is lost.
         if fail_point::is_armed("without_flush", LABEL) {
             return Ok(true);
         }
-        let client = self.home.pool.get().await?;
-        while !store::has_applied(&client, self.id, up_to).await? {
+        while !store::has_applied(client, self.id, up_to).await? {
             if Instant::now() >= until {
                 return Ok(false);
             }
@@ -274,16 +288,29 @@ impl Step<'_> {
         });
     }
 
+    /// The hub is about to decide: work for the partitions that is here before they are owned waits for that. Before a comparison there are no
+    /// epochs, and nothing is expected.
+    fn expect(&self) {
+        let until = Instant::now() + self.hold_limit();
+        // No version of the table of owners says so yet: each claim is looked up when it runs.
+        let claim = |(partition, epoch): (&i32, &i64)| Claim { partition: *partition, epoch: *epoch, version: -1 };
+        let claims: Vec<Claim> = self.request.partitions.iter().zip(&self.request.epochs).map(claim).collect();
+        if !claims.is_empty() {
+            self.home.serving.parted.hold(&claims, until);
+            self.end_hold_at(until);
+        }
+    }
+
     /// From here on this peer serves the partitions: what was collected at the source stays refused, and their chains go on.
     async fn own(&self) -> Result<(), PartError> {
         let (home, request) = (self.home, &self.request);
         let client = home.pool.get().await?;
-        let (issued_before, expired_before) = term::read_floors(&client).await?;
-        drop(client);
+        let own = self.alone_for(store::own(&client, self.terms, self.id, &request.partitions, &request.epochs));
+        let floors = async { Ok(term::read_floors(&client).await?) };
+        let ((issued_before, expired_before), ()) = tokio::try_join!(floors, own)?;
         home.serving.floors.raise_issued(issued_before);
         home.serving.floors.raise_expired(expired_before);
-        self.alone_for(store::own(&home.pool, self.terms, self.id, &request.partitions, &request.epochs)).await?;
-        self.read_ownership().await?;
+        self.read_ownership(&client).await?;
         home.serving.parted.let_go(&request.partitions);
         home.look_again();
         Ok(())

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::{ClientWrapper, Object, Pool};
+use deadpool_postgres::{Object, Pool};
 use rootward_proto::v1;
 use tokio_postgres::{
-    Row,
+    Client, Row,
     types::{PgLsn, ToSql},
 };
 use uuid::Uuid;
@@ -22,8 +22,8 @@ pub(super) enum PartError {
     Postgres(#[from] tokio_postgres::Error),
     #[error("its term ended while it counted")]
     Ended,
-    #[error("the hub's database can't be reached")]
-    Hub(#[from] crate::term::TermError),
+    #[error("a database can't be reached: {0}")]
+    Connect(#[from] crate::term::TermError),
     #[error("its lanes did not come to rest within `move_hold_ms`")]
     Busy,
     #[error("the hub doesn't know how the PostgreSQL of peer `{0}` is reached: its worker has not said so yet")]
@@ -67,26 +67,24 @@ pub(super) struct Terms {
 }
 
 /// A step that is one call of a function of ours.
-pub(super) async fn call(pool: &Pool, terms: Terms, id: Uuid, function: &str, partitions: Option<&[i32]>) -> PartResult<()> {
-    let client = pool.get().await?;
+pub(super) async fn call(client: &Object, terms: Terms, id: Uuid, function: &str, partitions: Option<&[i32]>) -> PartResult<()> {
     match partitions {
         Some(partitions) => {
             let sql = format!("/* move_{function} */ select rootward_move.{function}($1, $2, $3, $4)");
-            firmly(&client, &sql, &[&terms.own, &terms.mover, &id, &partitions], STATEMENT_LIMIT).await?;
+            firmly(client, &sql, &[&terms.own, &terms.mover, &id, &partitions], STATEMENT_LIMIT).await?;
         }
         None => {
             let sql = format!("/* move_{function} */ select rootward_move.{function}($1, $2, $3)");
-            firmly(&client, &sql, &[&terms.own, &terms.mover, &id], STATEMENT_LIMIT).await?;
+            firmly(client, &sql, &[&terms.own, &terms.mover, &id], STATEMENT_LIMIT).await?;
         }
     }
     Ok(())
 }
 
 /// The target owns the partitions from the commit on.
-pub(super) async fn own(pool: &Pool, terms: Terms, id: Uuid, partitions: &[i32], epochs: &[i64]) -> PartResult<()> {
+pub(super) async fn own(client: &Object, terms: Terms, id: Uuid, partitions: &[i32], epochs: &[i64]) -> PartResult<()> {
     let sql = "/* move_own */ select rootward_move.own($1, $2, $3, $4, $5)";
-    let client = pool.get().await?;
-    firmly(&client, sql, &[&terms.own, &terms.mover, &id, &partitions, &epochs], STATEMENT_LIMIT).await?;
+    firmly(client, sql, &[&terms.own, &terms.mover, &id, &partitions, &epochs], STATEMENT_LIMIT).await?;
     Ok(())
 }
 
@@ -168,9 +166,9 @@ pub(super) async fn lag(pool: &Pool, id: Uuid) -> PartResult<Option<i64>> {
 }
 
 /// Up to where everything is flushed that was committed before.
-pub(super) async fn flushed_to(pool: &Pool) -> PartResult<PgLsn> {
+pub(super) async fn flushed_to(client: &Object) -> PartResult<PgLsn> {
     let sql = "/* read_flushed */ select pg_current_wal_flush_lsn()";
-    Ok(read(&pool.get().await?, sql, &[]).await?.try_get(0)?)
+    Ok(read(client, sql, &[]).await?.try_get(0)?)
 }
 
 /// Whether the target has applied and flushed everything up to there.
@@ -180,18 +178,16 @@ pub(super) async fn has_applied(client: &Object, id: Uuid, up_to: PgLsn) -> Part
     Ok(read(client, sql, &[&name_of(id), &up_to]).await?.try_get(0)?)
 }
 
-/// A transaction that shows what is committed now, until it is dropped. Its connection doesn't go back to the pool. PostgreSQL cleans nothing
+/// Begins a transaction that shows what is committed now, until the session is dropped. PostgreSQL cleans nothing
 /// up behind it, and ends it if nothing is asked of it for a minute.
-pub(super) async fn fix(pool: &Pool) -> PartResult<ClientWrapper> {
-    let client = Object::take(pool.get().await?);
+pub(super) async fn fix(client: &Client) -> PartResult<()> {
     let sql = "begin isolation level repeatable read read only; set local idle_in_transaction_session_timeout = '60s'; \
                /* fix_move_snapshot */ select pg_current_snapshot()";
-    client.batch_execute(sql).await?;
-    Ok(client)
+    Ok(client.batch_execute(sql).await?)
 }
 
 /// Rows and digests of all tables.
-pub(super) async fn digest(client: &ClientWrapper, partitions: &[i32], limit: Duration) -> PartResult<Vec<v1::TableDigest>> {
+pub(super) async fn digest(client: &Client, partitions: &[i32], limit: Duration) -> PartResult<Vec<v1::TableDigest>> {
     client.batch_execute(&format!("set local statement_timeout = {}", limit.as_millis().max(1))).await?;
     let sql = "/* digest_partitions */ select name, rows, digest from rootward_move.digest($1)";
     let rows = client.query(sql, &[&partitions]).await?;

@@ -31,8 +31,8 @@ type Pieces = Vec<((String, String), Vec<(i32, i64)>)>;
 pub(super) type Mapped = (i32, String, i64, String);
 
 /// The moves after which every peer has its share. A region's partitions are shared among its own peers; one that is elsewhere, since its owner has
-/// another region by now, goes home. The map has all partitions, in order.
-pub(super) fn plan(map: &[Mapped], peers: &[RegionalPeer]) -> Result<Pieces, NoPeer> {
+/// another region by now, goes home. One move has at most so many partitions. The map has all partitions, in order.
+pub(super) fn plan(map: &[Mapped], peers: &[RegionalPeer], most_in_one: usize) -> Result<Pieces, NoPeer> {
     let place = |id: &str| peers.iter().position(|peer| peer.peer == id);
     let current: Vec<(&str, Option<usize>)> = map.iter().map(|(_, owner, _, region)| (region.as_str(), place(owner))).collect();
     let wanted = reassign_by_region(&current, peers)?;
@@ -44,7 +44,7 @@ pub(super) fn plan(map: &[Mapped], peers: &[RegionalPeer]) -> Result<Pieces, NoP
         }
     }
     let pieces = |(way, moved): ((String, String), Vec<(i32, i64)>)| {
-        moved.chunks(MOST_IN_ONE).map(|piece| (way.clone(), piece.to_vec())).collect::<Vec<_>>()
+        moved.chunks(most_in_one).map(|piece| (way.clone(), piece.to_vec())).collect::<Vec<_>>()
     };
     Ok(ways.into_iter().flat_map(pieces).collect())
 }
@@ -71,7 +71,9 @@ impl Mover {
         }
         let peers = store::peers(&self.pool).await.map_err(|error| hub(&error))?;
         let map = store::map(&self.pool).await.map_err(|error| hub(&error))?;
-        let pieces = plan(&map, &peers).map_err(|none| match none {
+        // What PostgreSQL copies at once it copies as fast as it can.
+        let most_in_one = if self.is_paced() { 1 } else { MOST_IN_ONE };
+        let pieces = plan(&map, &peers, most_in_one).map_err(|none| match none {
             NoPeer::Anywhere(_) => refused("no active peer has a capacity above 0".to_owned(), "see `rootward peer list`"),
             NoPeer::InRegion(_) => {
                 let help = "add a peer of that region, or put one that is drained back to work: `rootward peer drain ID --undo`";
@@ -180,23 +182,25 @@ mod tests {
 
     #[test]
     fn a_fourth_peer_gets_a_quarter_and_nothing_else_moves() {
-        let pieces = plan(&map(1024, 3), &peers(&[1, 1, 1, 1])).expect("there is room");
+        let pieces = plan(&map(1024, 3), &peers(&[1, 1, 1, 1]), MOST_IN_ONE).expect("there is room");
         assert!((256..=317).contains(&moved(&pieces)), "{}", moved(&pieces));
         assert!(pieces.iter().all(|((_, target), moved)| target == "p4" && moved.len() <= MOST_IN_ONE));
+        let alone = plan(&map(1024, 3), &peers(&[1, 1, 1, 1]), 1).expect("there is room");
+        assert_eq!((moved(&alone), alone.len()), (moved(&pieces), moved(&pieces)), "the same partitions, each by itself");
     }
 
     #[test]
     fn a_drained_peer_keeps_nothing_and_nobody_else_gives_anything() {
-        let pieces = plan(&map(1024, 4), &peers(&[1, 1, 1, 0])).expect("there is room");
+        let pieces = plan(&map(1024, 4), &peers(&[1, 1, 1, 0]), MOST_IN_ONE).expect("there is room");
         assert_eq!(moved(&pieces), 256);
         assert!(pieces.iter().all(|((source, _), _)| source == "p4"));
-        assert!(plan(&map(16, 2), &peers(&[0, 0])).is_err(), "nobody can take them");
+        assert!(plan(&map(16, 2), &peers(&[0, 0]), MOST_IN_ONE).is_err(), "nobody can take them");
     }
 
     #[test]
     fn capacities_are_weights() {
-        let pieces = plan(&map(1024, 2), &peers(&[1, 3])).expect("there is room");
+        let pieces = plan(&map(1024, 2), &peers(&[1, 3]), MOST_IN_ONE).expect("there is room");
         assert_eq!(moved(&pieces), 256);
-        assert!(plan(&map(1024, 2), &peers(&[1, 1])).expect("room").is_empty(), "what is balanced stays");
+        assert!(plan(&map(1024, 2), &peers(&[1, 1]), MOST_IN_ONE).expect("room").is_empty(), "what is balanced stays");
     }
 }

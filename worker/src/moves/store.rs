@@ -139,11 +139,12 @@ pub(crate) async fn insert(pool: &Pool, moves: &[NewMove]) -> StoreResult<Option
 /// What only the worker that holds the hub's term may change.
 const IS_MINE: &str = "exists (select from rootward.peer_state s where s.term = $1)";
 
-/// Goes on to another stage; false if the move is not in this one any more, or another worker holds the hub.
+/// Goes on to another stage; its time counts from when it is let begin. False if the move is not in this one any more, or another worker holds the hub.
 pub(crate) async fn advance(pool: &Pool, term: i64, id: Uuid, from: Stage, to: Stage, error: Option<&str>) -> StoreResult<bool> {
     let sql = format!(
         "/* advance_move */ update rootward_catalog.move set stage = $4, error = $5, updated_at = clock_timestamp(), \
          ended_at = case when $6 then clock_timestamp() end, \
+         started_at = case when $4 = 'publishing' then clock_timestamp() else started_at end, \
          copied_at = case when $4 = 'switching' then coalesce(copied_at, clock_timestamp()) else copied_at end, \
          switches = switches + case when $4 = 'switching' then 1 else 0 end where id = $2 and stage = $3 and {IS_MINE}"
     );
