@@ -16,7 +16,8 @@ const fn command(name: &'static str, sql: &'static str, layer: Layer) -> Attempt
     Attempt { name, sql, layer, is_command: Some(true) }
 }
 
-/// `{me}` is the root that is entered, `{you}` another account on the same peer, `{safe}` a root of another entity there.
+/// `{me}` is the root that is entered, `{you}` another account on the same peer, `{safe}` a root of another entity there, `{top_up}` the
+/// function that runs that transaction for many roots.
 pub const ATTEMPTS: &[Attempt] = &[
     // Other roots, by every kind of statement.
     ad_hoc("all rows", "select * from account", RowSecurity),
@@ -128,6 +129,16 @@ pub const ATTEMPTS: &[Attempt] = &[
     ad_hoc(
         "collect chain",
         "select rootward.collect_chain('\\x00', 1, 'account', '32', '00000000-0000-0000-0000-000000000000', now(), true)",
+        Gate("RW001"),
+    ),
+    ad_hoc(
+        "a transaction for many roots",
+        "select * from rootward_set.\"{top_up}\"('\\x00', '{1}', '{{you}}', '{1}', null, null)",
+        Gate("RW001"),
+    ),
+    ad_hoc(
+        "the same without a secret",
+        "select * from rootward_set.\"{top_up}\"(null, '{1}', '{{you}}', '{1}', null, null)",
         Gate("RW001"),
     ),
     ad_hoc("begin batch", "select rootward.begin_batch('\\x00', 1, 1, '{1}', '{1}')", Gate("RW001")),

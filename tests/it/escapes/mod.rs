@@ -92,6 +92,9 @@ insert into safe values (:safe_id, :content);
 -- name: note
 -- root: account = :account_id
 insert into entry values (:account_id, :entry_id, 'noted');
+-- name: top_up
+-- root: account = :account_id
+update account set balance = balance + :amount where account_id = :account_id;
 -- name: session
 -- root: account = :account_id
 select current_setting('synchronous_commit') || current_setting('timezone') || current_setting('datestyle')
@@ -136,6 +139,8 @@ struct Vault {
     me: i64,
     you: i64,
     safe: i64,
+    /// The function that runs the transaction of this name for many roots.
+    top_up: String,
 }
 
 async fn vault() -> Vault {
@@ -152,12 +157,17 @@ async fn vault() -> Vault {
     let given = [("safe_id", &*safe.to_string()), ("content", "SECRET of a safe")];
     client.settle("open_safe", &given, Uuid::now_v7()).await.expect("opened");
     cluster.reader().run("p1", "analyze").await.expect("statistics, for whoever reads them");
-    Vault { cluster, client, me: accounts[0], you: accounts[1], safe }
+    let sql = "select proname::text from pg_proc where pronamespace = 'rootward_set'::regnamespace and proname like 'top\\_up\\_%'";
+    let top_up = cluster.reader().rows("p1", sql, &[]).await.expect("read")[0].get(0);
+    Vault { cluster, client, me: accounts[0], you: accounts[1], safe, top_up }
 }
 
 impl Vault {
     fn filled(&self, sql: &str) -> String {
-        sql.replace("{me}", &self.me.to_string()).replace("{you}", &self.you.to_string()).replace("{safe}", &self.safe.to_string())
+        sql.replace("{me}", &self.me.to_string())
+            .replace("{you}", &self.you.to_string())
+            .replace("{safe}", &self.safe.to_string())
+            .replace("{top_up}", &self.top_up)
     }
 
     async fn outside(&self) -> String {
