@@ -218,6 +218,42 @@ async fn what_must_be_taken_back_is_taken_back_in_one_trip_too() {
     assert_eq!(ways.clusters[0].reader().rows("p1", sql, &[]).await.expect("read")[0].get::<_, i64>(0), 0, "a large one did not");
 }
 
+/// In one trip the outcomes are stored beside the work: of those that met their expectation, each with its own answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_misses_in_one_trip_has_no_outcome_of_the_others() {
+    let ways = Ways::start().await;
+    let mut rng = StdRng::seed_from_u64(5);
+    let mut author = Author { rng: &mut rng, issued_at_ms: now_ms() };
+    let mut round = |transaction: &str, boxes: &[i64]| -> Vec<Turn> {
+        let call = |root: &i64| {
+            let mut call = author.call(transaction, "box_id", &root.to_string());
+            let code = format!("c{root}");
+            let given = tests::arguments(&[("kind", "k"), ("item_no", "1"), ("code", &code), ("amount", "1"), ("small", "1"), ("i", "1")]);
+            for (name, value) in given {
+                call.arguments.entry(name).and_modify(|random| *random = value);
+            }
+            vec![call]
+        };
+        boxes.iter().map(call).collect()
+    };
+    let all: Vec<i64> = (1..=24).collect();
+    let odd: Vec<i64> = all.iter().copied().filter(|root| root % 2 == 1).collect();
+    let mut rounds = vec![round("open_box", &all)];
+    for _ in 0..5 {
+        rounds.push(round("put", &odd));
+        // After a refusal, a while passes until batches run in one trip again.
+        rounds.extend((0..20).map(|_| round("small", &[1])));
+        rounds.push(round("take", &all));
+    }
+    assert_eq!(ways.differ(&rounds).await, None);
+    let sql = "select count(*) from rootward.outcome where transaction = 'take' and answer is not null";
+    let folded: i64 = ways.clusters[0].reader().rows("p1", sql, &[]).await.expect("read")[0].get(0);
+    assert!(folded >= 10, "only {folded} ran in one trip");
+    for cluster in &ways.clusters {
+        check_logs(cluster).expect("nothing in the logs");
+    }
+}
+
 /// Which transactions of the examples run set-wise.
 #[tokio::test]
 async fn the_examples_transactions_are_in_the_class_where_they_can_be() {
