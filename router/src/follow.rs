@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::FutureExt as _;
 use rootward_proto::{Fault, v1};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -61,7 +62,11 @@ async fn follow_one(address: &str, catalog: &watch::Sender<Option<Arc<Catalog>>>
             },
             // Somebody met a wrong owner. What says so is on its way, or another worker knows more than this one.
             () = refresh.notified() => match tokio::time::timeout(NEWS_PATIENCE, stream.message()).await {
-                Ok(Ok(Some(message))) => take(message, catalog),
+                Ok(Ok(Some(message))) => {
+                    take(message, catalog);
+                    // Others met the same owner.
+                    let _ = refresh.notified().now_or_never();
+                }
                 _ => return Ok(()),
             },
         }

@@ -95,7 +95,9 @@ impl Routing {
             };
             match fault.retry_class() {
                 RetryClass::OutcomeUnknown => unknown = Some(fault.clone()),
-                RetryClass::Reroute => self.refresh.notify_one(),
+                // If a newer catalog came meanwhile, that is the news.
+                RetryClass::Reroute if self.version() == version => self.refresh.notify_one(),
+                RetryClass::Reroute => {}
                 // Under overload the honest refusal goes out at once; more tries would only add to the load. So would those
                 // of a statement that used up its time.
                 // The same goes for one that has waited for reference data as long as it could.

@@ -1,6 +1,8 @@
 //! Workers and databases killed at every stage of a move, at its source, its target and the hub: it comes to its end, each partition has one
 //! owner, and everything is there once.
 
+use std::collections::BTreeSet;
+
 use nix::sys::signal::Signal;
 use rootward_client::Client;
 use tests::{Cluster, Pause, Shape, Victim, check_bank, eventually, while_killing};
@@ -21,10 +23,11 @@ async fn kill_at_each(peer: &str, label: &str, points: &[&str]) {
     let mut all = stays.clone();
     let client = client(&bank);
     let mut deposits = 0;
+    let mut gone = BTreeSet::new();
     for point in points {
         for victim in [Victim::Worker, Victim::Postgres] {
             let case = format!("{victim:?} of {peer} killed at {point}");
-            let moved = bank.open_accounts(&plain, "p1", 2, 1_000).await.expect("opened");
+            let moved = fresh_accounts(&bank, &plain, &mut gone).await;
             all.extend(&moved);
             let partitions = partitions_of(&bank, &moved);
             let busy: Vec<i64> = moved.iter().chain(&stays).copied().collect();
@@ -44,6 +47,19 @@ async fn kill_at_each(peer: &str, label: &str, points: &[&str]) {
         }
     }
     eventually(async || check_bank(&bank).await).await.expect("every promise is kept");
+}
+
+/// Two accounts at p1, in partitions that no case before has moved away.
+async fn fresh_accounts(bank: &Cluster, plain: &tests::Client, gone: &mut BTreeSet<i32>) -> Vec<i64> {
+    let mut accounts = Vec::new();
+    while accounts.len() < 2 {
+        let account = bank.roots_on("account", "p1", None, 1)[0];
+        if gone.insert(bank.partition_of("account", account)) {
+            bank.open_account(plain, account, 1_000).await.expect("opened");
+            accounts.push(account);
+        }
+    }
+    accounts
 }
 
 async fn carried_out(client: Client, partitions: Vec<i32>) {

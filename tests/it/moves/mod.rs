@@ -45,7 +45,7 @@ pub(crate) async fn begin(client: &Client, partitions: &[i32], target: &str) -> 
     let request =
         v1::MovePartitionsRequest { partitions: partitions.to_vec(), target: target.to_owned(), ..v1::MovePartitionsRequest::default() };
     let begun = client.move_partitions(request).await.expect("begun");
-    assert_eq!(begun.moves.len(), 1, "they have one owner");
+    assert_eq!(begun.moves.len(), 1, "they have one owner, who is not {target}: {partitions:?}, {begun:?}");
     begun.moves[0].id.clone()
 }
 

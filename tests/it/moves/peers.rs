@@ -22,13 +22,16 @@ async fn owned(cluster: &Cluster) -> BTreeMap<String, i64> {
 /// Rebalances and waits for the end; returns how many partitions moved.
 async fn rebalanced(client: &Client) -> usize {
     let plan = client.rebalance(v1::RebalanceRequest { dry_run: true, ..Default::default() }).await.expect("planned");
-    let begun = client.rebalance(v1::RebalanceRequest::default()).await.expect("begun");
+    let request = v1::RebalanceRequest { request_id: uuid::Uuid::now_v7().to_string(), ..Default::default() };
+    let begun = client.rebalance(request.clone()).await.expect("begun");
     let partitions = |moves: &[v1::Move]| moves.iter().map(|one| one.partitions.len()).sum::<usize>();
     assert_eq!(partitions(&plan.moves), partitions(&begun.moves), "what was planned is done");
     let is_over = async || client.moves(v1::ListMovesRequest::default()).await.ok().filter(|open| open.moves.is_empty());
     until("all moves have ended", is_over).await.expect("they end");
     let all = client.moves(v1::ListMovesRequest { all: true, ..Default::default() }).await.expect("listed");
     assert!(all.moves.iter().all(|one| one.stage == "done" && one.is_verified), "{:?}", all.moves);
+    let again = client.rebalance(request).await.expect("known");
+    assert_eq!(partitions(&again.moves), partitions(&begun.moves), "whose answer was lost hears of the same moves");
     partitions(&begun.moves)
 }
 

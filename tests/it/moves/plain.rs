@@ -36,8 +36,19 @@ async fn a_partition_moves_with_everything_that_belongs_to_it() {
     eventually(async || check_bank(&bank).await).await.expect("every promise is kept");
 
     // And back again: what an epoch ago was released is owned again.
-    let one = carry_out(&client(&bank), &partitions, "p1").await;
+    let request = v1::MovePartitionsRequest {
+        partitions: partitions.clone(),
+        target: "p1".to_owned(),
+        request_id: Uuid::now_v7().to_string(),
+        ..v1::MovePartitionsRequest::default()
+    };
+    let client = client(&bank);
+    let begun = client.move_partitions(request.clone()).await.expect("begun");
+    let one = wait_for(&client, &begun.moves[0].id, &["done"]).await;
     assert!(one.is_verified, "{one:?}");
+    // Whose answer was lost asks again, and hears of the same move, though everything is there by now.
+    let again = client.move_partitions(request).await.expect("known");
+    assert_eq!((again.moves.len(), &again.moves[0].id, again.already_there.len()), (1, &one.id, 0));
     plain.settle("deposit", &[("account_id", &account), ("amount", "1")], Uuid::now_v7()).await.expect("it works on");
     nothing_is_left(&bank).await;
     eventually(async || check_bank(&bank).await).await.expect("every promise is kept");

@@ -120,7 +120,7 @@ impl Attempt {
                 _ if fault.code() == "RW4008" => return Settled::Resting { fault, attempts, until_ms: clock::now_ms() },
                 // Never reached it: no attempt. It goes on at once when the peer is back.
                 class if class == RetryClass::Reroute || is_away(&fault) => {
-                    if class == RetryClass::Reroute {
+                    if class == RetryClass::Reroute && self.home.routing.version() == version {
                         self.home.routing.refresh();
                     }
                     if self.should_make_room(began) {

@@ -59,12 +59,17 @@ impl Mover {
             "" => Uuid::now_v7(),
             id => Uuid::parse_str(id).map_err(|_| refused(format!("`{id}` is no UUID"), "leave it out, and one is made"))?,
         };
-        let open = store::open(&self.pool).await.map_err(|error| hub(&error))?;
-        let is_mine = |one: &store::Move| one.view.reason == mark(&request.reason, id);
-        if !open.is_empty() && open.iter().all(is_mine) {
-            // It was begun by the same request, whose answer was lost.
-            return Ok(v1::MovePartitionsResponse { moves: open.into_iter().map(|one| one.view).collect(), already_there: Vec::new() });
+        if !request.dry_run {
+            // The answer to the same request was lost: some of its moves may have ended by now.
+            let begun = store::begun(&self.pool, &[], Some(&mark(&request.reason, id))).await.map_err(|error| hub(&error))?;
+            if !begun.is_empty() {
+                return Ok(v1::MovePartitionsResponse {
+                    moves: begun.into_iter().map(|one| one.view).collect(),
+                    already_there: Vec::new(),
+                });
+            }
         }
+        let open = store::open(&self.pool).await.map_err(|error| hub(&error))?;
         if let Some(one) = open.first() {
             let message = format!("partitions are being moved already, by move {}", one.id);
             return Err(refused(message, "wait for its end, or cancel it: `rootward partition moves`"));

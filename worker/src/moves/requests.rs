@@ -1,6 +1,6 @@
 //! What people and the router ask of moves: to begin, list, cancel and accept them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rootward_proto::{
     Fault, FaultResult,
@@ -39,6 +39,17 @@ impl Mover {
             "" => Uuid::now_v7(),
             id => Uuid::parse_str(id).map_err(|_| refused(format!("`{id}` is no UUID"), "leave it out, and one is made"))?,
         };
+        if !request.dry_run && !request.request_id.is_empty() {
+            // The answer to the same request was lost: by now its partitions may have changed their owner.
+            let sources = store::peer_ids(&self.pool).await.map_err(|error| hub(&error))?;
+            let ids: Vec<Uuid> = sources.iter().map(|source| id_of(first_id, source)).collect();
+            let begun = store::begun(&self.pool, &ids, None).await.map_err(|error| hub(&error))?;
+            if !begun.is_empty() {
+                let moved: BTreeSet<i32> = begun.iter().flat_map(|one| one.partitions.iter().copied()).collect();
+                let already_there = partitions.into_iter().filter(|partition| !moved.contains(partition)).collect();
+                return Ok(v1::MovePartitionsResponse { moves: begun.into_iter().map(|one| one.view).collect(), already_there });
+            }
+        }
         match store::may_take(&self.pool, &request.target).await.map_err(|error| hub(&error))? {
             Some(true) => {}
             Some(false) => {
@@ -74,8 +85,7 @@ impl Mover {
         let moves: Vec<NewMove> = by_source
             .into_iter()
             .map(|(source, (partitions, epochs))| NewMove {
-                // The same request has the same ids.
-                id: Uuid::new_v5(&first_id, source.as_bytes()),
+                id: id_of(first_id, &source),
                 partitions,
                 epochs,
                 source,
@@ -188,6 +198,11 @@ fn planned(new: &NewMove, sizes: &[v1::PartitionSize]) -> v1::Move {
         bytes: of_move().map(|size| size.bytes).sum(),
         ..v1::Move::default()
     }
+}
+
+/// The move from this source: the same request has the same ids.
+fn id_of(request: Uuid, source: &str) -> Uuid {
+    Uuid::new_v5(&request, source.as_bytes())
 }
 
 fn move_id(text: &str) -> FaultResult<Uuid> {

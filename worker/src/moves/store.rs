@@ -88,6 +88,20 @@ pub(crate) async fn open(pool: &Pool) -> StoreResult<Vec<Move>> {
     pool.get().await?.query(&sql, &[]).await?.iter().map(move_of).collect()
 }
 
+/// Moves that a request has begun, ended ones too: by their ids, or by the reason that a rebalance gives all of its own.
+pub(crate) async fn begun(pool: &Pool, ids: &[Uuid], reason: Option<&str>) -> StoreResult<Vec<Move>> {
+    let sql = format!(
+        "/* list_begun_moves */ select {COLUMNS} from rootward_catalog.move where id = any ($1) or reason = $2 order by started_at, id"
+    );
+    pool.get().await?.query(&sql, &[&ids, &reason]).await?.iter().map(move_of).collect()
+}
+
+/// The ids of all peers that there ever were.
+pub(crate) async fn peer_ids(pool: &Pool) -> StoreResult<Vec<String>> {
+    let rows = pool.get().await?.query("/* list_peers */ select id from rootward_catalog.peer", &[]).await?;
+    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+}
+
 /// The newest moves; those that have ended only if they are wanted, or one of them is named.
 pub(crate) async fn list(pool: &Pool, id: Option<Uuid>, all: bool, limit: i64) -> StoreResult<Vec<Move>> {
     let sql = format!(
