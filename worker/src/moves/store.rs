@@ -82,9 +82,12 @@ fn move_of(row: &Row) -> StoreResult<Move> {
     Ok(Move { id, partitions, epochs: row.try_get("epochs")?, source, target, stage, view })
 }
 
-/// Moves that have not ended, the oldest first.
+/// Moves that have not ended: those that were let begin first, since they hold slots, and the oldest of the others behind them.
 pub(crate) async fn open(pool: &Pool) -> StoreResult<Vec<Move>> {
-    let sql = format!("/* list_open_moves */ select {COLUMNS} from rootward_catalog.move where ended_at is null order by started_at, id");
+    let sql = format!(
+        "/* list_open_moves */ select {COLUMNS} from rootward_catalog.move where ended_at is null \
+         order by stage = 'preparing', started_at, id"
+    );
     pool.get().await?.query(&sql, &[]).await?.iter().map(move_of).collect()
 }
 
