@@ -156,8 +156,8 @@ fn yes() -> bool {
 /// A transaction that may run for many roots by one call of a function.
 ///
 /// The function takes the secret, the units' places in their batch, an array for each parameter, and
-/// [`SetWise::OUTCOME_PARAMETERS`] more: what the units' outcomes keep of their requests (rows of `rootward.request`), and what the replies
-/// have in common. If the first of them is NULL, it stores no outcome.
+/// [`SetWise::OUTCOME_PARAMETERS`] more: what the units' outcomes keep of their requests (rows of `rootward.request`), what the replies
+/// have in common, and whether all units must take effect. If the first of them is NULL, it stores no outcome.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SetWise {
     /// The function's name, in namespace `rootward_set`; another text makes another name.

@@ -5,7 +5,8 @@
 //! the answer. A unit that missed takes no part in the statements behind; one without a row met none and was not to.
 //!
 //! If it is given the columns of outcomes too, it stores the outcome of each unit that took effect, so that its caller
-//! can send COMMIT along with the call. Then whatever would have to be taken back is an error (RW005).
+//! can send COMMIT along with the call. Then whatever would have to be taken back is an error (RW005). If it is told that the units
+//! stand or fall together, because what follows counts on all of them, every miss is.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -18,8 +19,8 @@ use crate::definition::{Column, ExpectedRows};
 const QUOTE: &str = "$rootward$";
 
 /// How many parameters follow the transaction's own: what the outcomes keep of the units' requests, NULL if the caller stores the
-/// outcomes, and what all replies have in common.
-pub(crate) const OUTCOME_PARAMETERS: usize = 2;
+/// outcomes; what all replies have in common; and whether all units must take effect.
+pub(crate) const OUTCOME_PARAMETERS: usize = 3;
 
 /// The columns of `rootward.request`.
 const REQUEST: &str = "partition, entity, root_key, request_id, step, element, direction, transaction, fingerprint, in_chain, issued_at";
@@ -84,7 +85,7 @@ pub(super) fn definition(name: &str, parameters: &[Column], columns: &[Column], 
     let outputs: String = columns.iter().enumerate().map(|(at, column)| format!(", rw_o{} {}", at + 1, column.r#type.name())).collect();
     // Joins by hash or by merging would read the whole table for a few rows that are known by their places.
     format!(
-        "create or replace function rootward_set.{}(rw_secret bytea, rw_units integer[]{arrays}, rw_requests rootward.request[], rw_reply bytea)\n\
+        "create or replace function rootward_set.{}(rw_secret bytea, rw_units integer[]{arrays}, rw_requests rootward.request[], rw_reply bytea, rw_is_whole boolean)\n\
          returns table (rw_unit integer, rw_missed integer{outputs})\n\
          language plpgsql volatile security definer\n\
          set search_path = pg_catalog, pg_temp set enable_hashjoin = off set enable_mergejoin = off\n\
@@ -179,11 +180,9 @@ fn missed(at: usize, expected: ExpectedRows, parameters: &[Column], columns: &[C
             "rw_s.rw_u = any (rw_hit)",
         ),
     };
-    let taken_back = if is_clean {
-        ""
-    } else {
-        "    if rw_records then raise exception 'a unit missed after it had written' using errcode = 'RW005'; end if;\n"
-    };
+    let (is_refused, why) =
+        if is_clean { ("rw_is_whole", "a unit was refused") } else { ("rw_records or rw_is_whole", "a unit missed after it had written") };
+    let taken_back = format!("    if {is_refused} then raise exception '{why}' using errcode = 'RW005'; end if;\n");
     format!(
         "  if {is_any_missed} then\n{taken_back}    \
          return query select rw_x.u, {at}{nulls} from unnest(rw_units) as rw_x (u) where {is_missed};\n    \

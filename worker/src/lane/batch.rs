@@ -307,7 +307,7 @@ impl Batch<'_> {
         }
         let done = self.units.iter().zip(answers).filter(|(_, answer)| answer.is_ok()).map(|(unit, _)| *unit);
         let entries = self.context.journal.entries(done)?;
-        calls.extend(entries.as_ref().map(|entries| entries.call(self.context.row_types(), self.context.secret(), false)));
+        calls.extend(entries.as_ref().map(|entries| entries.call(self.context.row_types(), self.context.secret())));
         let mut pipeline = Pipeline::default();
         if let Some(error) = self.connection.add(&mut pipeline, &calls).await.map_err(before_commit)? {
             return Err(Failure::NotCommitted(error.message));

@@ -209,13 +209,14 @@ impl LaneContext {
     }
 
     /// The call of a set-wise transaction for these units, whose places in the batch are given; their outcomes too, if the
-    /// function is to store them.
+    /// function is to store them. If they are a whole, it fails unless all of them take effect.
     pub(super) fn for_all(
         &self,
         declared: &Declared,
         set_wise: &SetWise,
         units: &[(usize, &Effect)],
         outcomes: Option<&[NewOutcome<'_>]>,
+        is_whole: bool,
     ) -> Call {
         let mut parameters = Vec::with_capacity(declared.parameters.len() + 2 + rootward_schema::SetWise::OUTCOME_PARAMETERS);
         parameters.push(self.secret.clone());
@@ -226,12 +227,13 @@ impl LaneContext {
             parameters.push(values_array(&column.r#type, values));
         }
         match outcomes {
-            None => parameters.extend(std::iter::repeat_n(Parameter::Null, rootward_schema::SetWise::OUTCOME_PARAMETERS)),
+            None => parameters.extend([Parameter::Null, Parameter::Null]),
             Some(outcomes) => {
                 parameters.push(self.requests(outcomes));
                 parameters.push(Parameter::Binary(set_wise.reply.clone()));
             }
         }
+        parameters.push(Parameter::Text(is_whole.to_string()));
         Call::prepared(set_wise.sql.clone(), parameters)
     }
 

@@ -17,6 +17,7 @@ use super::{
     batch::{
         Attempt, Batch, Failure, Manner, UNIQUE_VIOLATION, UNKNOWN_STATEMENT, before_commit, check_standing, not_warned, plain, request_of,
     },
+    journal,
     outcome::NewOutcome,
     own,
     set_wise::{self, Given, Group},
@@ -99,12 +100,14 @@ impl Batch<'_> {
             let Some(set_wise) = &group.declared.set_wise else { return Ok(Attempt::Unfolded) };
             let outcomes: Vec<NewOutcome<'_>> = group.places.iter().filter_map(|place| request_of(self.units[*place])).collect();
             let stored = outcomes.iter().any(|outcome| self.context.stores(outcome)).then_some(outcomes.as_slice());
-            calls.push(self.context.for_all(&group.declared, set_wise, &group.effects(self.units), stored));
+            // The rows of the journal are numbered already: behind a unit that is refused there would be a gap.
+            let is_whole = group.places.iter().any(|place| journal::is_journaled(self.units[*place]));
+            calls.push(self.context.for_all(&group.declared, set_wise, &group.effects(self.units), stored, is_whole));
         }
         let own = own::calls(self.units.iter().copied().enumerate());
         calls.extend(own.iter().map(|call| self.context.own(call.sql(true), &call.rows)));
         let entries = self.context.journal.entries(self.units.iter().copied())?;
-        calls.extend(entries.as_ref().map(|entries| entries.call(self.context.row_types(), self.context.secret(), true)));
+        calls.extend(entries.as_ref().map(|entries| entries.call(self.context.row_types(), self.context.secret())));
         let label = self.label();
         let mut pipeline = Pipeline::default();
         let opened = self.begin(&mut pipeline)?;

@@ -44,11 +44,10 @@ pub(super) struct Journal {
 pub(super) struct Entries<'u> {
     rows: Vec<(Row<'u>, Hash)>,
     heads: HashMap<i32, Head>,
-    /// Whether a unit may turn out to be refused when they are on their way already.
-    may_miss: bool,
 }
 
-fn is_journaled(unit: &Unit) -> bool {
+/// Whether the unit has a row in the journal if it takes effect.
+pub(super) fn is_journaled(unit: &Unit) -> bool {
     unit.effect.is_some() && unit.outcome.as_ref().is_some_and(|outcome| outcome.is_journaled)
 }
 
@@ -100,7 +99,7 @@ impl Journal {
     /// If a head is not known; nothing may be committed then.
     pub(super) fn entries<'u>(&self, units: impl Iterator<Item = &'u Unit>) -> Result<Option<Entries<'u>>, Failure> {
         let known = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut entries = Entries { rows: Vec::new(), heads: HashMap::new(), may_miss: false };
+        let mut entries = Entries { rows: Vec::new(), heads: HashMap::new() };
         let at_ms = clock::now_ms();
         for unit in units.filter(|unit| is_journaled(unit)) {
             let (Some(outcome), Some(effect)) = (&unit.outcome, &unit.effect) else { continue };
@@ -125,7 +124,6 @@ impl Journal {
                 at_us: at_ms.saturating_mul(1_000),
             };
             let hash = row.hash(&head.hash);
-            entries.may_miss |= effect.declared.statements.iter().any(|statement| statement.expect.is_some());
             entries.heads.insert(partition, Head { epoch, sequence: row.sequence, hash });
             entries.rows.push((row, hash));
         }
@@ -140,9 +138,8 @@ impl Journal {
 }
 
 impl Entries<'_> {
-    /// The call that writes them. If outcomes are stored before it, by functions that may have refused a unit, it fails unless each row's unit has
-    /// one: the numbers behind a refused unit would have a gap.
-    pub(super) fn call(&self, types: RowTypes, secret: Parameter, are_recorded: bool) -> Call {
+    /// The call that writes them. Each row's unit must have taken effect in the same transaction, or make it fail.
+    pub(super) fn call(&self, types: RowTypes, secret: Parameter) -> Call {
         let moment = |us: i64| since_2000(us / 1_000);
         let entries = types.array(RowType::Journal, self.rows.iter(), |(entry, hash), row| {
             row.value(&PgType::INT4, |buffer| int4_to_sql(entry.partition, buffer));
@@ -160,7 +157,6 @@ impl Entries<'_> {
             row.value(&PgType::TIMESTAMPTZ, |buffer| timestamp_to_sql(moment(entry.at_us), buffer));
             row.value(&PgType::BYTEA, |buffer| bytea_to_sql(hash, buffer));
         });
-        let are_recorded = Parameter::Text((are_recorded && self.may_miss).to_string());
-        Call::prepared("select rootward.append_journal($1, $2, $3)", vec![secret, entries, are_recorded])
+        Call::prepared("select rootward.append_journal($1, $2)", vec![secret, entries])
     }
 }

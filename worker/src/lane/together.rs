@@ -40,7 +40,7 @@ impl Batch<'_> {
         let first_group = calls.len();
         for group in &groups {
             if let Some(set_wise) = &group.declared.set_wise {
-                calls.push(self.context.for_all(&group.declared, set_wise, &group.effects(self.units), None));
+                calls.push(self.context.for_all(&group.declared, set_wise, &group.effects(self.units), None, false));
             }
         }
         let mut ranges = Vec::with_capacity(rows.len());

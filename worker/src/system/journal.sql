@@ -56,18 +56,11 @@ begin
     cross join lateral (select * from rootward.journal j where j.partition = p.partition order by j.sequence desc limit 1) j;
 end $$;
 
--- Writes rows of the journal. If outcomes were stored before this by functions that may have refused a unit, each row's unit must have
--- that of an effect: the lane numbered all of them, and one that was refused long ago has the outcome of that.
-create or replace function rootward.append_journal(secret bytea, entries rootward.journal[], are_recorded boolean) returns void
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set enable_hashjoin = off set enable_mergejoin = off as $$
+-- Writes rows of the journal. The lane numbered them when it sent their units: it sees to it that all of these take effect, or nothing does.
+create or replace function rootward.append_journal(secret bytea, entries rootward.journal[]) returns void
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 declare is_in_force boolean := rootward.check_secret(secret);
 begin
-  if are_recorded and (
-    select count(*) from unnest(entries) as u
-    cross join lateral (select from rootward.outcome o where (o.partition, o.entity, o.root_key, o.request_id, o.step, o.element, o.direction)
-      = (u.partition, u.entity, u.root_key, u.request_id, u.step, u.element, u.direction) and o.kind = 'done' offset 0) o) <> cardinality(entries) then
-    raise exception 'a unit of the batch was refused' using errcode = 'RW005';
-  end if;
   insert into rootward.journal select * from unnest(entries);
 end $$;
 

@@ -223,12 +223,13 @@ create or replace function rootward.root_key(entity text) returns text language 
 return case when split_part(current_setting('backtrace_functions'), ' ', 1) = 'r_' || entity
             then convert_from(decode(split_part(current_setting('backtrace_functions'), ' ', 2), 'hex'), 'UTF8') end;
 
--- Functions of older builds that took an array for each column, or returned nothing.
+-- Functions of older builds that took other parameters, or returned nothing.
 do $$ declare old regprocedure;
 begin
   for old in select p.oid::regprocedure from pg_proc p where p.pronamespace = 'rootward'::regnamespace
       and (p.proname = 'record' and p.pronargs > 4 or p.proname = 'find_outcomes' and p.pronargs > 2
-        or p.proname in ('open_chains', 'note_chains', 'append_journal') and p.pronargs > 3
+        or p.proname in ('open_chains', 'note_chains') and p.pronargs > 3
+        or p.proname = 'append_journal' and p.pronargs > 2
         or p.proname = 'check_secret' and p.prorettype = 'void'::regtype) loop
     execute format('drop function %s', old);
   end loop;
@@ -268,17 +269,21 @@ language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 declare
   -- As a value, since PERFORM would start a statement for it. What follows reads what is committed then.
   is_locked boolean := pg_advisory_xact_lock_shared(20825, 0) is not null;
-  standing record;
+  is_in_force boolean; is_newest boolean; is_known boolean;
 begin
-  select s.term, s.secret_hash, s.ownership_version into standing from rootward.peer_state s;
-  if standing.secret_hash is distinct from sha256(secret) then
+  select s.secret_hash = sha256(secret), s.term = begin_batch.term, s.ownership_version = version
+    into is_in_force, is_newest, is_known from rootward.peer_state s;
+  if is_in_force and is_newest and is_known then
+    return;
+  end if;
+  if is_in_force is not true then
     raise exception 'the secret of this session is not the one in force' using errcode = 'RW001';
   end if;
-  if standing.term is distinct from term then
+  if is_newest is not true then
     raise exception 'this worker''s term % is over', term using errcode = 'RW001';
   end if;
-  if standing.ownership_version is distinct from version
-      and (select count(*) from unnest(partitions, epochs) as claimed(partition, epoch)
+  -- Only here: an expression with a query in it is a statement of its own, whether or not it comes to that.
+  if (select count(*) from unnest(partitions, epochs) as claimed(partition, epoch)
       join rootward.ownership o on o.partition = claimed.partition and o.epoch = claimed.epoch and o.state = 'owned') <> cardinality(partitions) then
     raise exception 'this peer does not own all partitions of the batch' using errcode = 'RW002';
   end if;
