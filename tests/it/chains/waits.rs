@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures_util::future::join_all;
 use rootward_proto::v1::{self, ChainVerb};
 use tests::{Shape, check_workflow, command, start};
 use uuid::Uuid;
@@ -153,6 +154,34 @@ async fn a_scheduled_chain_that_is_cancelled_never_starts() {
     client.wait_for(refused, &["failed"]).await.expect("it ends");
     let again = client.start(v1::StartChainRequest { start_at_ms: 0, ..message }).await.expect("the same chain");
     assert_eq!(again.chain.map(|chain| chain.status).as_deref(), Some("failed"));
+    check_workflow(workflow).await.expect("every promise is kept");
+}
+
+/// A row that is there already is one chain's affair: starts that share its batch begin.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_is_known_already_refuses_no_other_one_beside_it() {
+    let workflow = workflow().await;
+    let client = workflow.client().expect("a client");
+    let peers = ["p1"; 24];
+    let items = workflow.add_items(&client, &peers).await.expect("added");
+    for _ in 0..5 {
+        let scheduled = Uuid::now_v7();
+        let known =
+            v1::StartChainRequest { start_at_ms: in_ms(600_000), ..start("kept", &[("item", &items[0]), ("other", &items[0])], scheduled) };
+        client.start(known.clone()).await.expect("scheduled");
+        // Without a moment it is the same chain, and would run its first step if its row were not there.
+        let known = v1::StartChainRequest { start_at_ms: 0, ..known };
+        let fresh: Vec<_> = items[1..].iter().map(|item| start("kept", &[("item", item), ("other", item)], Uuid::now_v7())).collect();
+        let (fresh, again) = tokio::join!(
+            join_all(fresh.into_iter().map(|message| client.start(message))),
+            join_all((0..3).map(|_| client.start(known.clone())))
+        );
+        let refused: Vec<String> = fresh.into_iter().filter_map(|answer| answer.err().map(|fault| fault.to_string())).collect();
+        assert!(refused.is_empty(), "{refused:?}");
+        for answer in again {
+            assert!(answer.expect("the same chain").from_stored_outcome);
+        }
+    }
     check_workflow(workflow).await.expect("every promise is kept");
 }
 

@@ -143,7 +143,7 @@ pub(super) async fn run_batch(context: &LaneContext, connection: &mut Connection
                 }
             }
             // Whatever went wrong, a request that was answered before gets that answer.
-            Ok(Attempt::Conflict | Attempt::Refused(..)) if !manner.looks => manner.looks = true,
+            Ok(Attempt::Conflict | Attempt::Refused(..) | Attempt::RefusedAmong(_)) if !manner.looks => manner.looks = true,
             Ok(Attempt::RowByRow) => manner.set_wise = false,
             Ok(Attempt::Conflict) => {
                 let failure = Failure::NotCommitted("an outcome was written by somebody else".to_owned());
@@ -154,8 +154,8 @@ pub(super) async fn run_batch(context: &LaneContext, connection: &mut Connection
                 excluded.insert(open[place], fault);
                 manner.set_wise = context.how.set_wise;
             }
-            Ok(Attempt::Refused(place, fault)) => {
-                let given = batch.separately((place, fault)).await;
+            Ok(Attempt::Refused(_, fault) | Attempt::RefusedAmong(fault)) => {
+                let given = batch.separately(fault).await;
                 break match given {
                     Ok(given) => {
                         fill(&mut answers, &open, given);
@@ -248,6 +248,8 @@ pub(super) enum Attempt {
     Conflict,
     /// One unit was refused.
     Refused(usize, Fault),
+    /// One of several units was, for this reason, and nobody knows which.
+    RefusedAmong(Fault),
     /// A call for many units failed, perhaps for one of them.
     RowByRow,
     /// All effects stand.
@@ -264,8 +266,8 @@ pub(super) enum Closing {
     Done(HashMap<usize, rootward_schema::Text>),
     /// An outcome is there already.
     Conflict,
-    /// An error, and the place of the unit whose row of ours it concerns.
-    Not(ServerError, Option<usize>),
+    /// An error, and the places of the units whose rows of ours one call writes: it concerns one of them.
+    Not(ServerError, Vec<usize>),
 }
 
 /// A warning in the answer to COMMIT says that somebody broke off the wait for a standby: the commit is in PostgreSQL's own log, and may be
@@ -395,9 +397,9 @@ impl Batch<'_> {
 /// What an error at a place behind the effects means: our own rows come first, then the outcomes.
 fn closing(own: &[own::OwnCall<'_>], at: usize, error: ServerError) -> Closing {
     match own.get(at) {
-        Some(call) => Closing::Not(error, call.places.first().copied()),
+        Some(call) => Closing::Not(error, call.places.clone()),
         None if error.sqlstate == UNIQUE_VIOLATION && error.constraint.as_deref() != Some("journal_pkey") => Closing::Conflict,
-        None => Closing::Not(error, None),
+        None => Closing::Not(error, Vec::new()),
     }
 }
 

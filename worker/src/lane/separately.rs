@@ -13,8 +13,9 @@ use rootward_proto::Fault;
 struct Unprepared(Fault);
 
 impl Batch<'_> {
-    /// Each unit behind a savepoint; what is refused is taken back, and its refusal recorded in the same commit.
-    pub(super) async fn separately(&mut self, culprit: (usize, Fault)) -> Result<Vec<Answer>, Failure> {
+    /// Each unit behind a savepoint; what is refused is taken back, and its refusal recorded in the same commit. The batch as a whole was
+    /// refused for this reason.
+    pub(super) async fn separately(&mut self, why: Fault) -> Result<Vec<Answer>, Failure> {
         let mut pipeline = Pipeline::default();
         plain(&mut pipeline, BEGIN)?;
         plain(&mut pipeline, "RESET ALL")?;
@@ -28,7 +29,7 @@ impl Batch<'_> {
         let mut is_open = false;
         for place in 0..self.units.len() {
             // Alone in its batch, it has been refused already and need not be asked again.
-            let answer = if self.units.len() == 1 { Err(culprit.1.clone()) } else { self.one(place, &mut is_open).await? };
+            let answer = if self.units.len() == 1 { Err(why.clone()) } else { self.one(place, &mut is_open).await? };
             answers.push(answer);
         }
         match self.close(&answers, false).await? {

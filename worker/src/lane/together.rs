@@ -92,12 +92,14 @@ impl Batch<'_> {
                 self.roll_back().await?;
                 Ok(Attempt::Conflict)
             }
-            Closing::Not(error, place) => {
+            Closing::Not(error, places) => {
                 self.roll_back().await?;
                 check_standing(&error)?;
-                match place {
-                    Some(place) => Ok(Attempt::Refused(place, refusal::judge(self.units[place], None, &error))),
-                    None => Err(Failure::NotCommitted(error.message)),
+                let judge = |place: usize| refusal::judge(self.units[place], None, &error);
+                match places[..] {
+                    [place] => Ok(Attempt::Refused(place, judge(place))),
+                    [first, ..] => Ok(Attempt::RefusedAmong(judge(first))),
+                    [] => Err(Failure::NotCommitted(error.message)),
                 }
             }
         }
