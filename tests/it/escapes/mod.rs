@@ -257,6 +257,13 @@ async fn a_transaction_that_changes_the_session_harms_nobody_in_its_batch_or_aft
     let vault = vault().await;
     let usual = vault.session().await.expect("read");
     let term = vault.cluster.wait_until_serving("p1", 0).await.expect("it serves").term;
+    // Innocents at roots of their own can be left out of a batch, others can't.
+    let others = vault.cluster.roots_on("account", "p1", Some(0), 16);
+    for account in &others {
+        let given = [("account_id", &*account.to_string()), ("owner", "other")];
+        vault.client.settle("open_account", &given, Uuid::now_v7()).await.expect("opened");
+    }
+    let innocents: Vec<i64> = others.iter().flat_map(|account| [*account, vault.you]).collect();
     let mut wrong = Vec::new();
     for sql in STATEFUL {
         let attempt = Attempt { name: "stateful", sql, layer: Layer::RowSecurity, is_command: Some(true) };
@@ -264,10 +271,12 @@ async fn a_transaction_that_changes_the_session_harms_nobody_in_its_batch_or_aft
         let holds = "select count(*) from generate_series(1, 1000000)";
         let me = vault.me.to_string();
         let holder = vault.client.query("account", &me, holds, Uuid::now_v7());
-        let innocents = futures_util::future::join_all((0..30).map(|_| vault.note(vault.you)));
+        let innocents = futures_util::future::join_all(innocents.iter().map(|account| vault.note(*account)));
         let more = futures_util::future::join_all((0..30).map(|_| vault.session()));
         let (held, before, ended, after) = tokio::join!(holder, innocents, vault.attempt(&attempt), more);
-        held.expect("the lane was held");
+        if let Err(fault) = held {
+            wrong.push(format!("{sql}: the lane was not held: {fault}"));
+        }
         let strange = after.iter().flatten().filter(|seen| **seen != usual).count();
         if strange > 0 {
             wrong.push(format!("{sql}: {strange} of 30 met its settings"));
@@ -275,7 +284,7 @@ async fn a_transaction_that_changes_the_session_harms_nobody_in_its_batch_or_aft
         let harmed: Vec<Fault> = before.into_iter().filter_map(Result::err).chain(after.into_iter().filter_map(Result::err)).collect();
         if let Some(first) = harmed.first() {
             wrong.push(format!(
-                "{sql} ({}): {} of 60 harmed: {first}",
+                "{sql} ({}): {} harmed: {first}",
                 ended.map_or_else(|fault| fault.to_string(), |_| "done".to_owned()),
                 harmed.len()
             ));
@@ -287,6 +296,38 @@ async fn a_transaction_that_changes_the_session_harms_nobody_in_its_batch_or_aft
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert_eq!(vault.cluster.wait_until_serving("p1", 0).await.expect("it serves").term, term, "no lane was lost");
+}
+
+/// A statement that PostgreSQL doesn't take is found in each unit that has it, and in nobody else's.
+#[tokio::test]
+async fn what_can_not_be_prepared_refuses_all_who_ask_for_it_and_nobody_else() {
+    let vault = vault().await;
+    let others = vault.cluster.roots_on("account", "p1", Some(0), 9);
+    for account in &others {
+        let given = [("account_id", &*account.to_string()), ("owner", "other")];
+        vault.client.settle("open_account", &given, Uuid::now_v7()).await.expect("opened");
+    }
+    vault.cluster.reader().run("p1", "drop function attempt_query(text)").await.expect("somebody drops what the schema has");
+    let query = async |account: i64| {
+        let given = [("account_id", &*account.to_string()), ("statement", "select 1")];
+        vault.client.call("attempt_query", &given, Uuid::now_v7()).await
+    };
+    let me = vault.me.to_string();
+    // Holds the lane for a moment, so that what comes behind it shares a batch.
+    let holder = vault.client.query("account", &me, "select count(*) from generate_series(1, 1000000)", Uuid::now_v7());
+    let (held, refused, done) = tokio::join!(
+        holder,
+        futures_util::future::join_all(others[..4].iter().map(|account| query(*account))),
+        futures_util::future::join_all(others[4..].iter().map(|account| vault.note(*account)))
+    );
+    held.expect("the lane was held");
+    for answer in refused {
+        let fault = answer.expect_err("the function is gone");
+        assert_eq!((fault.code(), fault.as_wire().sqlstate.as_str()), ("RW3101", "42883"), "{fault}");
+    }
+    for answer in done {
+        answer.expect("an innocent is done");
+    }
 }
 
 #[tokio::test]

@@ -105,7 +105,7 @@ pub(super) async fn run_batch(context: &LaneContext, connection: &mut Connection
                 has_prepared_again = true;
                 continue;
             }
-            Err(Failure::Unprepared(error)) => Ok(Attempt::Refused(0, refusal::judge(chosen[0], None, &error))),
+            Err(Failure::Unprepared(error)) => Ok(Attempt::RefusedAmong(refusal::judge(chosen[0], None, &error))),
             attempt => attempt,
         };
         match attempt {
@@ -149,8 +149,11 @@ pub(super) async fn run_batch(context: &LaneContext, connection: &mut Connection
                 let failure = Failure::NotCommitted("an outcome was written by somebody else".to_owned());
                 break fail(&mut answers, &open, units, &failure);
             }
-            // Without it, the others run together once more; its refusal is recorded with them.
-            Ok(Attempt::Refused(place, fault)) if excluded.len() < MOST_EXCLUDED && batch.is_alone_at_its_root(place) => {
+            // Without it, the others run together once more; its refusal is recorded with them. If one is refused that was left out already,
+            // leaving out is not the way, and would go on for ever.
+            Ok(Attempt::Refused(place, fault))
+                if excluded.len() < MOST_EXCLUDED && !excluded.contains_key(&open[place]) && batch.is_alone_at_its_root(place) =>
+            {
                 excluded.insert(open[place], fault);
                 manner.set_wise = context.how.set_wise;
             }

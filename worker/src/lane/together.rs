@@ -210,7 +210,8 @@ impl Batch<'_> {
             );
             return Ok(Attempt::RowByRow);
         }
-        for (place, unit) in self.units.iter().enumerate() {
+        // Those that are known to be refused run no more.
+        for (place, unit) in self.units.iter().enumerate().filter(|(place, _)| !self.refused.contains_key(place)) {
             let calls = self.context.calls_of(unit);
             let mut unused = Pipeline::default();
             if let Some(own) = self.connection.add(&mut unused, &calls).await.map_err(before_commit)? {
