@@ -4,7 +4,7 @@ use rootward_client::v1;
 use tests::{Pause, check_bank, eventually};
 use uuid::Uuid;
 
-use super::{begin, client, load::Load, nothing_is_left, partitions_of, wait_for};
+use super::{begin, client, command, load::Load, nothing_is_left, partitions_of, wait_for};
 use crate::shared::own_bank;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -22,8 +22,21 @@ async fn a_move_can_be_cancelled_until_the_hub_has_decided() {
         let load = Load::start(&bank, &accounts, 3, true);
         let id = begin(&client, &partitions, "p2").await;
         pause.reached().await.expect("it comes there");
-        let cancelled = client.cancel_move(&id).await;
-        pause.release().expect("released");
+        let cancelled = if point == "mover_copying" {
+            // The command waits until everything is undone. Repeated, it is the same.
+            let release = async {
+                wait_for(&client, &id, &["cancelling"]).await;
+                pause.release().expect("released");
+            };
+            let words = ["partition", "cancel", &id];
+            let ((is_success, shown), ()) = tokio::join!(command(&bank, &words), release);
+            assert!(is_success && shown.contains(&id) && shown.contains("cancelled"), "{shown}");
+            client.cancel_move(&id).await
+        } else {
+            let cancelled = client.cancel_move(&id).await;
+            pause.release().expect("released");
+            cancelled
+        };
         let one = match is_early {
             true => {
                 assert!(cancelled.is_ok(), "{point}: {cancelled:?}");
