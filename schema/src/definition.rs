@@ -157,7 +157,8 @@ fn yes() -> bool {
 ///
 /// The function takes the secret, the units' places in their batch, an array for each parameter, and
 /// [`SetWise::OUTCOME_PARAMETERS`] more: what the units' outcomes keep of their requests (rows of `rootward.request`), what the replies
-/// have in common, and whether all units must take effect. If the first of them is NULL, it stores no outcome.
+/// have in common, and what the journal keeps beside that (rows of `rootward.journal_entry`). If the first of them is NULL, it stores no
+/// outcome and writes no journal; if the last is, no journal; if it is not, whoever is refused takes all back.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SetWise {
     /// The function's name, in namespace `rootward_set`; another text makes another name.

@@ -5,8 +5,8 @@
 //! the answer. A unit that missed takes no part in the statements behind; one without a row met none and was not to.
 //!
 //! If it is given the columns of outcomes too, it stores the outcome of each unit that took effect, so that its caller
-//! can send COMMIT along with the call. Then whatever would have to be taken back is an error (RW005). If it is told that the units
-//! stand or fall together, because what follows counts on all of them, every miss is.
+//! can send COMMIT along with the call. Then whatever would have to be taken back is an error (RW005). If it is given the units' entries of
+//! the journal too, it writes them, and every miss is an error: the entries are numbered.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -19,8 +19,11 @@ use crate::definition::{Column, ExpectedRows};
 const QUOTE: &str = "$rootward$";
 
 /// How many parameters follow the transaction's own: what the outcomes keep of the units' requests, NULL if the caller stores the
-/// outcomes; what all replies have in common; and whether all units must take effect.
+/// outcomes; what all replies have in common; and what the journal keeps beside that, NULL if there is none.
 pub(crate) const OUTCOME_PARAMETERS: usize = 3;
+
+/// The columns of `rootward.journal_entry`.
+const ENTRY: &str = "sequence, arguments, at, hash";
 
 /// The columns of `rootward.request`.
 const REQUEST: &str = "partition, entity, root_key, request_id, step, element, direction, transaction, fingerprint, in_chain, issued_at";
@@ -85,7 +88,7 @@ pub(super) fn definition(name: &str, parameters: &[Column], columns: &[Column], 
     let outputs: String = columns.iter().enumerate().map(|(at, column)| format!(", rw_o{} {}", at + 1, column.r#type.name())).collect();
     // Joins by hash or by merging would read the whole table for a few rows that are known by their places.
     format!(
-        "create or replace function rootward_set.{}(rw_secret bytea, rw_units integer[]{arrays}, rw_requests rootward.request[], rw_reply bytea, rw_is_whole boolean)\n\
+        "create or replace function rootward_set.{}(rw_secret bytea, rw_units integer[]{arrays}, rw_requests rootward.request[], rw_reply bytea, rw_entries rootward.journal_entry[])\n\
          returns table (rw_unit integer, rw_missed integer{outputs})\n\
          language plpgsql volatile security definer\n\
          set search_path = pg_catalog, pg_temp set enable_hashjoin = off set enable_mergejoin = off\n\
@@ -181,7 +184,7 @@ fn missed(at: usize, expected: ExpectedRows, parameters: &[Column], columns: &[C
         ),
     };
     let (is_refused, why) =
-        if is_clean { ("rw_is_whole", "a unit was refused") } else { ("rw_records or rw_is_whole", "a unit missed after it had written") };
+        if is_clean { ("rw_entries is not null", "a unit was refused") } else { ("rw_records", "a unit missed after it had written") };
     let taken_back = format!("    if {is_refused} then raise exception '{why}' using errcode = 'RW005'; end if;\n");
     format!(
         "  if {is_any_missed} then\n{taken_back}    \
@@ -204,7 +207,7 @@ fn answered(returned: usize, columns: &[Column]) -> String {
     )
 }
 
-/// Stores the outcomes of the units that are left, if that is asked for.
+/// Stores the outcomes of the units that are left, and their entries of the journal, if that is asked for.
 fn stored(columns: &[Column]) -> String {
     let text_of = |at: usize| format!("(rw_r{}[%])::text", at + 1);
     let values: Vec<String> = (0..columns.len()).map(text_of).collect();
@@ -221,6 +224,10 @@ fn stored(columns: &[Column]) -> String {
          insert into rootward.outcome ({REQUEST}, kind, reply, answer)\n      \
          select {selected}, 'done', rw_reply,\n        \
          case when rw_aligned then {aligned} when array_position(rw_answered, rw_units[rw_o.ordinality]) is not null then {found} end\n      \
-         from unnest(rw_requests) with ordinality as rw_o;\n  end if;\n"
+         from unnest(rw_requests) with ordinality as rw_o;\n    \
+         if rw_entries is not null then\n      \
+         insert into rootward.journal (partition, entity, root_key, request_id, step, element, direction, transaction, in_chain, issued_at, {ENTRY})\n        \
+         select partition, entity, root_key, request_id, step, element, direction, transaction, in_chain, issued_at, {ENTRY}\n        \
+         from rows from (unnest(rw_requests), unnest(rw_entries)) as rw_o ({REQUEST}, {ENTRY});\n    end if;\n  end if;\n"
     )
 }

@@ -133,12 +133,12 @@ pub const ATTEMPTS: &[Attempt] = &[
     ),
     ad_hoc(
         "a transaction for many roots",
-        "select * from rootward_set.\"{top_up}\"('\\x00', '{1}', '{{you}}', '{1}', null, null, false)",
+        "select * from rootward_set.\"{top_up}\"('\\x00', '{1}', '{{you}}', '{1}', null, null, null)",
         Gate("RW001"),
     ),
     ad_hoc(
         "the same without a secret",
-        "select * from rootward_set.\"{top_up}\"(null, '{1}', '{{you}}', '{1}', null, null, false)",
+        "select * from rootward_set.\"{top_up}\"(null, '{1}', '{{you}}', '{1}', null, null, null)",
         Gate("RW001"),
     ),
     ad_hoc("begin batch", "select rootward.begin_batch('\\x00', 1, 1, '{1}', '{1}')", Gate("RW001")),

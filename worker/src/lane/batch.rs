@@ -310,7 +310,7 @@ impl Batch<'_> {
         if !outcomes.is_empty() {
             calls.push(self.context.record(&outcomes));
         }
-        let done = self.units.iter().zip(answers).filter(|(_, answer)| answer.is_ok()).map(|(unit, _)| *unit);
+        let done = self.units.iter().copied().enumerate().filter(|(place, _)| answers[*place].is_ok());
         let entries = self.context.journal.entries(done)?;
         calls.extend(entries.as_ref().map(|entries| entries.call(self.context.row_types(), self.context.secret())));
         let mut pipeline = Pipeline::default();

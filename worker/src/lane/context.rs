@@ -209,14 +209,14 @@ impl LaneContext {
     }
 
     /// The call of a set-wise transaction for these units, whose places in the batch are given; their outcomes too, if the
-    /// function is to store them. If they are a whole, it fails unless all of them take effect.
+    /// function is to store them, and with those their entries of the journal, unless NULL.
     pub(super) fn for_all(
         &self,
         declared: &Declared,
         set_wise: &SetWise,
         units: &[(usize, &Effect)],
         outcomes: Option<&[NewOutcome<'_>]>,
-        is_whole: bool,
+        entries: Parameter,
     ) -> Call {
         let mut parameters = Vec::with_capacity(declared.parameters.len() + 2 + rootward_schema::SetWise::OUTCOME_PARAMETERS);
         parameters.push(self.secret.clone());
@@ -233,7 +233,7 @@ impl LaneContext {
                 parameters.push(Parameter::Binary(set_wise.reply.clone()));
             }
         }
-        parameters.push(Parameter::Text(is_whole.to_string()));
+        parameters.push(entries);
         Call::prepared(set_wise.sql.clone(), parameters)
     }
 

@@ -17,7 +17,6 @@ use super::{
     batch::{
         Attempt, Batch, Failure, Manner, UNIQUE_VIOLATION, UNKNOWN_STATEMENT, before_commit, check_standing, not_warned, plain, request_of,
     },
-    journal,
     outcome::NewOutcome,
     own,
     set_wise::{self, Given, Group},
@@ -25,7 +24,7 @@ use super::{
 };
 use crate::{
     fail_point,
-    pg::{Call, Pipeline, StatementResult},
+    pg::{Call, Parameter, Pipeline, StatementResult},
 };
 
 /// Every so many batches run in two trips all the same: only there can the flush be told from the work.
@@ -96,18 +95,19 @@ impl Batch<'_> {
     /// Runs everything in one trip. From the moment that it is sent, nothing is cancelled.
     pub(super) async fn folded(&mut self, groups: Vec<Group>) -> Result<Attempt, Failure> {
         let mut calls: Vec<Call> = vec![self.standing()];
+        let entries = self.context.journal.entries(self.units.iter().copied().enumerate())?;
         for group in &groups {
             let Some(set_wise) = &group.declared.set_wise else { return Ok(Attempt::Unfolded) };
             let outcomes: Vec<NewOutcome<'_>> = group.places.iter().filter_map(|place| request_of(self.units[*place])).collect();
             let stored = outcomes.iter().any(|outcome| self.context.stores(outcome)).then_some(outcomes.as_slice());
-            // The rows of the journal are numbered already: behind a unit that is refused there would be a gap.
-            let is_whole = group.places.iter().any(|place| journal::is_journaled(self.units[*place]));
-            calls.push(self.context.for_all(&group.declared, set_wise, &group.effects(self.units), stored, is_whole));
+            let entries = entries.as_ref().map_or(Parameter::Null, |entries| entries.of(&group.places, self.context.row_types()));
+            if stored.is_none() && entries != Parameter::Null {
+                return Ok(Attempt::Unfolded);
+            }
+            calls.push(self.context.for_all(&group.declared, set_wise, &group.effects(self.units), stored, entries));
         }
         let own = own::calls(self.units.iter().copied().enumerate());
         calls.extend(own.iter().map(|call| self.context.own(call.sql(true), &call.rows)));
-        let entries = self.context.journal.entries(self.units.iter().copied())?;
-        calls.extend(entries.as_ref().map(|entries| entries.call(self.context.row_types(), self.context.secret())));
         let label = self.label();
         let mut pipeline = Pipeline::default();
         let opened = self.begin(&mut pipeline)?;

@@ -42,12 +42,13 @@ pub(super) struct Journal {
 
 /// Rows that are about to be written, and the heads behind them.
 pub(super) struct Entries<'u> {
-    rows: Vec<(Row<'u>, Hash)>,
+    /// By their units' places.
+    rows: Vec<(usize, Row<'u>, Hash)>,
     heads: HashMap<i32, Head>,
 }
 
 /// Whether the unit has a row in the journal if it takes effect.
-pub(super) fn is_journaled(unit: &Unit) -> bool {
+fn is_journaled(unit: &Unit) -> bool {
     unit.effect.is_some() && unit.outcome.as_ref().is_some_and(|outcome| outcome.is_journaled)
 }
 
@@ -92,16 +93,16 @@ impl Journal {
         Journal { heads: Mutex::default(), progress }
     }
 
-    /// The rows of these units, in order; none if nothing of them is journaled. Each moves a head on that is not kept before
+    /// The rows of these units, given with their places in order; none if nothing of them is journaled. Each moves a head on that is not kept before
     /// [`Journal::keep`].
     ///
     /// # Errors
     /// If a head is not known; nothing may be committed then.
-    pub(super) fn entries<'u>(&self, units: impl Iterator<Item = &'u Unit>) -> Result<Option<Entries<'u>>, Failure> {
+    pub(super) fn entries<'u>(&self, units: impl Iterator<Item = (usize, &'u Unit)>) -> Result<Option<Entries<'u>>, Failure> {
         let known = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
         let mut entries = Entries { rows: Vec::new(), heads: HashMap::new() };
         let at_ms = clock::now_ms();
-        for unit in units.filter(|unit| is_journaled(unit)) {
+        for (place, unit) in units.filter(|(_, unit)| is_journaled(unit)) {
             let (Some(outcome), Some(effect)) = (&unit.outcome, &unit.effect) else { continue };
             let Claim { partition, epoch, .. } = unit.claim;
             let head = match entries.heads.get(&partition).or_else(|| known.get(&partition)) {
@@ -125,7 +126,7 @@ impl Journal {
             };
             let hash = row.hash(&head.hash);
             entries.heads.insert(partition, Head { epoch, sequence: row.sequence, hash });
-            entries.rows.push((row, hash));
+            entries.rows.push((place, row, hash));
         }
         Ok((!entries.rows.is_empty()).then_some(entries))
     }
@@ -137,11 +138,14 @@ impl Journal {
     }
 }
 
+fn moment(us: i64) -> i64 {
+    since_2000(us / 1_000)
+}
+
 impl Entries<'_> {
-    /// The call that writes them. Each row's unit must have taken effect in the same transaction, or make it fail.
+    /// The call that writes them. Each row's unit must have taken effect in the same transaction.
     pub(super) fn call(&self, types: RowTypes, secret: Parameter) -> Call {
-        let moment = |us: i64| since_2000(us / 1_000);
-        let entries = types.array(RowType::Journal, self.rows.iter(), |(entry, hash), row| {
+        let entries = types.array(RowType::Journal, self.rows.iter(), |(_, entry, hash), row| {
             row.value(&PgType::INT4, |buffer| int4_to_sql(entry.partition, buffer));
             row.value(&PgType::INT8, |buffer| int8_to_sql(entry.sequence, buffer));
             row.value(&PgType::TEXT, |buffer| text_to_sql(&entry.entity, buffer));
@@ -158,5 +162,20 @@ impl Entries<'_> {
             row.value(&PgType::BYTEA, |buffer| bytea_to_sql(hash, buffer));
         });
         Call::prepared("select rootward.append_journal($1, $2)", vec![secret, entries])
+    }
+
+    /// What a function that stores the outcomes of these units needs beside those; NULL if they have no rows.
+    pub(super) fn of(&self, places: &[usize], types: RowTypes) -> Parameter {
+        let row_at = |place: &usize| self.rows.binary_search_by_key(place, |(place, ..)| *place).ok().map(|at| &self.rows[at]);
+        let rows: Vec<_> = places.iter().filter_map(row_at).collect();
+        if rows.is_empty() {
+            return Parameter::Null;
+        }
+        types.array(RowType::JournalEntry, rows.into_iter(), |(_, entry, hash), row| {
+            row.value(&PgType::INT8, |buffer| int8_to_sql(entry.sequence, buffer));
+            row.value(&PgType::TEXT, |buffer| text_to_sql(&entry.arguments, buffer));
+            row.value(&PgType::TIMESTAMPTZ, |buffer| timestamp_to_sql(moment(entry.at_us), buffer));
+            row.value(&PgType::BYTEA, |buffer| bytea_to_sql(hash, buffer));
+        })
     }
 }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     fail_point,
-    pg::{Call, Pipeline, ServerError, StatementResult},
+    pg::{Call, Parameter, Pipeline, ServerError, StatementResult},
 };
 
 /// Fewer units than this run row by row: beside others a call for many costs more than one alone.
@@ -40,7 +40,7 @@ impl Batch<'_> {
         let first_group = calls.len();
         for group in &groups {
             if let Some(set_wise) = &group.declared.set_wise {
-                calls.push(self.context.for_all(&group.declared, set_wise, &group.effects(self.units), None, false));
+                calls.push(self.context.for_all(&group.declared, set_wise, &group.effects(self.units), None, Parameter::Null));
             }
         }
         let mut ranges = Vec::with_capacity(rows.len());

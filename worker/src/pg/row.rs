@@ -21,8 +21,10 @@ pub(crate) enum RowType {
     ChainStart,
     /// How far a chain is.
     ChainNote,
-    /// An entry of the journal.
+    /// A row of the journal.
     Journal,
+    /// What the journal keeps beside what an outcome does.
+    JournalEntry,
 }
 
 /// The numbers that a database has given them: the binary form of an array names its elements' type.
@@ -32,6 +34,7 @@ pub(crate) struct RowTypes {
     chain_start: u32,
     chain_note: u32,
     journal: u32,
+    journal_entry: u32,
 }
 
 impl RowTypes {
@@ -39,9 +42,15 @@ impl RowTypes {
     /// PostgreSQL's; also if a type is not there.
     pub(crate) async fn read(client: &Client) -> Result<RowTypes, tokio_postgres::Error> {
         let sql = "/* read_row_types */ select 'rootward.request'::regtype::oid, 'rootward.chain_start'::regtype::oid, \
-                   'rootward.chain_note'::regtype::oid, 'rootward.journal'::regtype::oid";
+                   'rootward.chain_note'::regtype::oid, 'rootward.journal'::regtype::oid, 'rootward.journal_entry'::regtype::oid";
         let row = client.query_one(sql, &[]).await?;
-        Ok(RowTypes { request: row.try_get(0)?, chain_start: row.try_get(1)?, chain_note: row.try_get(2)?, journal: row.try_get(3)? })
+        Ok(RowTypes {
+            request: row.try_get(0)?,
+            chain_start: row.try_get(1)?,
+            chain_note: row.try_get(2)?,
+            journal: row.try_get(3)?,
+            journal_entry: row.try_get(4)?,
+        })
     }
 
     fn number_of(self, r#type: RowType) -> u32 {
@@ -50,6 +59,7 @@ impl RowTypes {
             RowType::ChainStart => self.chain_start,
             RowType::ChainNote => self.chain_note,
             RowType::Journal => self.journal,
+            RowType::JournalEntry => self.journal_entry,
         }
     }
 

@@ -23,6 +23,14 @@ create table if not exists rootward.journal (
   hash bytea not null,
   primary key (partition, sequence)
 );
+-- Functions that run a transaction for many roots write it themselves.
+grant insert on rootward.journal to rootward_set;
+-- What they are given for it, beside `rootward.request`.
+do $$ begin
+  if to_regtype('rootward.journal_entry') is null then
+    create type rootward.journal_entry as (sequence bigint, arguments text, at timestamptz, hash bytea);
+  end if;
+end $$;
 create or replace trigger journal_insert_only before update or delete on rootward.journal
   for each row execute function rootward.refuse_change('a journal only grows', 'rootward journal verify finds what was changed all the same');
 create or replace trigger journal_insert_only_truncate before truncate on rootward.journal
@@ -56,7 +64,7 @@ begin
     cross join lateral (select * from rootward.journal j where j.partition = p.partition order by j.sequence desc limit 1) j;
 end $$;
 
--- Writes rows of the journal. The lane numbered them when it sent their units: it sees to it that all of these take effect, or nothing does.
+-- Writes rows of the journal for units that have taken effect in this transaction one by one.
 create or replace function rootward.append_journal(secret bytea, entries rootward.journal[]) returns void
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 declare is_in_force boolean := rootward.check_secret(secret);
