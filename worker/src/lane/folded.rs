@@ -6,7 +6,7 @@
 //! two trips then, and that run judges.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -31,6 +31,9 @@ use crate::{
 const SAMPLE: u32 = 32;
 /// So many batches run in two trips after one in which a unit was refused: a refusal costs a folded batch a second commit.
 const PAUSE: u32 = 16;
+
+/// Of so many units, one whose root comes twice is held back.
+const FEW: usize = 8;
 
 /// What a lane remembers to choose between one trip and two.
 #[derive(Debug, Default)]
@@ -70,6 +73,28 @@ fn may_be_folded(unit: &Unit) -> bool {
 
 fn is_set_wise(unit: &Unit) -> bool {
     unit.effect.as_ref().is_some_and(|effect| effect.declared.set_wise.is_some())
+}
+
+/// Takes the few out of a batch whose root an earlier unit touches: they go first in the next one, and this one takes one trip.
+pub(super) fn hold_back(batch: &mut Vec<Unit>) -> Vec<Unit> {
+    if !batch.iter().all(may_be_folded) {
+        return Vec::new();
+    }
+    let repeated = few_repeated(batch.iter().map(set_wise::root_of));
+    // From behind, so that the places before stay what they are.
+    let mut held: Vec<Unit> = repeated.into_iter().rev().map(|place| batch.remove(place)).collect();
+    held.reverse();
+    held
+}
+
+/// The places of roots that were there before, in order; none if they are many: those are a few hot roots, whose units had better share one
+/// commit row by row than have one each.
+fn few_repeated<R: Eq + std::hash::Hash>(roots: impl ExactSizeIterator<Item = Option<R>>) -> Vec<usize> {
+    let units = roots.len();
+    let mut seen = HashSet::with_capacity(units);
+    let is_known = |root: Option<R>| root.is_some_and(|root| !seen.insert(root));
+    let repeated: Vec<usize> = roots.map(is_known).enumerate().filter_map(|(place, is_known)| is_known.then_some(place)).collect();
+    if repeated.len() * FEW > units { Vec::new() } else { repeated }
 }
 
 impl Batch<'_> {
@@ -206,4 +231,20 @@ fn unreadable(unit: &Unit) -> Fault {
         format!("`{}` was executed, and its answer can't be read", unit.label),
         "send it again with the same request id: it takes effect once",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_units_at_a_root_that_comes_again_wait_and_many_do_not() {
+        let places = |roots: &str| few_repeated(roots.bytes().map(|root| (root != b'-').then_some(root)).collect::<Vec<_>>().into_iter());
+        assert_eq!(places("abcdefgha"), [8]);
+        assert_eq!(places("abcdefabghijklmn"), [6, 7], "every later one of a root waits, so that they stay in order");
+        assert_eq!(places("abcdefaaghijklmn"), [6, 7]);
+        for (roots, why) in [("abcdefaaahijklmn", "a hot root"), ("aa", "half"), ("---------", "no roots"), ("", "nothing")] {
+            assert!(places(roots).is_empty(), "{why}");
+        }
+    }
 }

@@ -11,6 +11,7 @@ use super::{
     batch::{Answers, BatchEnd, Ran, run_batch},
     context::LaneContext,
     counters::Counters,
+    folded::hold_back,
     hold::LaneHold,
     outcome::OutcomeKey,
     pace::Pace,
@@ -113,6 +114,9 @@ async fn run_lane(mut lane: Lane, mut queues: Queues, (hold, parted): (Arc<LaneH
             lazy_since = None;
         }
         left_over = keep_apart(&mut batch);
+        if lane.context.how.set_wise {
+            left_over.splice(0..0, hold_back(&mut batch));
+        }
         let (running, has_waited) = tokio::select! {
             biased;
             () = stop.cancelled() => {

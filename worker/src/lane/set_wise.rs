@@ -55,7 +55,8 @@ pub(super) fn split(units: &[&Unit], runs: impl Fn(&usize) -> bool, fewest: usiz
     (groups, rows)
 }
 
-fn root_of<'u>(unit: &&'u Unit) -> Option<(i32, &'u str, &'u str)> {
+/// The root that a unit touches; none if it touches rows of ours only.
+pub(super) fn root_of(unit: &Unit) -> Option<(i32, &str, &str)> {
     let key = &unit.outcome.as_ref()?.key;
     Some((unit.claim.partition, &key.entity, &key.root_key))
 }
