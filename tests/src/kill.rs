@@ -1,6 +1,6 @@
 //! The moments around a commit at which tests kill a worker or its PostgreSQL.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
 use tokio::time::timeout;
@@ -9,6 +9,9 @@ use crate::{
     cluster::Cluster,
     wait::{LIMIT, until},
 };
+
+/// Longer than a lane lets notes wait for company.
+const NOTED: Duration = Duration::from_secs(1);
 
 /// The points that a worker can be armed with; see its `fail_point`.
 pub const KILL_POINTS: [&str; 5] = ["before_begin", "after_effect", "after_outcome", "commit_sent", "after_commit"];
@@ -44,6 +47,11 @@ pub async fn while_killing<T>(
         Victim::Worker => format!("{point}/{transaction}=kill"),
         Victim::Backend | Victim::Postgres => pause.at(point, transaction),
     };
+    // The end of a chain is noted lazily: a worker that starts before that runs its steps again, and would come to the point by itself.
+    let reader = cluster.reader();
+    let open = "select count(*) from rootward.chain where status in ('running', 'compensating')";
+    let noted = until("no chain runs", async || reader.sum(open).await.is_ok_and(|open| open == 0).then_some(()));
+    let _ = timeout(NOTED, noted).await; // where one goes on running, that is what is tried
     let term = cluster.restart_worker(peer, &[("ROOTWARD_FAIL_POINT", &armed)]).await?;
     let kill = async {
         match victim {
