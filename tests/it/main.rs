@@ -26,6 +26,7 @@ mod moves;
 mod nearest;
 mod network;
 mod overload;
+mod parts;
 mod placement;
 mod plans;
 mod reference;

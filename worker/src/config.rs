@@ -39,7 +39,7 @@ pub struct Config {
     /// Certificates that are trusted for TLS to PostgreSQL.
     #[serde(default)]
     pub tls_ca_file: Option<PathBuf>,
-    /// How many lanes; about one per core that PostgreSQL may use.
+    /// How many lanes, each with two connections; about one per core that PostgreSQL may use.
     #[serde(default = "default_lanes")]
     pub lanes: u32,
     /// What an acknowledged transaction has outlived: `local`, its PostgreSQL's crash; `replicated`, the loss of that server, since a

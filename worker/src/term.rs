@@ -21,7 +21,7 @@ use crate::{
     fail_point,
     host::{each_host, name_of, place_of},
     journal::Progress,
-    lane::{Bounds, Counters, Declared, Floors, How, LaneContext, LaneHold, Pace, PartitionHold, start_lane},
+    lane::{Bounds, Counters, Declared, Floors, How, LaneContext, LaneHold, Pace, PartitionHold, Session, start_lane},
     pg,
     primary::{self, Primary, Unfit},
     serving::{Owned, Serving},
@@ -362,7 +362,9 @@ async fn open_lanes(
     let tls = pg::tls_for(&settings, config.tls_ca_file.as_deref())?;
     let mut connections = Vec::new();
     for _ in 0..config.lanes {
-        connections.push(pg::connect(&settings, tls.as_ref()).await?);
+        let first = pg::connect(&settings, tls.as_ref()).await?;
+        let other = pg::connect(&settings, tls.as_ref()).await?;
+        connections.push((first, other));
     }
     let least = Duration::from_secs(1).checked_div(config.max_units_per_second).unwrap_or_default();
     let bounds = Bounds { units: config.queue, time: Duration::from_millis(config.max_queue_ms), least };
@@ -372,12 +374,24 @@ async fn open_lanes(
     if !stores_outcomes {
         tracing::warn!(peer = config.peer, "this worker stores no outcomes of calls: a call that is repeated takes effect again");
     }
-    let lanes = connections.into_iter().zip(counters).enumerate().map(|(at, (connection, counters))| {
+    let lanes = connections.into_iter().zip(counters).enumerate().map(|(at, ((first, other), counters))| {
         let number = u32::try_from(at).unwrap_or(u32::MAX);
         let how = How { max_batch: config.max_batch, set_wise: config.set_wise, stores_outcomes };
-        let context =
-            LaneContext::new(number, secret, term, row_types, &schema.deferrable, floors.clone(), how, counters.clone(), journal.clone());
-        start_lane(context, connection, bounds, pace.clone(), holds.clone(), tasks, stop.clone())
+        let session = |connection| Session {
+            context: LaneContext::new(
+                number,
+                secret,
+                term,
+                row_types,
+                &schema.deferrable,
+                floors.clone(),
+                how,
+                counters.clone(),
+                journal.clone(),
+            ),
+            connection,
+        };
+        start_lane((session(first), vec![session(other)]), bounds, pace.clone(), holds.clone(), tasks, stop.clone())
     });
     Ok(lanes.collect())
 }

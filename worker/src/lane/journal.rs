@@ -47,17 +47,12 @@ pub(super) struct Entries<'u> {
     heads: HashMap<i32, Head>,
 }
 
-/// Whether the unit has a row in the journal if it takes effect.
-fn is_journaled(unit: &Unit) -> bool {
-    unit.effect.is_some() && unit.outcome.as_ref().is_some_and(|outcome| outcome.is_journaled)
-}
-
 /// Reads the heads that the lane doesn't know yet and these units need. Nothing of them has run.
 pub(super) async fn learn_heads(context: &LaneContext, connection: &mut Connection, units: &[Unit]) -> Result<(), Failure> {
     let unknown: BTreeSet<Claim> = {
         let heads = context.journal.heads.lock().unwrap_or_else(PoisonError::into_inner);
         let is_unknown = |claim: &Claim| heads.get(&claim.partition).is_none_or(|head| head.epoch != claim.epoch);
-        units.iter().filter(|unit| is_journaled(unit)).map(|unit| unit.claim).filter(is_unknown).collect()
+        units.iter().filter(|unit| unit.is_journaled()).map(|unit| unit.claim).filter(is_unknown).collect()
     };
     if unknown.is_empty() {
         return Ok(());
@@ -102,7 +97,7 @@ impl Journal {
         let known = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
         let mut entries = Entries { rows: Vec::new(), heads: HashMap::new() };
         let at_ms = clock::now_ms();
-        for (place, unit) in units.filter(|(_, unit)| is_journaled(unit)) {
+        for (place, unit) in units.filter(|(_, unit)| unit.is_journaled()) {
             let (Some(outcome), Some(effect)) = (&unit.outcome, &unit.effect) else { continue };
             let Claim { partition, epoch, .. } = unit.claim;
             let head = match entries.heads.get(&partition).or_else(|| known.get(&partition)) {

@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use rootward_proto::Fault;
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -16,6 +17,7 @@ use super::{
     outcome::OutcomeKey,
     pace::Pace,
     partition_hold::PartitionHold,
+    parts::parts,
     queue::{Bounds, LaneHandle, Next, Queues, queue, stopped},
     unit::{Answer, Unit, wrong_owner},
 };
@@ -27,26 +29,32 @@ const LAZY_DELAY: Duration = Duration::from_millis(200);
 /// batch longer, and whoever waits for it.
 const LAZY_COMPANY: usize = 16;
 
-/// Starts a lane on an open connection. When the connection is lost or another worker takes over, the lane cancels `stop`,
-/// which ends every lane of the peer: nothing in memory may outlive what PostgreSQL may have lost.
+/// A connection of a lane, with what it knows of it.
+pub(crate) struct Session {
+    pub context: LaneContext,
+    pub connection: Connection,
+}
+
+/// Starts a lane on open connections: the first one, and others for [`parts`] of batches. When a connection is lost or another worker
+/// takes over, the lane cancels `stop`, which ends every lane of the peer: nothing in memory may outlive what PostgreSQL may have lost.
 pub(crate) fn start_lane(
-    context: LaneContext,
-    connection: Connection,
+    (first, others): (Session, Vec<Session>),
     bounds: Bounds,
     pace: Option<Arc<Pace>>,
     (hold, parted): (Arc<LaneHold>, Arc<PartitionHold>),
     tasks: &TaskTracker,
     stop: CancellationToken,
 ) -> LaneHandle {
+    let context = &first.context;
     let (handle, queues) = queue(context.number(), bounds, context.how.max_batch, context.counters.clone());
-    let lane = Lane { context, connection, pace, recent: Recent::default(), tasks: tasks.clone() };
+    let lane = Lane { first, others, pace, recent: Recent::default(), tasks: tasks.clone() };
     tasks.spawn(run_lane(lane, queues, (hold, parted), stop));
     handle
 }
 
 struct Lane {
-    context: LaneContext,
-    connection: Connection,
+    first: Session,
+    others: Vec<Session>,
     /// The worker's limit, if it has one.
     pace: Option<Arc<Pace>>,
     recent: Recent,
@@ -99,7 +107,7 @@ async fn run_lane(mut lane: Lane, mut queues: Queues, (hold, parted): (Arc<LaneH
             lazy_since.get_or_insert_with(Instant::now);
         }
         let waited = lazy_since.map_or(Duration::ZERO, |since| since.elapsed());
-        if batch.is_empty() && (waited < delay || lazies.is_empty()) && lazies.len() < lane.context.how.max_batch {
+        if batch.is_empty() && (waited < delay || lazies.is_empty()) && lazies.len() < lane.first.context.how.max_batch {
             continue;
         }
         let rides = batch.is_empty() || waited >= delay / 2 || lazies.len() >= LAZY_COMPANY;
@@ -114,7 +122,7 @@ async fn run_lane(mut lane: Lane, mut queues: Queues, (hold, parted): (Arc<LaneH
             lazy_since = None;
         }
         left_over = keep_apart(&mut batch);
-        if lane.context.how.set_wise {
+        if lane.first.context.how.set_wise {
             left_over.splice(0..0, hold_back(&mut batch));
         }
         let (running, has_waited) = tokio::select! {
@@ -132,9 +140,9 @@ async fn run_lane(mut lane: Lane, mut queues: Queues, (hold, parted): (Arc<LaneH
         let began = *since.get_or_insert_with(Instant::now);
         for unit in parted.sort_out(&mut batch, &mut aside) {
             let fault = wrong_owner(unit.claim.partition);
-            refuse(&lane.context, unit, fault);
+            refuse(&lane.first.context, unit, fault);
         }
-        drop_expired(&lane.context, &mut batch);
+        drop_expired(&lane.first.context, &mut batch);
         lane.spend(&batch);
         if batch.is_empty() {
             continue;
@@ -155,7 +163,7 @@ impl Lane {
     ///
     /// Cancel safety: nothing is taken yet.
     async fn room(&mut self) -> usize {
-        let most = self.context.how.max_batch;
+        let most = self.first.context.how.max_batch;
         let Some(pace) = &self.pace else { return most };
         loop {
             match pace.room(Instant::now()) {
@@ -174,11 +182,15 @@ impl Lane {
 
     /// Runs a batch and answers its units. There was work since `began`.
     async fn run(&mut self, batch: Vec<Unit>, began: Instant, admission: &Admission, stop: &CancellationToken) {
-        let (units, counters) = (batch.len(), self.context.counters.clone());
+        let (units, counters) = (batch.len(), self.first.context.counters.clone());
         let flushed = counters.flush_time.totals().1;
         admission.begin(units, Instant::now());
-        let Ran { answers, end, set_wise } = run_batch(&self.context, &mut self.connection, &batch).await;
-        let flush = match counters.flush_time.totals().1 - flushed {
+        let parts = parts(batch, self.first.context.how.set_wise, 1 + self.others.len());
+        let flushes = parts.len() as u64;
+        // The answers of a part are given as soon as it is durable; the next batch waits for all of them.
+        let sessions = std::iter::once(&mut self.first).chain(&mut self.others);
+        join_all(sessions.zip(parts).map(|(session, part)| session.run(part, &self.tasks, stop))).await;
+        let flush = match (counters.flush_time.totals().1 - flushed) / flushes {
             // Under a limit batches are small however much waits, and their flushes are no smaller.
             _ if self.pace.is_some() => Duration::ZERO,
             // In one trip nobody sees when the flush began.
@@ -186,6 +198,17 @@ impl Lane {
             seen => Duration::from_micros(seen),
         };
         admission.end(&mut self.recent, units, began.elapsed(), flush);
+    }
+}
+
+impl Session {
+    /// Runs a batch, or a part of one, and answers its units as soon as they are durable.
+    async fn run(&mut self, batch: Vec<Unit>, tasks: &TaskTracker, stop: &CancellationToken) {
+        if batch.is_empty() {
+            return;
+        }
+        let (units, counters) = (batch.len(), self.context.counters.clone());
+        let Ran { answers, end, set_wise } = run_batch(&self.context, &mut self.connection, &batch).await;
         Counters::add(&counters.batches, 1);
         counters.batch_units.add(units as u64);
         counters.ran(set_wise, units - set_wise);
@@ -193,7 +216,7 @@ impl Lane {
             Answers::Read(answers) => answer(&counters, batch, answers),
             // They are durable. PostgreSQL needn't wait for the next batch until they are written.
             Answers::Unread(unread) => {
-                self.tasks.spawn(async move {
+                tasks.spawn(async move {
                     let mut answers = unread.answers(&batch.iter().collect::<Vec<_>>());
                     answers.sort_unstable_by_key(|(place, _)| *place);
                     answer(&counters, batch, answers.into_iter().map(|(_, answer)| answer));

@@ -52,6 +52,13 @@ pub(crate) struct Unit {
     pub answer: Answerer,
 }
 
+impl Unit {
+    /// Whether it has a row in the journal if it takes effect.
+    pub(super) fn is_journaled(&self) -> bool {
+        self.effect.is_some() && self.outcome.as_ref().is_some_and(|outcome| outcome.is_journaled)
+    }
+}
+
 /// Where a unit's answer goes.
 pub(crate) enum Answerer {
     /// To somebody who waits for this one.
