@@ -32,15 +32,8 @@ pub(super) fn number(value: u32) -> i32 {
     i32::try_from(value).unwrap_or(i32::MAX)
 }
 
-/// Writes what an outcome keeps of its request, in the order of `rootward.request`.
-fn write_request(partition: i32, key: &OutcomeKey, kept: Option<&NewOutcome<'_>>, row: &mut RowWriter<'_>) {
-    let if_kept = |write: &dyn Fn(&NewOutcome<'_>, &mut BytesMut), buffer: &mut BytesMut| match kept {
-        Some(outcome) => {
-            write(outcome, buffer);
-            IsNull::No
-        }
-        None => IsNull::Yes,
-    };
+/// Writes the key of an outcome, in the order of `rootward.request`, and nothing for the columns behind it.
+fn write_key(partition: i32, key: &OutcomeKey, row: &mut RowWriter<'_>) {
     row.value(&PgType::INT4, |buffer| int4_to_sql(partition, buffer));
     row.value(&PgType::TEXT, |buffer| text_to_sql(&key.entity, buffer));
     row.value(&PgType::TEXT, |buffer| text_to_sql(&key.root_key, buffer));
@@ -48,12 +41,42 @@ fn write_request(partition: i32, key: &OutcomeKey, kept: Option<&NewOutcome<'_>>
     row.value(&PgType::INT4, |buffer| int4_to_sql(number(key.step), buffer));
     row.value(&PgType::INT4, |buffer| int4_to_sql(number(key.element), buffer));
     row.value(&PgType::TEXT, |buffer| text_to_sql(key.direction(), buffer));
-    row.column(&PgType::TEXT, |buffer| if_kept(&|outcome, buffer| text_to_sql(&outcome.fingerprint.transaction, buffer), buffer));
-    row.column(&PgType::BYTEA, |buffer| if_kept(&|outcome, buffer| bytea_to_sql(&outcome.fingerprint.hash, buffer), buffer));
-    row.column(&PgType::BOOL, |buffer| if_kept(&|outcome, buffer| bool_to_sql(outcome.in_chain, buffer), buffer));
-    row.column(&PgType::TIMESTAMPTZ, |buffer| {
-        if_kept(&|outcome, buffer| timestamp_to_sql(since_2000(outcome.issued_at_ms), buffer), buffer)
-    });
+    for r#type in [&PgType::TEXT, &PgType::BYTEA, &PgType::BOOL, &PgType::TIMESTAMPTZ] {
+        row.column(r#type, |_| IsNull::Yes);
+    }
+}
+
+/// Writes what an outcome keeps of its request, in the order of `rootward.request`; of what most of a batch have in common, only what is
+/// different from the first one, if that is given.
+fn write_request(outcome: &NewOutcome<'_>, first: Option<&NewOutcome<'_>>, row: &mut RowWriter<'_>) {
+    let key = outcome.key;
+    let text = |text: &str, first: Option<&str>, row: &mut RowWriter<'_>| {
+        row.column(&PgType::TEXT, |buffer| unless(first == Some(text), || text_to_sql(text, buffer)));
+    };
+    let integer = |value: u32, first: Option<u32>, row: &mut RowWriter<'_>| {
+        row.column(&PgType::INT4, |buffer| unless(first == Some(value), || int4_to_sql(number(value), buffer)));
+    };
+    row.value(&PgType::INT4, |buffer| int4_to_sql(outcome.partition, buffer));
+    text(&key.entity, first.map(|first| first.key.entity.as_str()), row);
+    row.value(&PgType::TEXT, |buffer| text_to_sql(&key.root_key, buffer));
+    row.value(&PgType::UUID, |buffer| uuid_to_sql(key.request_id.into_bytes(), buffer));
+    integer(key.step, first.map(|first| first.key.step), row);
+    integer(key.element, first.map(|first| first.key.element), row);
+    text(key.direction(), first.map(|first| first.key.direction()), row);
+    text(&outcome.fingerprint.transaction, first.map(|first| first.fingerprint.transaction.as_ref()), row);
+    row.value(&PgType::BYTEA, |buffer| bytea_to_sql(&outcome.fingerprint.hash, buffer));
+    let is_same = first.is_some_and(|first| first.in_chain == outcome.in_chain);
+    row.column(&PgType::BOOL, |buffer| unless(is_same, || bool_to_sql(outcome.in_chain, buffer)));
+    row.value(&PgType::TIMESTAMPTZ, |buffer| timestamp_to_sql(since_2000(outcome.issued_at_ms), buffer));
+}
+
+/// NULL, or what is written.
+fn unless(is_null: bool, write: impl FnOnce()) -> IsNull {
+    if is_null {
+        return IsNull::Yes;
+    }
+    write();
+    IsNull::No
 }
 
 /// Microseconds since 2000-01-01, as PostgreSQL counts; a moment out of its range becomes the nearest in it.
@@ -186,8 +209,7 @@ impl LaneContext {
 
     pub(super) fn find(&self, units: &[&Unit]) -> Call {
         let keys: Vec<_> = units.iter().filter_map(|unit| Some((unit.claim.partition, &unit.outcome.as_ref()?.key))).collect();
-        let requests =
-            self.row_types.array(RowType::Request, keys.into_iter(), |(partition, key), row| write_request(partition, key, None, row));
+        let requests = self.row_types.array(RowType::Request, keys.into_iter(), |(partition, key), row| write_key(partition, key, row));
         Call::prepared("select * from rootward.find_outcomes($1, $2)", vec![self.secret.clone(), requests])
     }
 
@@ -195,17 +217,11 @@ impl LaneContext {
         let rows = outcomes.iter();
         let parameters = vec![
             self.secret.clone(),
-            self.requests(outcomes),
+            self.row_types.array(RowType::Request, rows.clone(), |outcome, row| write_request(outcome, None, row)),
             binary_array(&PgType::TEXT, rows.clone(), |row, buffer| text_to_sql(row.kind.name(), buffer)),
             binary_array(&PgType::BYTEA, rows, |row, buffer| bytea_to_sql(&row.reply, buffer)),
         ];
         Call::prepared("select rootward.record($1, $2, $3, $4)", parameters)
-    }
-
-    fn requests(&self, outcomes: &[NewOutcome<'_>]) -> Parameter {
-        self.row_types.array(RowType::Request, outcomes.iter(), |outcome, row| {
-            write_request(outcome.partition, outcome.key, Some(outcome), row);
-        })
     }
 
     /// The call of a set-wise transaction for these units, whose places in the batch are given; their outcomes too, if the
@@ -229,7 +245,11 @@ impl LaneContext {
         match outcomes {
             None => parameters.extend([Parameter::Null, Parameter::Null]),
             Some(outcomes) => {
-                parameters.push(self.requests(outcomes));
+                let (mut first, rows) = (None, outcomes.iter());
+                parameters.push(self.row_types.array(RowType::Request, rows, |outcome, row| {
+                    write_request(outcome, first, row);
+                    first.get_or_insert(outcome);
+                }));
                 parameters.push(Parameter::Binary(set_wise.reply.clone()));
             }
         }
