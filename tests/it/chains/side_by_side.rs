@@ -117,3 +117,30 @@ async fn a_chain_that_waits_for_a_peer_is_stopped_only_when_its_roots_can_say_ho
     }
     check_workflow(&workflow).await.expect("every promise is kept");
 }
+
+/// What the outcomes of a batch have in common is sent once: steps that differ, and calls beside them, must differ in their rows too.
+#[tokio::test]
+async fn steps_of_many_chains_in_one_batch_have_each_an_outcome_of_their_own() {
+    let workflow = Cluster::workflow(exe(), Shape { peers: 1, ..Shape::shared() }).await.expect("a workflow starts");
+    let client = workflow.client().expect("a client");
+    let items = workflow.add_items(&client, &["p1"; 40 * 6]).await.expect("added");
+    let ids: Vec<Uuid> = (0..40).map(|_| Uuid::now_v7()).collect();
+    // `left` and `right` are undone at the same time, by a transaction that runs set-wise.
+    let runs = ids.iter().zip(items.chunks(6)).map(async |(id, items)| {
+        client.close_item(&items[3]).await.expect("closed");
+        let (called, input) = (Uuid::now_v7(), input(&items[..5]));
+        let given = [("item_id", items[5].as_str()), ("step", "call"), ("note", "")];
+        let (ended, call) = tokio::join!(client.run_chain("side_by_side", &input, *id), client.settle("unmark", &given, called));
+        assert_eq!(ended.expect("it ends").status, "compensated");
+        call.expect("called");
+        called
+    });
+    let calls = futures_util::future::join_all(runs).await;
+    let sql = "select string_agg(concat_ws(' ', step, element, direction, in_chain), ', ' order by step) \
+               from rootward.outcome where request_id = $1 and transaction = 'unmark'";
+    for (id, called) in ids.iter().zip(&calls) {
+        let of = async |id: &Uuid| workflow.reader().rows("p1", sql, &[id]).await.expect("read")[0].get::<_, Option<String>>(0);
+        assert_eq!(of(id).await.as_deref(), Some("0 0 undo t, 1 0 undo t, 2 0 undo t"));
+        assert_eq!(of(called).await.as_deref(), Some("0 0 do f"));
+    }
+}
