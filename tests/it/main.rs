@@ -8,6 +8,7 @@ mod chains;
 mod collection;
 mod connections;
 mod controls;
+mod defaults;
 mod docs;
 mod durability;
 mod embedded;

@@ -6,7 +6,10 @@ use rootward_router::is_address;
 use rootward_schema::nearest_setting;
 use serde::Deserialize;
 
-use crate::{host::Bound, pg::Silence};
+use crate::{
+    host::Bound,
+    pg::{Silence, behind_defaults},
+};
 
 /// What `rootward worker --config FILE` reads.
 #[derive(Debug, Clone, Deserialize)]
@@ -133,9 +136,16 @@ impl Config {
     /// # Errors
     /// If it is none.
     pub(crate) fn unbound_settings_of(&self, database: &str) -> Result<tokio_postgres::Config, tokio_postgres::Error> {
-        let mut settings = database.parse()?;
+        let mut settings: tokio_postgres::Config = database.parse()?;
+        let options = self.session_options(settings.get_options().unwrap_or_default());
+        settings.options(options);
         self.silence().set(&mut settings);
         Ok(settings)
+    }
+
+    /// All options of a session that has these of its own.
+    pub(crate) fn session_options(&self, own: &str) -> String {
+        self.silence().with_options(&behind_defaults(own))
     }
 
     /// After which silence a connection to PostgreSQL is given up.

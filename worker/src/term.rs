@@ -358,7 +358,7 @@ async fn open_lanes(
     stop: &CancellationToken,
 ) -> Result<Vec<crate::lane::LaneHandle>, TermError> {
     let mut settings = config.settings_of(&config.lane_database)?;
-    settings.application_name("rootward lane").options(config.silence().with_options(&lane_options(config.statement_timeout_ms)));
+    settings.application_name("rootward lane").options(config.session_options(&lane_options(config.statement_timeout_ms)));
     let tls = pg::tls_for(&settings, config.tls_ca_file.as_deref())?;
     let mut connections = Vec::new();
     for _ in 0..config.lanes {
@@ -403,14 +403,11 @@ pub(crate) fn lane_options(statement_timeout_ms: u64) -> String {
         // A worker that is stopped in the middle of a batch must not hold its locks for ever.
         "-c idle_in_transaction_session_timeout=10000".to_owned(),
         format!("-c lock_timeout={statement_timeout_ms}"),
-        "-c search_path=public".to_owned(),
-        "-c synchronous_commit=on".to_owned(),
         "-c plan_cache_mode=force_generic_plan".to_owned(),
         // A plan that was made while a table was empty stays: without this it would read the whole table long after.
         "-c enable_seqscan=off".to_owned(),
         // Where nothing but the whole table will do, the price that the line above puts on it must not start the compiler.
         "-c jit=off".to_owned(),
-        "-c timezone=UTC".to_owned(),
     ]
     .join(" ")
 }

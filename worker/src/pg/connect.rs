@@ -135,7 +135,7 @@ async fn encrypt(
 
 async fn start(stream: &mut Box<dyn Stream>, inbox: &mut BytesMut, config: &Config) -> Result<(), ConnectError> {
     let user = config.get_user().unwrap_or("rootward_lane");
-    let mut parameters = vec![("user", user), ("client_encoding", "UTF8"), ("DateStyle", "ISO, MDY"), ("IntervalStyle", "postgres")];
+    let mut parameters = vec![("user", user), ("client_encoding", "UTF8")];
     parameters.extend(config.get_dbname().map(|name| ("database", name)));
     parameters.extend(config.get_options().map(|options| ("options", options)));
     parameters.extend(config.get_application_name().map(|name| ("application_name", name)));

@@ -29,12 +29,10 @@ impl Silence {
         (self.0 / (2 * PROBES)).max(SHORTEST)
     }
 
-    /// Puts our end of it into settings, and the server's into the options of the session.
+    /// Puts our end of it into settings.
     pub(crate) fn set(self, settings: &mut Settings) {
         settings.keepalives(true).keepalives_idle(self.idle()).keepalives_interval(self.interval()).keepalives_retries(PROBES);
         settings.tcp_user_timeout(self.0);
-        let options = self.with_options(settings.get_options().unwrap_or_default());
-        settings.options(options);
     }
 
     /// The server asks too. Options of the session say so, behind others.
@@ -83,10 +81,8 @@ mod tests {
         assert_eq!(settings.get_keepalives_idle() + asked, Duration::from_secs(12));
         assert_eq!(settings.get_tcp_user_timeout(), Some(&Duration::from_secs(12)));
         assert_eq!(
-            settings.get_options(),
-            Some(
-                "-c timezone=UTC -c tcp_keepalives_idle=6 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3 -c tcp_user_timeout=12000"
-            )
+            Silence(Duration::from_secs(12)).with_options("-c timezone=UTC"),
+            "-c timezone=UTC -c tcp_keepalives_idle=6 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3 -c tcp_user_timeout=12000"
         );
         assert!(Silence(SHORTEST).with_options("").starts_with("-c tcp_keepalives_idle=1 -c tcp_keepalives_interval=1 "));
     }

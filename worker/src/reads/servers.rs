@@ -76,7 +76,7 @@ impl Servers {
     /// # Errors
     /// If one is no connection string.
     pub(super) fn new(config: &Config) -> Result<Servers, tokio_postgres::Error> {
-        let options = config.silence().with_options(&lane_options(config.statement_timeout_ms));
+        let options = config.session_options(&lane_options(config.statement_timeout_ms));
         let mut lanes: Settings = config.unbound_settings_of(&config.lane_database)?;
         lanes.application_name("rootward read").options(&options).connect_timeout(CONNECT_LIMIT);
         let mut hosts = Vec::new();

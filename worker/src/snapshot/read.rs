@@ -169,12 +169,8 @@ async fn connect(config: &Config) -> Result<Connection, pg::ConnectError> {
         // Whoever takes no pages must not keep the snapshot open for ever.
         "-c idle_in_transaction_session_timeout=600000".to_owned(),
         "-c client_connection_check_interval=1000".to_owned(),
-        "-c search_path=public".to_owned(),
-        "-c timezone=UTC".to_owned(),
-        // Routers read the statement and compare values: both are written in one way, whatever the database sets.
-        "-c standard_conforming_strings=on -c datestyle=ISO -c bytea_output=hex -c extra_float_digits=1".to_owned(),
     ];
-    settings.application_name("rootward reader").options(config.silence().with_options(&options.join(" ")));
+    settings.application_name("rootward reader").options(config.session_options(&options.join(" ")));
     let tls = pg::tls_for(&settings, config.tls_ca_file.as_deref())?;
     pg::connect(&settings, tls.as_ref()).await
 }
