@@ -156,7 +156,7 @@ fn yes() -> bool {
 /// A transaction that may run for many roots by one call of a function.
 ///
 /// The function takes the secret, the units' places in their batch, an array for each parameter, and
-/// [`SetWise::OUTCOME_PARAMETERS`] more: what the units' outcomes keep of their requests (rows of `rootward.request`), what the replies
+/// [`SetWise::OUTCOME_PARAMETERS`] more: what the units' outcomes keep of their requests (rows of `rootward.request`; NULL is what the first row has), what the replies
 /// have in common, and what the journal keeps beside that (rows of `rootward.journal_entry`). If the first of them is NULL, it stores no
 /// outcome and writes no journal; if the last is, no journal; if it is not, whoever is refused takes all back.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,10 +1,8 @@
 //! A database whose administrator gave it other defaults is served like any other.
 
-use std::time::Duration;
-
 use futures_util::future::join_all;
 use rootward_client::SnapshotOptions;
-use tests::{check_bank, check_logs, eventually};
+use tests::{check_bank, check_logs, eventually, until};
 use uuid::Uuid;
 
 use crate::{
@@ -62,8 +60,12 @@ async fn defaults_of_roles_change_nothing() {
     assert!(join_all(deposits).await.iter().all(Result::is_ok));
     let input = [("from", account.as_str()), ("to", &other), ("amount", "7")];
     assert_eq!(plain.run_chain("transfer", &input, Uuid::now_v7()).await.expect("it ends").status, "completed");
-    // Nobody needs the sessions for longer than they may do nothing.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    let idle = "select count(*) from pg_stat_activity where usename = 'rootward_lane' and state = 'idle' and state_change < clock_timestamp() - interval '2 s'";
+    until("both sessions of the lane have done nothing for longer than the default lets them", async || {
+        (reader.rows("p1", idle, &[]).await.ok()?[0].get::<_, i64>(0) == 2).then_some(())
+    })
+    .await
+    .expect("they outlive it");
     assert_eq!(bank.wait_until_serving("p1", 0).await.expect("it serves").term, term, "nothing ended the term");
 
     let client = client(&bank);

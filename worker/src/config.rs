@@ -359,6 +359,18 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_strings_options_stand_behind_our_defaults_and_the_server_watches_too() {
+        let config = Config { database_silence_ms: 12_000, ..parse_config(SAMPLE).expect("the sample is right") };
+        let settings = config.settings_of("host=10.0.0.21 options='-c timezone=Asia/Kolkata'").expect("a connection string");
+        let options = settings.get_options().expect("set");
+        let at = |text: &str| options.find(text).unwrap_or_else(|| panic!("{text} is not in {options}"));
+        assert!(at("-c timezone=UTC ") < at("-c timezone=Asia/Kolkata "), "the later one wins");
+        assert!(
+            options.ends_with("-c tcp_keepalives_idle=6 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3 -c tcp_user_timeout=12000")
+        );
+    }
+
+    #[test]
     fn the_sample_finds_the_primary_among_several_hosts_over_tls() {
         let sample = parse_config(SAMPLE).expect("the sample is right");
         for text in [&sample.database, &sample.lane_database] {

@@ -31,7 +31,7 @@ const REQUEST: &str = "partition, entity, root_key, request_id, step, element, d
 /// Those that the journal keeps too.
 const JOURNALED: &str = "partition, entity, root_key, request_id, step, element, direction, transaction, in_chain, issued_at";
 
-/// Those of its columns that most units of a batch have in common: where one is NULL, it is what the first request has.
+/// Columns of `rootward.request` that most units of a batch have in common: where one is NULL, it is what the first request has.
 const SHARED: &[&str] = &["entity", "step", "element", "direction", "transaction", "in_chain"];
 
 /// Larger answers are not stored in the commit of their effect: whether they can be given is known only afterwards.

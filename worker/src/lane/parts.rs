@@ -27,6 +27,8 @@ pub(super) fn parts(batch: Vec<Unit>, set_wise: bool, most: usize) -> Vec<Vec<Un
         let place = places.get(&unit.claim.partition).copied().unwrap_or_default();
         parts[place].push(unit);
     }
+    // One hot partition leaves nothing for the others.
+    parts.retain(|part| !part.is_empty());
     parts
 }
 

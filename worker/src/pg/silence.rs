@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn both_ends_give_up_when_the_limit_is_over() {
-        let mut settings: Settings = "host=10.0.0.21 user=rootward_lane options='-c timezone=UTC'".parse().expect("a connection string");
+        let mut settings: Settings = "host=10.0.0.21 user=rootward_lane".parse().expect("a connection string");
         Silence(Duration::from_secs(12)).set(&mut settings);
         let asked = settings.get_keepalives_interval().expect("set") * settings.get_keepalives_retries().expect("set");
         assert_eq!(settings.get_keepalives_idle() + asked, Duration::from_secs(12));
