@@ -51,7 +51,46 @@ fn places(rows: impl Iterator<Item = i32>, most: usize) -> HashMap<i32, usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::{sync::oneshot, time::Instant};
+
     use super::*;
+    use crate::lane::{Answerer, Claim, Declared, Effect, Freshness};
+
+    /// A unit that runs row by row, with its number as its label.
+    fn unit(number: i32, partition: i32) -> Unit {
+        Unit {
+            label: number.to_string().into(),
+            claim: Claim { partition, epoch: 1, version: 1 },
+            context: None,
+            effect: Some(Effect { declared: Arc::new(Declared::ad_hoc("select 1")), values: Vec::new() }),
+            after: None,
+            outcome: None,
+            is_alone: false,
+            freshness: Freshness::Own,
+            deadline: Instant::now(),
+            answer: Answerer::One(oneshot::channel().0),
+        }
+    }
+
+    #[test]
+    fn each_partition_keeps_its_order_in_one_part() {
+        let parts = parts((0..48).map(|number| unit(number, number % 7)).collect(), true, 2);
+        assert_eq!(parts.len(), 2);
+        let numbers = |part: &[Unit]| part.iter().map(|unit| unit.label.parse().expect("a number")).collect::<Vec<i32>>();
+        for (one, other) in [(&parts[0], &parts[1]), (&parts[1], &parts[0])] {
+            assert!(numbers(one).is_sorted(), "{:?}", numbers(one));
+            assert!(one.iter().all(|unit| other.iter().all(|there| there.claim.partition != unit.claim.partition)));
+        }
+        assert_eq!(parts.iter().map(Vec::len).sum::<usize>(), 48);
+    }
+
+    #[test]
+    fn a_hot_partition_and_a_small_batch_stay_whole() {
+        assert_eq!(parts((0..48).map(|number| unit(number, 3)).collect(), true, 2).len(), 1);
+        assert_eq!(parts((0..23).map(|number| unit(number, number)).collect(), true, 2).len(), 1);
+    }
 
     fn sizes(rows: &[i32], most: usize) -> Vec<usize> {
         let places = places(rows.iter().copied(), most);
