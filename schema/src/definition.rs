@@ -202,6 +202,10 @@ pub struct Statement {
     pub returns_rows: bool,
     /// What its row count must be.
     pub expect: Option<Expect>,
+    /// It only asks whether a row is there, and the next statement meets no row where that one isn't: if the next one's expectation is met, so is
+    /// this one's, and it needs not run.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_told_by_next: bool,
     /// The line where it begins, from 1.
     pub line: u32,
 }

@@ -86,6 +86,7 @@ mod tests {
             parameters: parameters.iter().map(|name| Column { name: (*name).to_owned(), r#type: Type::Bigint }).collect(),
             returns_rows: false,
             expect: None,
+            is_told_by_next: false,
             line: 1,
         };
         Transaction {

@@ -256,6 +256,7 @@ fn compile_statements(transaction: &TransactionSource, known: &[Option<&Statemen
         parameters: statement.parameters.iter().map(|parameter| column(&parameter.value, types)).collect(),
         returns_rows: fact.is_some_and(|fact| !fact.columns.is_empty()),
         expect: statement.expect.clone(),
+        is_told_by_next: false,
         line: statement.line,
     });
     compiled.collect()

@@ -52,7 +52,7 @@ fn outputs(columns: &[Column]) -> Vec<usize> {
 pub(super) fn body(steps: &[Step<'_>], parameters: &[Column], root: usize, columns: &[Column], clean_statements: usize) -> Option<String> {
     let answering = steps.iter().rposition(|step| step.declared.returns_rows).unwrap_or(steps.len().checked_sub(1)?);
     let mut text = String::from(
-        "#variable_conflict use_column\ndeclare\n  rw_in_force boolean := rootward.check_secret(rw_secret);\n  rw_records boolean := rw_requests is not null;\n  rw_first rootward.request := rw_requests[1];\n  rw_answered integer[];\n  rw_aligned boolean;\n  rw_hit integer[];\n  rw_keys ",
+        "#variable_conflict use_column\ndeclare\n  rw_in_force boolean := rootward.check_secret(rw_secret);\n  rw_records boolean := rw_requests is not null;\n  rw_first rootward.request := rw_requests[1];\n  rw_answered integer[];\n  rw_aligned boolean;\n  rw_hit integer[];\n  rw_found integer[];\n  rw_keys ",
     );
     let _ = write!(text, "{}[];\n  rw_root {}[];\n", parameters[root].r#type.name(), parameters[root].r#type.name());
     for (at, column) in columns.iter().enumerate() {
@@ -68,6 +68,12 @@ pub(super) fn body(steps: &[Step<'_>], parameters: &[Column], root: usize, colum
         if returning.len() != if answers && step.declared.returns_rows { columns.len() } else { 0 } {
             return None;
         }
+        // Only those whom the next one doesn't meet are asked for, then: it has changed nothing of theirs.
+        if step.declared.is_told_by_next {
+            let _ = writeln!(text, "  -- statement {}: whoever meets the row of the next one meets this one's", at + 1);
+            continue;
+        }
+        let told = at.checked_sub(1).filter(|before| steps[*before].declared.is_told_by_next);
         let _ = writeln!(text, "  -- statement {}", at + 1);
         let expected = step.declared.expect.as_ref().map(|expect| expect.rows);
         if answers || expected.is_some() || !step.single.writes() {
@@ -76,7 +82,8 @@ pub(super) fn body(steps: &[Step<'_>], parameters: &[Column], root: usize, colum
             let _ = writeln!(text, "  {};", written(&step.single, root, None));
         }
         if let Some(expected) = expected {
-            text += &missed(at, expected, parameters, columns, at < clean_statements);
+            let told = told.map(|at| (at, written(&steps[at].single, root, Some(&[]))));
+            text += &missed(at, told, expected, parameters, columns, at < clean_statements);
         }
         if answers {
             text += &answered(returning.len(), columns);
@@ -121,21 +128,23 @@ fn counted(single: &Single, root: usize, returning: &[String]) -> String {
     let insert = written(single, root, Some(returning));
     let keys = format!("rw_a{}", root + 1);
     let mapped = "(select array_agg(rw_units[array_position(rw_root, rw_k.key)] order by rw_k.at) from unnest(rw_keys) with ordinality as rw_k (key, at))";
+    let mapped = format!("rw_hit := {mapped};\n");
+    // A choice of statements and no expression: one with a query in it is a statement of its own, whether or not it comes to that.
     let hit = if returning.is_empty() {
-        format!("case when cardinality(rw_keys) = cardinality(rw_units) then rw_units else {mapped} end")
+        format!("  if cardinality(rw_keys) = cardinality(rw_units) then\n    rw_hit := rw_units;\n  else\n    {mapped}  end if;\n")
     } else {
-        mapped.to_owned()
+        format!("  {mapped}")
     };
     format!(
-        "  rw_root := {keys};\n  with rw_x as ({insert})\n    select array_agg(rw_x.rw_k){gathered} into rw_keys{kept} from rw_x;\n  rw_hit := {hit};\n"
+        "  rw_root := {keys};\n  with rw_x as ({insert})\n    select array_agg(rw_x.rw_k){gathered} into rw_keys{kept} from rw_x;\n{hit}"
     )
 }
 
 /// The statement for all units at once. If asked, it returns the unit, or for INSERT the root key, and these expressions.
 fn written(single: &Single, root: usize, asked: Option<&[String]>) -> String {
     let returning = asked.unwrap_or_default();
-    let table = format!("public.{}", quoted(&single.table));
-    let alias = quoted(&single.alias);
+    let table = format!("public.{}", quoted(&single.met.table));
+    let alias = quoted(&single.met.alias);
     let pin = format!("{alias}.{} = {}", quoted(&single.key_column), parameter_name(root));
     let condition = single.condition.as_ref().map(|condition| format!("({condition}) and ")).unwrap_or_default();
     let source = source(&single.uses);
@@ -174,8 +183,15 @@ fn written(single: &Single, root: usize, asked: Option<&[String]>) -> String {
     }
 }
 
-/// Tells which units missed and leaves them out from here on.
-fn missed(at: usize, expected: ExpectedRows, parameters: &[Column], columns: &[Column], is_clean: bool) -> String {
+/// Tells which units missed and leaves them out from here on. `told`: the statement before, if it was not run, with what finds who meets it.
+fn missed(
+    at: usize,
+    told: Option<(usize, String)>,
+    expected: ExpectedRows,
+    parameters: &[Column],
+    columns: &[Column],
+    is_clean: bool,
+) -> String {
     let nulls: String = columns.iter().map(|column| format!(", null::{}", column.r#type.name())).collect();
     let of_each = |text: &dyn Fn(usize) -> String| (1..=parameters.len()).map(text).collect::<String>();
     let gathered = of_each(&|at| format!(", array_agg(rw_s.rw_v{at})"));
@@ -192,8 +208,15 @@ fn missed(at: usize, expected: ExpectedRows, parameters: &[Column], columns: &[C
     let (is_refused, why) =
         if is_clean { ("rw_entries is not null", "a unit was refused") } else { ("rw_records", "a unit missed after it had written") };
     let taken_back = format!("    if {is_refused} then raise exception '{why}' using errcode = 'RW005'; end if;\n");
+    let (found, at) = match told {
+        None => (String::new(), at.to_string()),
+        Some((before, meeting)) => (
+            format!("    with rw_x as ({meeting})\n      select array_agg(rw_x.rw_u) into rw_found from rw_x;\n"),
+            format!("case when rw_x.u = any (rw_found) then {at} else {before} end"),
+        ),
+    };
     format!(
-        "  if {is_any_missed} then\n{taken_back}    \
+        "  if {is_any_missed} then\n{taken_back}{found}    \
          return query select rw_x.u, {at}{nulls} from unnest(rw_units) as rw_x (u) where {is_missed};\n    \
          select array_agg(rw_s.rw_u){gathered}, array_agg(rw_requests[rw_s.rw_n]) into rw_units{arrays}, rw_requests\n      \
          from unnest(rw_units{arrays}) with ordinality as rw_s (rw_u{names}, rw_n) where {is_met};\n    \

@@ -29,7 +29,7 @@ use statement::Single;
 /// The prefix of every name that a generated function makes up; columns of that prefix keep a table outside of the class.
 const PREFIX: &str = "rw_";
 
-/// Finds out for each transaction whether it is in the class.
+/// Finds out for each transaction which of its statements needn't run, and whether it is in the class.
 pub(crate) fn compile(source: &Source, facts: &Facts, schema: &mut Schema) {
     // An operator of the user's could take the place of one of PostgreSQL's.
     let makes_operators = source.table_statements.iter().any(|statement| {
@@ -38,6 +38,13 @@ pub(crate) fn compile(source: &Source, facts: &Facts, schema: &mut Schema) {
     });
     if makes_operators {
         return;
+    }
+    let told: Vec<(String, Vec<usize>)> =
+        schema.transactions.values().map(|transaction| (transaction.name.clone(), told(facts, schema, transaction))).collect();
+    for (name, places) in told {
+        if let Some(transaction) = schema.transactions.get_mut(&name) {
+            places.into_iter().for_each(|place| transaction.statements[place].is_told_by_next = true);
+        }
     }
     let compiled: Vec<(String, SetWise)> = schema
         .transactions
@@ -68,36 +75,81 @@ struct Step<'a> {
     declared: &'a Statement,
 }
 
+/// A transaction at a root, read statement by statement.
+struct Reading<'a> {
+    facts: &'a Facts,
+    schema: &'a Schema,
+    entity: &'a str,
+    parameters: Vec<Column>,
+    /// The place of the root key among the parameters.
+    root: usize,
+}
+
+impl<'a> Reading<'a> {
+    fn new(facts: &'a Facts, schema: &'a Schema, transaction: &'a Transaction) -> Option<Reading<'a>> {
+        let Target::Root { entity, parameter } = &transaction.target else { return None };
+        let parameters = parameters(transaction)?;
+        let root = parameters.iter().position(|column| column.name == *parameter)?;
+        Some(Reading { facts, schema, entity, parameters, root })
+    }
+
+    /// Gives a reader of this statement's text to `read`.
+    fn of<T>(&self, declared: &Statement, read: impl FnOnce(&statement::Reader<'_, 'a>) -> T) -> T {
+        let table_of = |name: &str| table(self.facts, self.schema, self.entity, name);
+        let place_of = |at: usize| {
+            let name = &declared.parameters.get(at)?.name;
+            self.parameters.iter().position(|column| column.name == *name)
+        };
+        read(&statement::Reader { table_of: &table_of, place_of: &place_of, parameters: &self.parameters, root: self.root })
+    }
+}
+
+/// The places of the statements that needn't run, since the next ones tell what they would: see [`Statement::is_told_by_next`]. Those that
+/// give the transaction's answer run.
+fn told(facts: &Facts, schema: &Schema, transaction: &Transaction) -> Vec<usize> {
+    let Some(reading) = Reading::new(facts, schema, transaction) else { return Vec::new() };
+    let Some(answering) = transaction.statements.iter().rposition(|statement| statement.returns_rows) else { return Vec::new() };
+    let wants_a_row =
+        |statement: &Statement| statement.expect.as_ref().is_some_and(|expect| expect.rows.is_met_by(1) && !expect.rows.is_met_by(0));
+    let is_told = |first: &Statement, next: &Statement| {
+        let asks = reading.of(first, |reader| reader.understand(&first.sql)).filter(Single::only_asks);
+        let (Some(asks), true) = (asks, wants_a_row(first) && wants_a_row(next)) else { return false };
+        reading.of(next, |reader| reader.met(&next.sql)).is_some_and(|met| asks.met.holds_where(&met))
+    };
+    let mut places: Vec<usize> = Vec::new();
+    for (at, pair) in transaction.statements.windows(2).enumerate().rev() {
+        // One that needn't run itself tells nothing.
+        if at != answering && places.last() != Some(&(at + 1)) && is_told(&pair[0], &pair[1]) {
+            places.push(at);
+        }
+    }
+    places
+}
+
 fn compile_one(facts: &Facts, schema: &Schema, transaction: &Transaction) -> Option<SetWise> {
-    let Target::Root { entity, parameter } = &transaction.target else { return None };
     if transaction.may_change_settings || transaction.statements.is_empty() {
         return None;
     }
-    let parameters = parameters(transaction)?;
-    let root = parameters.iter().position(|column| column.name == *parameter)?;
-    let place = |of: &Statement, at: usize| {
-        let name = &of.parameters.get(at)?.name;
-        parameters.iter().position(|column| column.name == *name)
-    };
+    let reading = Reading::new(facts, schema, transaction)?;
+    let (parameters, root) = (&reading.parameters, reading.root);
     let mut steps = Vec::new();
     for declared in &transaction.statements {
-        let table_of = |name: &str| table(facts, schema, entity, name);
-        let single = statement::understand(&declared.sql, &table_of, &|at| place(declared, at), &parameters, root)?;
+        let single = reading.of(declared, |reader| reader.understand(&declared.sql))?;
         if matches!(declared.expect.as_ref().map(|expect| expect.rows), Some(ExpectedRows::Exactly(2..))) {
             return None;
         }
         steps.push(Step { single, declared });
     }
     let clean_statements = clean_statements(&steps);
-    let text = function::body(&steps, &parameters, root, &transaction.columns, clean_statements)?;
+    let text = function::body(&steps, parameters, root, &transaction.columns, clean_statements)?;
     let hash = hex::encode(&Sha256::digest(text.as_bytes())[..6]);
     let name: String = transaction.name.chars().take(40).collect();
     let function = format!("{name}_{hash}");
     Some(SetWise {
-        sql: function::definition(&function, &parameters, &transaction.columns, &text),
+        sql: function::definition(&function, parameters, &transaction.columns, &text),
         function,
         clean_statements: u32::try_from(clean_statements).unwrap_or(0),
-        parameters,
+        parameters: reading.parameters,
     })
 }
 

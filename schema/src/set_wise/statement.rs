@@ -18,11 +18,9 @@ use crate::value::Type;
 /// One statement, its expressions written for the generated function.
 pub(super) struct Single {
     pub action: Action,
-    pub table: String,
+    pub met: Met,
     /// The column that carries the root key.
     pub key_column: String,
-    /// The name that the statement gives the table.
-    pub alias: String,
     /// The statement's own condition.
     pub condition: Option<String>,
     /// What it returns.
@@ -31,6 +29,22 @@ pub(super) struct Single {
     pub returns_plainly: bool,
     /// The parameters that it uses, by their places.
     pub uses: BTreeSet<usize>,
+}
+
+/// What is known of the rows that a statement meets.
+pub(super) struct Met {
+    pub table: String,
+    /// The name that the statement gives the table.
+    pub alias: String,
+    /// What holds for each of them.
+    conjuncts: Vec<String>,
+}
+
+impl Met {
+    /// Whether a row that is met there is met here too: it is of the same table, and all that is asked of it here is asked there.
+    pub fn holds_where(&self, there: &Met) -> bool {
+        (&self.table, &self.alias) == (&there.table, &there.alias) && self.conjuncts.iter().all(|asked| there.conjuncts.contains(asked))
+    }
 }
 
 pub(super) enum Action {
@@ -48,6 +62,11 @@ impl Single {
     pub fn writes(&self) -> bool {
         !matches!(self.action, Action::Select)
     }
+
+    /// Whether running it can do nothing but tell whether its row is there.
+    pub fn only_asks(&self) -> bool {
+        !self.writes() && self.returns_plainly
+    }
 }
 
 /// How a placeholder is written in the function.
@@ -55,34 +74,14 @@ pub(super) fn parameter_name(place: usize) -> String {
     format!("rw_s.rw_v{}", place + 1)
 }
 
-/// Reads a statement; none if it is outside of the class.
-///
-/// Clauses that nothing here knows can't be overlooked: what was understood is put together again and compared with what was
-/// read.
-pub(super) fn understand<'a>(
-    sql: &str,
-    table_of: &dyn Fn(&str) -> Option<Table<'a>>,
-    place_of: &dyn Fn(usize) -> Option<usize>,
-    parameters: &[Column],
-    root: usize,
-) -> Option<Single> {
-    let mut statements = Parser::parse_sql(&PostgreSqlDialect {}, sql).ok()?;
-    let statement = if statements.len() == 1 { statements.pop()? } else { return None };
-    let reader = Reader { table_of, place_of, parameters, root };
-    match &statement {
-        ast::Statement::Query(query) => reader.select(query),
-        ast::Statement::Update(update) => reader.update(update, &statement.to_string()),
-        ast::Statement::Delete(delete) => reader.delete(delete, &statement.to_string()),
-        ast::Statement::Insert(insert) => reader.insert(insert, &statement.to_string()),
-        _ => None,
-    }
-}
-
-struct Reader<'r, 'a> {
-    table_of: &'r dyn Fn(&str) -> Option<Table<'a>>,
-    place_of: &'r dyn Fn(usize) -> Option<usize>,
-    parameters: &'r [Column],
-    root: usize,
+/// Reads the statements of a transaction.
+pub(super) struct Reader<'r, 'a> {
+    pub table_of: &'r dyn Fn(&str) -> Option<Table<'a>>,
+    /// The place of a placeholder's parameter.
+    pub place_of: &'r dyn Fn(usize) -> Option<usize>,
+    pub parameters: &'r [Column],
+    /// The place of the root key.
+    pub root: usize,
 }
 
 /// A table as a statement names it.
@@ -91,24 +90,84 @@ struct Named<'a> {
     alias: String,
 }
 
-impl<'a> Reader<'_, 'a> {
-    fn select(&self, query: &Query) -> Option<Single> {
-        let SetExpr::Select(select) = query.body.as_ref() else { return None };
-        let [from] = select.from.as_slice() else { return None };
-        let condition = select.selection.as_ref()?;
-        if query.to_string() != format!("SELECT {} FROM {from} WHERE {condition}", list(&select.projection)) {
-            return None;
+/// A statement about rows of one table, taken apart, with nothing else in it.
+struct Parts<'s> {
+    from: &'s TableWithJoins,
+    condition: &'s Expr,
+    returning: &'s [SelectItem],
+}
+
+/// Takes a SELECT, UPDATE or DELETE apart; none if there is more to it.
+///
+/// Clauses that nothing here knows can't be overlooked: what was understood is put together again and compared with what was
+/// read.
+fn parts(statement: &ast::Statement) -> Option<Parts<'_>> {
+    let (parts, again) = match statement {
+        ast::Statement::Query(query) => {
+            let SetExpr::Select(select) = query.body.as_ref() else { return None };
+            let [from] = select.from.as_slice() else { return None };
+            let (condition, returning) = (select.selection.as_ref()?, select.projection.as_slice());
+            (Parts { from, condition, returning }, format!("SELECT {} FROM {from} WHERE {condition}", list(returning)))
         }
-        let named = self.named(from)?;
-        self.single(&named, Action::Select, Some(condition), &select.projection)
+        ast::Statement::Update(update) => {
+            let (from, condition) = (&update.table, update.selection.as_ref()?);
+            let returning = update.returning.as_deref().unwrap_or_default();
+            let again = format!("UPDATE {from} SET {} WHERE {condition}{}", list(&update.assignments), returned(returning));
+            (Parts { from, condition, returning }, again)
+        }
+        ast::Statement::Delete(delete) => {
+            let FromTable::WithFromKeyword(from) = &delete.from else { return None };
+            let [from] = from.as_slice() else { return None };
+            let (condition, returning) = (delete.selection.as_ref()?, delete.returning.as_deref().unwrap_or_default());
+            (Parts { from, condition, returning }, format!("DELETE FROM {from} WHERE {condition}{}", returned(returning)))
+        }
+        _ => return None,
+    };
+    (statement.to_string() == again).then_some(parts)
+}
+
+fn parsed(sql: &str) -> Option<ast::Statement> {
+    let mut statements = Parser::parse_sql(&PostgreSqlDialect {}, sql).ok()?;
+    if statements.len() == 1 { statements.pop() } else { None }
+}
+
+impl<'a> Reader<'_, 'a> {
+    /// Reads a statement; none if it is outside of the class.
+    pub fn understand(&self, sql: &str) -> Option<Single> {
+        let statement = parsed(sql)?;
+        match &statement {
+            ast::Statement::Query(_) => self.select(&parts(&statement)?),
+            ast::Statement::Update(update) => self.update(update, &parts(&statement)?),
+            ast::Statement::Delete(_) => self.delete(&parts(&statement)?),
+            ast::Statement::Insert(insert) => self.insert(insert, &statement.to_string()),
+            _ => None,
+        }
     }
 
-    fn update(&self, update: &ast::Update, text: &str) -> Option<Single> {
-        let condition = update.selection.as_ref()?;
-        let returning = update.returning.as_deref().unwrap_or_default();
-        let again = format!("UPDATE {} SET {} WHERE {condition}{}", update.table, list(&update.assignments), returned(returning));
-        let named = self.named(&update.table)?;
-        if text != again || named.table.update_cascades {
+    /// What is known of the rows that a statement meets if its row count isn't 0: of an UPDATE or DELETE, be it in the class or not, or of
+    /// a SELECT in the class. Others may give a row where they meet none, as `count(*)` does.
+    pub fn met(&self, sql: &str) -> Option<Met> {
+        let statement = parsed(sql)?;
+        let parts = parts(&statement)?;
+        match &statement {
+            ast::Statement::Query(_) => self.select(&parts).map(|single| single.met),
+            _ => Some(self.met_by(&self.named(parts.from)?, Some(parts.condition))),
+        }
+    }
+
+    /// What is outside of the class is left out: there may be more that holds.
+    fn met_by(&self, named: &Named<'a>, condition: Option<&Expr>) -> Met {
+        let conjuncts = condition.map(conjuncts).unwrap_or_default().into_iter().filter_map(|asked| self.render(Some(named), asked));
+        Met { table: named.table.tree.name.clone(), alias: named.alias.clone(), conjuncts: conjuncts.collect() }
+    }
+
+    fn select(&self, parts: &Parts<'_>) -> Option<Single> {
+        self.single(&self.named(parts.from)?, Action::Select, Some(parts.condition), parts.returning)
+    }
+
+    fn update(&self, update: &ast::Update, parts: &Parts<'_>) -> Option<Single> {
+        let named = self.named(parts.from)?;
+        if named.table.update_cascades {
             return None;
         }
         let mut changes = Vec::new();
@@ -122,23 +181,19 @@ impl<'a> Reader<'_, 'a> {
             }
             changes.push((fact.name.clone(), self.render(Some(&named), &assignment.value)?));
         }
-        let mut single = self.single(&named, Action::Update(changes), Some(condition), returning)?;
+        let mut single = self.single(&named, Action::Update(changes), Some(parts.condition), parts.returning)?;
         for assignment in &update.assignments {
             self.note_uses(&assignment.value, &mut single.uses);
         }
         Some(single)
     }
 
-    fn delete(&self, delete: &ast::Delete, text: &str) -> Option<Single> {
-        let FromTable::WithFromKeyword(from) = &delete.from else { return None };
-        let [from] = from.as_slice() else { return None };
-        let condition = delete.selection.as_ref()?;
-        let returning = delete.returning.as_deref().unwrap_or_default();
-        let named = self.named(from)?;
-        if text != format!("DELETE FROM {from} WHERE {condition}{}", returned(returning)) || named.table.delete_cascades {
+    fn delete(&self, parts: &Parts<'_>) -> Option<Single> {
+        let named = self.named(parts.from)?;
+        if named.table.delete_cascades {
             return None;
         }
-        self.single(&named, Action::Delete, Some(condition), returning)
+        self.single(&named, Action::Delete, Some(parts.condition), parts.returning)
     }
 
     fn insert(&self, insert: &ast::Insert, text: &str) -> Option<Single> {
@@ -225,15 +280,15 @@ impl<'a> Reader<'_, 'a> {
         if let Some(condition) = condition {
             self.note_uses(condition, &mut uses);
         }
+        let met = self.met_by(named, condition);
         let condition = match condition {
             Some(condition) => Some(self.render(Some(named), condition)?),
             None => None,
         };
         Some(Single {
             action,
-            table: named.table.tree.name.clone(),
+            met,
             key_column: named.table.tree.key_column.clone(),
-            alias: named.alias.clone(),
             condition,
             returning: columns,
             returns_plainly,
@@ -323,6 +378,15 @@ impl<'a> Reader<'_, 'a> {
             let digits: String = text[at + 1..].chars().take_while(char::is_ascii_digit).collect();
             uses.extend(digits.parse::<usize>().ok().and_then(|number| number.checked_sub(1)).and_then(|number| (self.place_of)(number)));
         }
+    }
+}
+
+/// A condition taken apart at its outermost ANDs.
+fn conjuncts(condition: &Expr) -> Vec<&Expr> {
+    match condition {
+        Expr::BinaryOp { left, op: BinaryOperator::And, right } => [conjuncts(left), conjuncts(right)].concat(),
+        Expr::Nested(inner) => conjuncts(inner),
+        condition => vec![condition],
     }
 }
 

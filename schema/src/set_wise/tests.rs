@@ -83,6 +83,7 @@ fn transaction(source: &Source, columns: usize) -> Transaction {
             parameters: statement.parameters.iter().map(|name| named(&name.value)).collect(),
             returns_rows: words.starts_with("select") || words.starts_with("with") || words.contains("returning"),
             expect: statement.expect.clone(),
+            is_told_by_next: false,
             line: statement.line,
             sql: statement.sql.clone(),
         }
@@ -396,6 +397,68 @@ fn a_miss_leaves_nothing_behind_up_to_the_first_write() {
     assert_eq!(clean(&format!("{reads}{reads}{writes}")), 3);
     assert_eq!(clean("delete from entry where a = :a and k = 1; -- expect: none\n"), 0, "its miss is a row that is gone");
     assert_eq!(clean("insert into entry (a, k) values (:a, 1); update account set n = 0 where a = :a; -- expect: one\n"), 1);
+}
+
+/// Which statements needn't run, by their places; and what a set-wise function makes of them.
+fn told(sql: &str) -> (Vec<usize>, Option<SetWise>) {
+    let text = format!("-- name: t\n-- root: account = :a\n{sql}\n;\n");
+    let source = Source::from_texts([("rootward.toml", ""), ("transactions/t.sql", text.as_str())]);
+    let facts = facts();
+    let mut schema = schema([root(&facts, "account", &["account", "entry"])]);
+    schema.transactions.insert("t".to_owned(), transaction(&source, 1));
+    compile(&source, &facts, &mut schema);
+    let made = schema.transactions.remove("t").expect("it is there");
+    let statements = made.statements.iter().enumerate();
+    (statements.filter(|(_, statement)| statement.is_told_by_next).map(|(at, _)| at).collect(), made.set_wise)
+}
+
+#[test]
+fn what_the_next_statement_tells_is_asked_for_those_alone_whom_it_missed() {
+    let there = "select 1 from entry where a = :a and k = :k; -- expect: one, else \"none\"";
+    let changed = "update entry set n = 0 where k = :k and (t = 'x' and a = :a) returning n; -- expect: some";
+    for (first, second) in [
+        (there, changed),
+        (there, "delete from entry where a = :a and k = :k and n > 0 returning n; -- expect: one"),
+        (there, "select n from entry where a = :a and k = :k and n > 0; -- expect: one"),
+        ("select 1 from entry where t = 'x' and a = :a and k = :k; -- expect: some", changed),
+    ] {
+        let (places, made) = told(&format!("{first}\n{second}"));
+        let made = made.expect("it is in the class").sql;
+        assert_eq!(places, [0], "{second}");
+        assert!(made.contains("  -- statement 1: whoever meets") && made.contains("when rw_x.u = any (rw_found) then 1 else 0"), "{made}");
+    }
+    // What the second one calls is its own affair, as long as it counts rows that it meets.
+    for second in [
+        "update entry set n = f(n) where a = :a and k = :k and g(n) returning n; -- expect: one",
+        "delete from entry where a = :a and k = :k and exists (select 1) returning h(n) as n; -- expect: some",
+    ] {
+        let (places, made) = told(&format!("{there}\n{second}"));
+        assert_eq!((places.as_slice(), made.is_some()), (&[0][..], false), "{second}");
+    }
+    for (first, second, why) in [
+        (there, "update entry set n = 0 where a = :a and k = :b returning n; -- expect: one", "another row"),
+        (there, "update entry set n = 0 where a = :a and (k = :k or n > 0) returning n; -- expect: one", "perhaps another row"),
+        (there, "update account set n = 0 where a = :a returning n; -- expect: one", "another table"),
+        (there, "update entry as k set n = 0 where k.a = :a and k.k = :k returning n; -- expect: one", "another name"),
+        (there, "update entry set n = 0 from account where entry.a = :a and k = :k returning n; -- expect: one", "two tables"),
+        (there, "update entry set n = 0 where a = :a and k = :k returning n; -- expect: none", "no row is wanted"),
+        (there, "update entry set n = 0 where a = :a and k = :k returning n", "nobody looks whether it met one"),
+        (there, "select count(*) as n from entry where a = :a and k = :k; -- expect: one", "it counts none, too"),
+        (there, "insert into entry (a, k) values (:a, :k) returning n; -- expect: one", "it makes one"),
+        ("select 1 from entry where a = :a and k = :k", changed, "nobody looks at the first one"),
+        ("select 1 from entry where a = :a and k = :k; -- expect: none", changed, "a row is not wanted"),
+        ("select 1 from entry where a = :a; -- expect: one", changed, "of many rows one is wanted"),
+        ("select 1 / n from entry where a = :a and k = :k; -- expect: one", changed, "it can fail"),
+        ("select f(n) from entry where a = :a and k = :k; -- expect: one", changed, "it does something"),
+        ("select 1 from entry where a = :a and k = :k and n > 0; -- expect: one", changed, "more is asked of it"),
+        ("select 1 from entry where a = :a and k = :k and (t = 'x' or n > 0); -- expect: one", changed, "it is asked otherwise"),
+        ("update entry set n = 1 where a = :a and k = :k; -- expect: one", changed, "it changes rows"),
+        ("select n from entry where a = :a and k = :k; -- expect: one", "update entry set n = 0 where a = :a and k = :k; -- expect: one", "it answers"),
+    ] {
+        let (places, made) = told(&format!("{first}\n{second}"));
+        assert!(places.is_empty() && !made.is_some_and(|made| made.sql.contains("rw_found)")), "{why}");
+    }
+    assert_eq!(told(&format!("{there}\n{there}\n{changed}")).0, [1], "the first one is asked: the second one doesn't run");
 }
 
 #[test]

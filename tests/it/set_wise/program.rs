@@ -88,6 +88,15 @@ update box set small = small - 1 where box_id = :box_id and n >= 0;
 -- name: recode
 -- root: box = :box_id
 update item set code = :code, flag = not flag where box_id = :box_id and kind = :kind and item_no = :item_no returning code, flag; -- expect: some, else "not there"
+-- name: spend
+-- root: box = :box_id
+select name from box where box_id = :box_id and n >= 0; -- expect: some, else "in debt, or no box"
+update box set n = n - :d::numeric where n >= 0 and (small is distinct from 7 and box_id = :box_id) returning n, name; -- expect: one, else "seven"
+-- name: clear
+-- root: box = :box_id
+update box set n = n + 1 where box_id = :box_id;
+select code from item where box_id = :box_id and item_no = :item_no and kind = :kind; -- expect: one, else "not there"
+delete from item where box_id = :box_id and kind = :kind and item_no = :item_no and flag and 1 / i <= 1 returning code; -- expect: one, else "flag"
 -- name: write_label
 -- root: label = :label_id
 insert into label (label_id, words) values (:label_id, :words) on conflict do nothing;
@@ -95,6 +104,15 @@ update label set count = count + 1, words = words || :words::text where label_id
 -- name: mark_label
 -- root: label = :label_id
 insert into mark (label_id, mark_id, words) values (:label_id, :request_id, :words::text || '''}') returning label_id, mark_id, words;
+-- name: row_spend
+-- root: box = :box_id
+select name from box where box_id = :box_id and n >= 0; -- expect: one, else "in debt, or no box"
+update box set n = n - abs(round(:d::numeric)) where box_id = :box_id and n >= 0 and mod(small, 2) = 0 returning n; -- expect: one, else "odd"
+insert into item (box_id, kind, item_no, i) values (:box_id, :kind, :item_no, :i);
+-- name: row_clear
+-- root: box = :box_id
+select 1 from item where box_id = :box_id and item_no = :item_no and kind = :kind; -- expect: some, else "not there"
+delete from item where box_id = :box_id and kind = :kind and item_no = :item_no and 6 / mod(i, 3) > 1 returning upper(code) as code; -- expect: one, else "kept"
 -- name: row_sum
 -- root: box = :box_id
 select count(*) as count, sum(amount) as amount from item where box_id = :box_id;
@@ -150,6 +168,10 @@ const AT_BOXES: &[&str] = &[
     "share",
     "grow",
     "recode",
+    "spend",
+    "clear",
+    "row_spend",
+    "row_clear",
     "row_sum",
     "row_flip",
 ];

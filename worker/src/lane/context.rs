@@ -13,7 +13,7 @@ use tokio_postgres::types::Type as PgType;
 
 use super::{
     counters::Counters,
-    declared::{Declared, Effect, SetWise, Statement},
+    declared::{Declared, Effect, SetWise, Statement, Which},
     folded::Folding,
     freshness::Floors,
     journal::Journal,
@@ -298,11 +298,11 @@ fn closing_calls(deferrable: &[DeferrableConstraint]) -> Vec<Call> {
 
 impl LaneContext {
     /// The statements of a unit, ours around the users'; without [`After::Row`], which is done for many units at once.
-    pub(super) fn calls_of(&self, unit: &Unit) -> Vec<Call> {
+    pub(super) fn calls_of(&self, unit: &Unit, which: Which) -> Vec<Call> {
         let mut calls = Vec::new();
         calls.extend(unit.context.as_ref().map(|context| self.enter(context)));
         if let Some(effect) = &unit.effect {
-            calls.extend(effect.declared.statements.iter().map(|statement| statement.call(&effect.values)));
+            calls.extend(effect.statements(which).map(|statement| statement.call(&effect.values)));
         }
         // A constraint that waits for COMMIT would fail there for the whole batch.
         calls.extend(self.closing_calls(unit).iter().cloned());
@@ -313,15 +313,15 @@ impl LaneContext {
     }
 
     /// The user's statement at a place among [`LaneContext::calls_of`].
-    pub(super) fn statement_at<'u>(&self, unit: &'u Unit, call: usize) -> Option<&'u Statement> {
-        unit.effect.as_ref()?.declared.statements.get(call.checked_sub(usize::from(unit.context.is_some()))?)
+    pub(super) fn statement_at<'u>(&self, unit: &'u Unit, which: Which, call: usize) -> Option<&'u Statement> {
+        unit.effect.as_ref()?.statements(which).nth(call.checked_sub(usize::from(unit.context.is_some()))?)
     }
 
     /// The refusal of the first statement whose row count is not what it expects, if its result is among these. It comes
     /// before the error of a later statement, which was on its way already.
-    pub(super) fn missed_expectation(&self, unit: &Unit, results: &[StatementResult]) -> Option<Fault> {
+    pub(super) fn missed_expectation(&self, unit: &Unit, which: Which, results: &[StatementResult]) -> Option<Fault> {
         let mut results = results.iter().skip(usize::from(unit.context.is_some()));
-        unit.effect.as_ref()?.declared.statements.iter().find_map(|statement| {
+        unit.effect.as_ref()?.statements(which).find_map(|statement| {
             let result = results.by_ref().nth(statement.result_count() - 1)?;
             let expect = statement.expect.as_ref().filter(|expect| !expect.rows.is_met_by(result.row_count))?;
             Some(refusal::missed(unit, statement, &expect.reason, result.row_count))
@@ -329,8 +329,8 @@ impl LaneContext {
     }
 
     /// The answer that the results of [`LaneContext::calls_of`] make.
-    pub(super) fn answer_of(&self, unit: &Unit, results: &[StatementResult]) -> Answer {
-        if let Some(fault) = self.missed_expectation(unit, results) {
+    pub(super) fn answer_of(&self, unit: &Unit, which: Which, results: &[StatementResult]) -> Answer {
+        if let Some(fault) = self.missed_expectation(unit, which, results) {
             return Err(fault);
         }
         if results.iter().any(|result| result.is_too_large) {
@@ -338,7 +338,7 @@ impl LaneContext {
         }
         let mut results = results.iter().skip(usize::from(unit.context.is_some()));
         let mut last = StatementResult::default();
-        for statement in unit.effect.iter().flat_map(|effect| &effect.declared.statements) {
+        for statement in unit.effect.iter().flat_map(|effect| effect.statements(which)) {
             let result = results.by_ref().nth(statement.result_count() - 1).cloned().unwrap_or_default();
             if !result.columns.is_empty() {
                 last = result;

@@ -37,8 +37,18 @@ pub(crate) struct Statement {
     /// The places of its parameters among the transaction's.
     parameters: Vec<usize>,
     pub expect: Option<Expect>,
+    /// Its expectation is met if the next one's is.
+    is_told_by_next: bool,
     /// Where it stands, for the help of a refusal.
     pub location: Arc<str>,
+}
+
+/// Which statements of a transaction run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Which {
+    All,
+    /// Without those that tell nothing if all expectations are met. If one is missed, this run knows neither which, nor what an error means.
+    Untold,
 }
 
 /// How a transaction runs for many roots at once.
@@ -75,6 +85,7 @@ impl Declared {
             how: How::Prepared,
             parameters: statement.parameters.iter().filter_map(place).collect(),
             expect: statement.expect.clone(),
+            is_told_by_next: statement.is_told_by_next,
             location: format!("{}:{}", transaction.file, statement.line).into(),
         });
         let set_wise = transaction.set_wise.as_ref().filter(|set_wise| set_wise.parameters == parameters).map(|set_wise| {
@@ -113,6 +124,7 @@ impl Declared {
             how: How::AdHoc,
             parameters: Vec::new(),
             expect: None,
+            is_told_by_next: false,
             location: "the statement".into(),
         };
         Declared {
@@ -129,6 +141,10 @@ impl Declared {
 }
 
 impl Effect {
+    pub(super) fn statements(&self, which: Which) -> impl Iterator<Item = &Statement> {
+        self.declared.statements.iter().filter(move |statement| which == Which::All || !statement.is_told_by_next)
+    }
+
     /// The arguments by name, as JSON of canonical texts, without what the worker gives; the statement itself if it came from outside.
     pub(super) fn arguments(&self) -> String {
         let built_in = |name: &str| rootward_schema::BUILT_IN_PARAMETERS.iter().any(|(known, _)| *known == name);

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{
     context::{How, LaneContext},
-    declared::Effect,
+    declared::{Effect, Which},
     freshness::{Floors, Freshness},
     outcome::{Fingerprint, OutcomeKey},
     positions::Positions,
@@ -74,7 +74,7 @@ impl ReadContext {
     /// [`ConnectionLost`]; the connection is of no use then.
     pub(crate) async fn run(&self, connection: &mut Connection, unit: &Unit) -> Result<ReadEnd, ConnectionLost> {
         let mut calls = vec![self.0.begin_read(unit.claim)];
-        calls.extend(self.0.calls_of(unit));
+        calls.extend(self.0.calls_of(unit, Which::All));
         calls.push(Call::plain(POSITION));
         let mut pipeline = Pipeline::default();
         // One snapshot for all statements; the position is read behind them, so it is not older than what they saw.
@@ -106,13 +106,13 @@ impl ReadContext {
                     _ => ReadEnd::Failed(refusal::judge(unit, None, error)),
                 };
             }
-            if let Some(fault) = self.0.missed_expectation(unit, results) {
+            if let Some(fault) = self.0.missed_expectation(unit, Which::All, results) {
                 return ReadEnd::Refused(fault);
             }
             let call = Positions::new(calls).call_at(ran.results.len().saturating_sub(1)).saturating_sub(1);
             let fault = match error.sqlstate.as_str() {
                 READ_ONLY => writes(&unit.label).with_postgres(&error.sqlstate, error.detail.as_deref(), error.hint.as_deref()),
-                _ => refusal::judge(unit, self.0.statement_at(unit, call), error),
+                _ => refusal::judge(unit, self.0.statement_at(unit, Which::All, call), error),
             };
             let is_final = fault.retry_class() == v1::RetryClass::Refused || fault.code() == "RW3104";
             return if is_final { ReadEnd::Refused(fault) } else { ReadEnd::Failed(fault) };
@@ -122,7 +122,7 @@ impl ReadContext {
             [of_unit @ .., position, _] => (of_unit, position.scalar().map(str::to_owned)),
             _ => return ReadEnd::Failed(Fault::internal("a read was answered with nothing")),
         };
-        match (self.0.answer_of(unit, of_unit), position) {
+        match (self.0.answer_of(unit, Which::All, of_unit), position) {
             (Ok(done), Some(position)) => ReadEnd::Answered(done.response, position),
             (Err(fault), _) => ReadEnd::Refused(fault),
             (Ok(_), None) => ReadEnd::Failed(Fault::internal("a server told no place in its log")),

@@ -2,7 +2,11 @@
 
 use rootward_proto::Fault;
 
-use super::{declared::Statement, unit::Unit};
+use super::{
+    batch::UNIQUE_VIOLATION,
+    declared::Statement,
+    unit::{After, Unit},
+};
 use crate::pg::{MAX_RESULT_BYTES, ServerError};
 
 /// A refusal of the unit, judged by the SQLSTATE.
@@ -12,13 +16,13 @@ pub(super) fn judge(unit: &Unit, statement: Option<&Statement>, error: &ServerEr
     let place = statement.map(|statement| format!("; see {}", statement.location)).unwrap_or_default();
     let message = &error.message;
     let fault = match error.sqlstate.as_str() {
-        "RW004" if statement.is_none() => Fault::refused(
+        UNIQUE_VIOLATION if statement.is_none() && error.constraint.as_deref() == Some("chain_pkey") => Fault::refused(
             "RW4009",
-            format!("{message}; it was scheduled, or started with other words"),
+            format!("chain {} is there already; it was scheduled, or started with other words", own_key(unit)),
             "nothing was executed; see it with `rootward chain show`, or start another one with an id of its own",
         ),
         // A guard of ours that users' SQL called, or that it pretends to be; or the session's statements, which it deallocated.
-        "42501" | "RW001" | "RW002" | "RW003" | "RW004" | "26000" => Fault::refused(
+        "42501" | "RW001" | "RW002" | "RW003" | "26000" => Fault::refused(
             "RW2004",
             format!("`{label}` on {at} reached outside its root: {message}"),
             format!("a transaction touches the tree of one root and reads reference data; work over several roots is a chain{place}"),
@@ -55,6 +59,14 @@ pub(super) fn too_large(unit: &Unit) -> Fault {
         format!("the answer of `{}` on {} is larger than {} MiB", unit.label, root_of(unit), MAX_RESULT_BYTES >> 20),
         "nothing was executed; ask for less, for example with LIMIT",
     )
+}
+
+/// What names the row of ours that the unit writes.
+fn own_key(unit: &Unit) -> String {
+    match &unit.after {
+        Some(After::Row(row)) => row.key.to_string(),
+        _ => String::new(),
+    }
 }
 
 fn root_of(unit: &Unit) -> String {

@@ -2,6 +2,7 @@
 
 use super::{
     batch::{BEGIN, Batch, Closing, Failure, UNKNOWN_STATEMENT, before_commit, check_standing, plain},
+    declared::Which,
     positions::Positions,
     refusal,
     unit::{After, Answer, Unit},
@@ -49,7 +50,7 @@ impl Batch<'_> {
     /// Runs one unit behind a savepoint, which is left open if the unit took effect: the next one's trip releases it.
     async fn one(&mut self, place: usize, is_open: &mut bool) -> Result<Answer, Failure> {
         let unit = self.units[place];
-        let mut calls: Vec<Call> = self.context.calls_of(unit);
+        let mut calls: Vec<Call> = self.context.calls_of(unit, Which::All);
         let effects = calls.len();
         if let Some(After::Row(row)) = &unit.after {
             calls.push(self.context.own(row.sql, &[row]));
@@ -109,20 +110,20 @@ impl Batch<'_> {
         let positions = Positions::new(calls);
         let Some(error) = &ran.error else {
             let own = positions.first_of(effects);
-            let mut answer = self.context.answer_of(unit, &results[..own]);
+            let mut answer = self.context.answer_of(unit, Which::All, &results[..own]);
             if let (Ok(done), Some(result)) = (&mut answer, results.get(own)) {
                 done.after = result.rows.first().and_then(|row| row.get(1)?.clone());
             }
             return Ok(Ok(answer));
         };
         let call = positions.call_at(results.len());
-        let statement = self.context.statement_at(unit, call);
+        let statement = self.context.statement_at(unit, Which::All, call);
         let is_unprepared = error.sqlstate == UNKNOWN_STATEMENT;
         if statement.is_none() && !is_unprepared {
             check_standing(error)?;
         }
         let judged = || refusal::judge(unit, statement, error);
-        let fault = self.context.missed_expectation(unit, results).unwrap_or_else(judged);
+        let fault = self.context.missed_expectation(unit, Which::All, results).unwrap_or_else(judged);
         Ok(if is_unprepared { Err(Unprepared(fault)) } else { Ok(Err(fault)) })
     }
 }

@@ -4,6 +4,7 @@ use std::{collections::HashMap, ops::Range};
 
 use super::{
     batch::{Attempt, BEGIN, Batch, Closing, Failure, Manner, UNKNOWN_STATEMENT, before_commit, check_standing, plain},
+    declared::Which,
     outcome::stored_answer,
     positions::Positions,
     refusal,
@@ -23,6 +24,7 @@ struct Layout {
     groups: Vec<Group>,
     /// The call of the first group; one for each follows.
     first_group: usize,
+    which: Which,
     /// Units that run row by row, with their calls.
     rows: Vec<(usize, Range<usize>)>,
     positions: Positions,
@@ -43,13 +45,15 @@ impl Batch<'_> {
                 calls.push(self.context.for_all(&group.declared, set_wise, &group.effects(self.units), None, Parameter::Null));
             }
         }
+        // Whoever looks does so since the run before was refused, or may be: then all statements are asked what they tell.
+        let which = if manner.looks { Which::All } else { Which::Untold };
         let mut ranges = Vec::with_capacity(rows.len());
         for place in rows {
             let first = calls.len();
-            calls.extend(self.context.calls_of(self.units[place]));
+            calls.extend(self.context.calls_of(self.units[place], which));
             ranges.push((place, first..calls.len()));
         }
-        let layout = Layout { groups, first_group, rows: ranges, positions: Positions::new(&calls) };
+        let layout = Layout { groups, first_group, which, rows: ranges, positions: Positions::new(&calls) };
         let mut pipeline = Pipeline::default();
         // Preparing may need a trip of its own, which goes before all of this.
         let opened = self.begin(&mut pipeline)?;
@@ -117,7 +121,7 @@ impl Batch<'_> {
             }
         }
         for (place, calls) in &layout.rows {
-            match self.context.answer_of(self.units[*place], &results[layout.positions.results_of(calls)]) {
+            match self.context.answer_of(self.units[*place], layout.which, &results[layout.positions.results_of(calls)]) {
                 Ok(done) => answers[*place] = Some(Ok(done)),
                 Err(fault) => return Attempt::Refused(*place, fault),
             }
@@ -144,14 +148,14 @@ impl Batch<'_> {
             return Err(Failure::NotCommitted(error.message.clone()));
         };
         let unit = self.units[*place];
-        let statement = self.context.statement_at(unit, call - calls.start);
+        let statement = self.context.statement_at(unit, layout.which, call - calls.start);
         // The users' SQL can raise any SQLSTATE, and call our functions with a wrong secret: that says nothing about the
         // worker's standing.
         if statement.is_none() {
             check_standing(error)?;
         }
         let own = &results[layout.positions.first_of(calls.start).min(results.len())..];
-        let missed = self.context.missed_expectation(unit, own);
+        let missed = self.context.missed_expectation(unit, layout.which, own);
         Ok(Attempt::Refused(*place, missed.unwrap_or_else(|| refusal::judge(unit, statement, error))))
     }
 
@@ -212,7 +216,7 @@ impl Batch<'_> {
         }
         // Those that are known to be refused run no more.
         for (place, unit) in self.units.iter().enumerate().filter(|(place, _)| !self.refused.contains_key(place)) {
-            let calls = self.context.calls_of(unit);
+            let calls = self.context.calls_of(unit, Which::All);
             let mut unused = Pipeline::default();
             if let Some(own) = self.connection.add(&mut unused, &calls).await.map_err(before_commit)? {
                 return Ok(Attempt::Refused(place, refusal::judge(unit, None, &own)));
