@@ -3,9 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use rootward_schema::{Finding, Schema, Source, check};
-use tokio_postgres::NoTls;
-
-use crate::{IntrospectError, ServerError, introspect, scratch_database};
+use crate::{IntrospectError, ServerError, introspect, scratch_database, session};
 
 /// A schema that the check found nothing wrong with.
 #[derive(Debug)]
@@ -62,7 +60,7 @@ pub async fn compile_source(source: Source, rootward_exe: &Path, database: Optio
 }
 
 async fn facts_from(database: &str, source: &Source) -> Result<rootward_schema::facts::Facts, CompileError> {
-    let (mut client, connection) = tokio_postgres::connect(database, NoTls).await?;
+    let (mut client, connection) = session::connect(database).await?;
     // The connection's own task; it ends when the client is dropped.
     #[allow(clippy::disallowed_methods)] // it is waited for below
     let task = tokio::spawn(connection);

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use rootward_schema::{NoCapacity, NoPeer, Node as NodeKind, RegionalPeer, Schema, Source, assign_by_region};
 use rootward_worker::{HUB_SQL, PEER_SQL};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
 use crate::{
     apply::{ApplyError, apply_to_node},
-    reference,
+    reference, session,
     topology::{HUB, Node, Topology},
 };
 
@@ -128,7 +128,7 @@ async fn copy_reference(topology: &Topology, clients: &BTreeMap<String, Client>)
 }
 
 pub(crate) async fn connect(id: &str, node: &Node) -> Result<Client, DeployError> {
-    let (client, connection) = tokio_postgres::connect(&node.database, NoTls).await.map_err(at(id))?;
+    let (client, connection) = session::connect(&node.database).await.map_err(at(id))?;
     // The connection's own task; it ends when the client is dropped.
     #[allow(clippy::disallowed_methods)] // it ends when the client is dropped
     tokio::spawn(connection);

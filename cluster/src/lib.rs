@@ -15,6 +15,7 @@ mod reference;
 mod repair;
 mod scratch;
 mod server;
+mod session;
 mod settings;
 mod template;
 mod topology;

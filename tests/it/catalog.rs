@@ -34,11 +34,11 @@ async fn everything_goes_on_while_the_hub_is_down_even_for_a_worker_that_starts_
 }
 
 /// The bank's files with some of them changed.
-async fn changed_bank(change: impl Fn(&str, String) -> String) -> Compiled {
+pub async fn changed_bank(change: impl Fn(&str, String) -> String) -> Compiled {
     tests::compile_changed(exe(), "bank", change).await.unwrap_or_else(|findings| panic!("{findings:#}"))
 }
 
-fn version(text: String, version: u32) -> String {
+pub fn version(text: String, version: u32) -> String {
     text.replace("version = 1", &format!("version = {version}"))
 }
 

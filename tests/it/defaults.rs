@@ -2,10 +2,12 @@
 
 use futures_util::future::join_all;
 use rootward_client::SnapshotOptions;
+use rootward_cluster::deploy;
 use tests::{check_bank, check_logs, eventually, until};
 use uuid::Uuid;
 
 use crate::{
+    catalog::{changed_bank, version},
     moves::{carry_out, client, partitions_of},
     shared::own_bank,
 };
@@ -80,4 +82,20 @@ async fn defaults_of_roles_change_nothing() {
     eventually(async || check_bank(&bank).await).await.expect("every promise is kept");
     assert_eq!(bank.wait_until_serving("p1", 0).await.expect("it serves").term, term, "nothing ended the term");
     check_logs(&bank).expect("nothing in the logs");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn defaults_do_not_reach_whoever_applies_a_schema() {
+    let bank = own_bank(1).await;
+    let (client, reader) = (bank.client().expect("a client"), bank.reader());
+    let account = bank.open_accounts(&client, "p1", 1, 100).await.expect("opened")[0].to_string();
+    for (name, value) in DEFAULTS.iter().chain(&[("statement_timeout", "3")]) {
+        reader.run("p1", &format!("alter database p1 set {name} = '{value}'")).await.expect("set");
+    }
+    let second = changed_bank(|name, text| if name == "rootward.toml" { version(text, 2) } else { text }).await;
+    let deployed = deploy(bank.embedded.topology(), &second.source, &second.schema).await.expect("applied");
+    assert_eq!((deployed.from_version, deployed.version), (Some(1), 2));
+    reader.run("p1", "alter database p1 reset all").await.expect("reset");
+    client.settle("deposit", &[("account_id", &account), ("amount", "1")], Uuid::now_v7()).await.expect("it serves");
+    eventually(async || check_bank(&bank).await).await.expect("every promise is kept");
 }

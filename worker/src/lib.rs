@@ -33,6 +33,7 @@ mod term;
 mod verify;
 
 pub use config::{Config, ConfigError, parse_config};
+pub use pg::behind_defaults;
 pub use route::{Position, ROUTE_LOCK, RenewError, Renewed, Side, Source, SourceSessions, Way, declared_source, renew, slot_name};
 pub use run::{RunError, Worker};
 pub use system::{HUB_SQL, PEER_SQL};

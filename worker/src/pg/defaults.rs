@@ -25,8 +25,8 @@ const PINNED: &[&str] = &[
     "extra_float_digits=1",
 ];
 
-/// These options, behind what every session of ours has.
-pub(crate) fn behind_defaults(options: &str) -> String {
+/// These options of a connection, behind what every session of ours names, so that neither a database's defaults nor a role's count.
+pub fn behind_defaults(options: &str) -> String {
     let pinned = PINNED.iter().map(|setting| format!("-c {setting} "));
     pinned.chain([options.to_owned()]).collect::<String>().trim_end().to_owned()
 }

@@ -14,7 +14,7 @@ mod silence;
 pub(crate) use array::{array, binary_array, values_array};
 pub(crate) use connect::{ConnectError, connect, tls_for};
 pub(crate) use connection::{Connection, ConnectionLost};
-pub(crate) use defaults::behind_defaults;
+pub use defaults::behind_defaults;
 pub(crate) use pipeline::{Call, How, MAX_RESULT_BYTES, Parameter, Pipeline, Ran, ServerError, StatementResult, oid_of};
 pub(crate) use row::{RowType, RowTypes, RowWriter};
 pub(crate) use silence::Silence;
