@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use rootward_schema::{Finding, Schema, Source, check};
+
 use crate::{IntrospectError, ServerError, introspect, scratch_database, session};
 
 /// A schema that the check found nothing wrong with.

@@ -228,6 +228,7 @@ mod tests {
             parameters: vec![column("amount", Type::Numeric), column("account_id", Type::Bigint)],
             returns_rows: false,
             expect: Some(Expect { rows: ExpectedRows::Exactly(1), reason: "insufficient funds".to_owned() }),
+            is_told_by_next: false,
             line: 1,
         };
         let target = Target::Root { entity: "account".to_owned(), parameter: "account_id".to_owned() };

@@ -285,15 +285,7 @@ impl<'a> Reader<'_, 'a> {
             Some(condition) => Some(self.render(Some(named), condition)?),
             None => None,
         };
-        Some(Single {
-            action,
-            met,
-            key_column: named.table.tree.key_column.clone(),
-            condition,
-            returning: columns,
-            returns_plainly,
-            uses,
-        })
+        Some(Single { action, met, key_column: named.table.tree.key_column.clone(), condition, returning: columns, returns_plainly, uses })
     }
 
     fn named(&self, from: &TableWithJoins) -> Option<Named<'a>> {

@@ -453,7 +453,11 @@ fn what_the_next_statement_tells_is_asked_for_those_alone_whom_it_missed() {
         ("select 1 from entry where a = :a and k = :k and n > 0; -- expect: one", changed, "more is asked of it"),
         ("select 1 from entry where a = :a and k = :k and (t = 'x' or n > 0); -- expect: one", changed, "it is asked otherwise"),
         ("update entry set n = 1 where a = :a and k = :k; -- expect: one", changed, "it changes rows"),
-        ("select n from entry where a = :a and k = :k; -- expect: one", "update entry set n = 0 where a = :a and k = :k; -- expect: one", "it answers"),
+        (
+            "select n from entry where a = :a and k = :k; -- expect: one",
+            "update entry set n = 0 where a = :a and k = :k; -- expect: one",
+            "it answers",
+        ),
     ] {
         let (places, made) = told(&format!("{first}\n{second}"));
         assert!(places.is_empty() && !made.is_some_and(|made| made.sql.contains("rw_found)")), "{why}");
