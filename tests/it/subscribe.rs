@@ -7,7 +7,7 @@ use std::{
 
 use futures_util::future::join_all;
 use rootward_proto::v1;
-use tests::{Cluster, Shape};
+use tests::{Cluster, Shape, until};
 use uuid::Uuid;
 
 use crate::{journal::bank, shared::exe};
@@ -16,7 +16,10 @@ use crate::{journal::bank, shared::exe};
 type Came = BTreeMap<i32, Vec<i64>>;
 
 async fn journal_of(cluster: &Cluster) -> BTreeSet<(i32, i64)> {
-    let rows = cluster.reader().all("select partition, sequence from rootward.journal", &[]).await.expect("read");
+    let reader = cluster.reader();
+    // The calls may all have been answered before a killed backend took its PostgreSQL with it, which then recovers.
+    let read = until("every peer can be read", async || reader.all("select partition, sequence from rootward.journal", &[]).await.ok());
+    let rows = read.await.expect("read");
     rows.iter().map(|(_, row)| (row.get(0), row.get(1))).collect()
 }
 

@@ -3,9 +3,16 @@
 //! Several hosts may take writes at once: an old primary that came back beside the one that was promoted. Which of them serves the peer is
 //! judged once, when a term begins; whatever connects in that term goes to the same host.
 
-use std::sync::{PoisonError, RwLock};
+use std::{
+    sync::{PoisonError, RwLock},
+    time::Duration,
+};
 
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio_postgres::config::{Config as Settings, Host};
+
+/// How long a host may say nothing before the next one is asked beside it.
+const SILENT: Duration = Duration::from_millis(250);
 
 /// A host with its port.
 pub(crate) type Place = (Host, u16);
@@ -90,11 +97,70 @@ pub(crate) fn each_host(all: &Settings) -> Vec<Settings> {
         .collect()
 }
 
+/// Asks one host after the other, and gives the first success. A host that is silent, since its machine is gone, is not waited for before
+/// the next one is asked, but may still answer.
+///
+/// Cancel safety: dropping it drops what was asked.
+///
+/// # Errors
+/// The first failure that says more, as `says_more` judges; else the last one; nothing if there is no host.
+pub(crate) async fn in_turn<H, T, E, F: Future<Output = Result<T, E>>>(
+    hosts: Vec<H>,
+    ask: impl Fn(H) -> F,
+    says_more: impl Fn(&E) -> bool,
+) -> Result<T, Option<E>> {
+    let mut hosts = hosts.into_iter();
+    let mut asked: FuturesUnordered<F> = hosts.next().map(&ask).into_iter().collect();
+    let mut failure = None;
+    loop {
+        tokio::select! {
+            Some(answer) = asked.next() => match answer {
+                Ok(found) => return Ok(found),
+                Err(error) => {
+                    failure = failure.filter(&says_more).or(Some(error));
+                    asked.extend(hosts.next().map(&ask));
+                }
+            },
+            () = tokio::time::sleep(SILENT), if hosts.len() > 0 => asked.extend(hosts.next().map(&ask)),
+            else => return Err(failure),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
     use tokio_postgres::config::TargetSessionAttrs;
 
     use super::*;
+
+    /// Asks hosts that answer after so many milliseconds. What says more is in capitals. The answer, and when it came.
+    async fn asked(hosts: &[(u64, Result<&'static str, &'static str>)]) -> (Result<&'static str, Option<&'static str>>, u128) {
+        let began = Instant::now();
+        let ask = |(after, answer)| async move {
+            tokio::time::sleep(Duration::from_millis(after)).await;
+            answer
+        };
+        let answer = in_turn(hosts.to_vec(), ask, |error: &&str| error.starts_with(char::is_uppercase)).await;
+        (answer, began.elapsed().as_millis())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_host_is_not_waited_for_and_one_that_answers_in_time_is_the_only_one_asked() {
+        assert_eq!(asked(&[(200, Ok("first")), (0, Ok("second"))]).await, (Ok("first"), 200));
+        assert_eq!(asked(&[(60_000, Ok("silent")), (10, Ok("second"))]).await, (Ok("second"), 260));
+        assert_eq!(asked(&[(60_000, Ok("silent")), (60_000, Ok("silent")), (10, Ok("third"))]).await, (Ok("third"), 510));
+        assert_eq!(asked(&[(300, Ok("late")), (60_000, Ok("silent"))]).await, (Ok("late"), 300), "it may still answer");
+        assert_eq!(asked(&[(5, Err("away")), (7, Ok("second"))]).await, (Ok("second"), 12));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_says_more_is_told_and_else_the_last_failure() {
+        assert_eq!(asked(&[(1, Err("away")), (1, Err("gone"))]).await.0, Err(Some("gone")));
+        assert_eq!(asked(&[(1, Err("Replaced")), (1, Err("gone"))]).await.0, Err(Some("Replaced")));
+        assert_eq!(asked(&[(1, Err("away")), (1, Err("Replaced")), (1, Err("Newer"))]).await.0, Err(Some("Replaced")));
+        assert_eq!(asked(&[]).await.0, Err(None));
+    }
 
     fn settings(text: &str) -> Settings {
         text.parse().expect("a connection string")

@@ -7,7 +7,7 @@ use std::{
 
 use futures_util::{
     StreamExt as _,
-    stream::{self, BoxStream, FuturesUnordered},
+    stream::{self, BoxStream},
 };
 use rand::Rng as _;
 use rootward_router::Catalog;
@@ -19,7 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     config::Config,
     fail_point,
-    host::{each_host, name_of, place_of},
+    host::{each_host, in_turn, name_of, place_of},
     journal::Progress,
     lane::{Bounds, Counters, Declared, Floors, How, LaneContext, LaneHold, Pace, PartitionHold, Session, start_lane},
     pg,
@@ -30,8 +30,6 @@ use crate::{
 /// The advisory lock that the worker of a peer holds; the others wait for it as standbys.
 const WORKER_LOCK: i64 = 20_826 << 32;
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
-/// How long a host may say nothing before the next one is asked beside it.
-const SILENT: Duration = Duration::from_millis(250);
 /// How long older backends may take to end.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
@@ -67,7 +65,7 @@ pub(crate) async fn connect(
     name: &str,
     on_message: impl FnMut(AsyncMessage) + Send + 'static,
 ) -> Result<(Client, CancellationToken), TermError> {
-    let (client, messages) = in_turn(each_host(&config.settings_of(database)?), |one| open(one, config, name)).await?;
+    let (client, messages) = first_of(&config.settings_of(database)?, |one| open(one, config, name)).await?;
     Ok((client, listen(messages, on_message)))
 }
 
@@ -103,29 +101,13 @@ fn listen(mut messages: Messages, mut on_message: impl FnMut(AsyncMessage) + Sen
     ended
 }
 
-/// Asks one host after the other, and gives the first success. A host that is silent, since its machine is gone, is not waited for before
-/// the next one is asked.
+/// Asks one host of a connection string after the other. What is wrong with one that could serve says more than that another is away.
 ///
 /// # Errors
 /// Why the first one that is unfit must not be used; else the last failure.
-async fn in_turn<T, F: Future<Output = Result<T, TermError>>>(hosts: Vec<Settings>, ask: impl Fn(Settings) -> F) -> Result<T, TermError> {
-    let mut hosts = hosts.into_iter();
-    let mut asked: FuturesUnordered<F> = hosts.next().map(&ask).into_iter().collect();
-    let mut failure = None;
-    loop {
-        tokio::select! {
-            Some(answer) = asked.next() => match answer {
-                Ok(found) => return Ok(found),
-                // What is wrong with one that could serve says more than that another is away.
-                Err(error) => {
-                    failure = failure.filter(|known| matches!(known, TermError::Unfit(_))).or(Some(error));
-                    asked.extend(hosts.next().map(&ask));
-                }
-            },
-            () = tokio::time::sleep(SILENT), if hosts.len() > 0 => asked.extend(hosts.next().map(&ask)),
-            else => return Err(failure.unwrap_or(TermError::Lost)),
-        }
-    }
+async fn first_of<T, F: Future<Output = Result<T, TermError>>>(database: &Settings, ask: impl Fn(Settings) -> F) -> Result<T, TermError> {
+    let says_more = |error: &TermError| matches!(error, TermError::Unfit(_));
+    in_turn(each_host(database), ask, says_more).await.map_err(|failure| failure.unwrap_or(TermError::Lost))
 }
 
 /// Waits until no other worker serves this peer, raises the term, ends older backends and opens the lanes.
@@ -235,7 +217,7 @@ async fn find_primary(config: &Config, warning: &Arc<Mutex<Option<String>>>) -> 
         }
         Ok((client, ended, place))
     };
-    let (client, ended, place) = in_turn(each_host(&config.settings_of(&config.database)?), look).await?;
+    let (client, ended, place) = first_of(&config.settings_of(&config.database)?, look).await?;
     config.bound.set(place);
     Ok((client, ended))
 }

@@ -10,9 +10,13 @@
 //! equals the unit's are written by us around the statement's own condition, and what can't be told apart at sight (a
 //! subquery, a function, a type of the user's) puts the transaction outside of the class, where it runs row by row under
 //! row security.
+//!
+//! The same reading finds statements that needn't run, whatever class their transaction is in: those that only ask for a row which
+//! the next statement can't do without.
 
 mod expression;
 mod function;
+mod parts;
 mod statement;
 
 use sha2::{Digest as _, Sha256};

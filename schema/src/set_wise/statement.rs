@@ -3,14 +3,13 @@
 use std::collections::BTreeSet;
 
 use sqlparser::ast::{
-    self, AssignmentTarget, BinaryOperator, Expr, FromTable, Ident, ObjectName, OnConflictAction, OnInsert, Query, Select, SelectItem,
-    SetExpr, TableFactor, TableObject, TableWithJoins, Value,
+    self, AssignmentTarget, BinaryOperator, Expr, Ident, ObjectName, OnConflictAction, OnInsert, Query, Select, SelectItem, SetExpr,
+    TableFactor, TableObject, TableWithJoins, Value,
 };
-use sqlparser::dialect::PostgreSqlDialect;
-use sqlparser::parser::Parser;
 
 use super::Table;
 use super::expression::{Scope, folded, place};
+use super::parts::{Parts, conjuncts, list, parsed, parts, returned};
 use crate::containment::quoted;
 use crate::definition::Column;
 use crate::value::Type;
@@ -88,47 +87,6 @@ pub(super) struct Reader<'r, 'a> {
 struct Named<'a> {
     table: Table<'a>,
     alias: String,
-}
-
-/// A statement about rows of one table, taken apart, with nothing else in it.
-struct Parts<'s> {
-    from: &'s TableWithJoins,
-    condition: &'s Expr,
-    returning: &'s [SelectItem],
-}
-
-/// Takes a SELECT, UPDATE or DELETE apart; none if there is more to it.
-///
-/// Clauses that nothing here knows can't be overlooked: what was understood is put together again and compared with what was
-/// read.
-fn parts(statement: &ast::Statement) -> Option<Parts<'_>> {
-    let (parts, again) = match statement {
-        ast::Statement::Query(query) => {
-            let SetExpr::Select(select) = query.body.as_ref() else { return None };
-            let [from] = select.from.as_slice() else { return None };
-            let (condition, returning) = (select.selection.as_ref()?, select.projection.as_slice());
-            (Parts { from, condition, returning }, format!("SELECT {} FROM {from} WHERE {condition}", list(returning)))
-        }
-        ast::Statement::Update(update) => {
-            let (from, condition) = (&update.table, update.selection.as_ref()?);
-            let returning = update.returning.as_deref().unwrap_or_default();
-            let again = format!("UPDATE {from} SET {} WHERE {condition}{}", list(&update.assignments), returned(returning));
-            (Parts { from, condition, returning }, again)
-        }
-        ast::Statement::Delete(delete) => {
-            let FromTable::WithFromKeyword(from) = &delete.from else { return None };
-            let [from] = from.as_slice() else { return None };
-            let (condition, returning) = (delete.selection.as_ref()?, delete.returning.as_deref().unwrap_or_default());
-            (Parts { from, condition, returning }, format!("DELETE FROM {from} WHERE {condition}{}", returned(returning)))
-        }
-        _ => return None,
-    };
-    (statement.to_string() == again).then_some(parts)
-}
-
-fn parsed(sql: &str) -> Option<ast::Statement> {
-    let mut statements = Parser::parse_sql(&PostgreSqlDialect {}, sql).ok()?;
-    if statements.len() == 1 { statements.pop() } else { None }
 }
 
 impl<'a> Reader<'_, 'a> {
@@ -373,15 +331,6 @@ impl<'a> Reader<'_, 'a> {
     }
 }
 
-/// A condition taken apart at its outermost ANDs.
-fn conjuncts(condition: &Expr) -> Vec<&Expr> {
-    match condition {
-        Expr::BinaryOp { left, op: BinaryOperator::And, right } => [conjuncts(left), conjuncts(right)].concat(),
-        Expr::Nested(inner) => conjuncts(inner),
-        condition => vec![condition],
-    }
-}
-
 /// The one row that an INSERT makes, and on which condition.
 fn row(source: &Query) -> Option<(Vec<Expr>, Option<Expr>)> {
     match source.body.as_ref() {
@@ -414,14 +363,6 @@ fn is_exact(r#type: &Type) -> bool {
 fn is_plain_default(text: &str) -> bool {
     const WHO: &[&str] = &["CURRENT_USER", "CURRENT_ROLE", "SESSION_USER", "USER", "CURRENT_SCHEMA"];
     text == "now()" || (!text.contains('(') && !WHO.iter().any(|word| text.starts_with(word)))
-}
-
-fn list<T: ToString>(items: &[T]) -> String {
-    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-fn returned(returning: &[SelectItem]) -> String {
-    if returning.is_empty() { String::new() } else { format!(" RETURNING {}", list(returning)) }
 }
 
 fn one_name(name: &ObjectName) -> Option<String> {
