@@ -199,11 +199,10 @@ impl Recent {
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::oneshot;
     use uuid::Uuid;
 
     use super::*;
-    use crate::lane::{Answerer, Claim, Fingerprint, Freshness, OutcomeKey, UnitOutcome};
+    use crate::lane::{Fingerprint, OutcomeKey, UnitOutcome};
 
     const LONGEST: Duration = Duration::from_millis(500);
 
@@ -228,18 +227,7 @@ mod tests {
             issued_at_ms: 0,
             is_journaled: false,
         };
-        Unit {
-            label: "deposit".into(),
-            claim: Claim { partition: 0, epoch: 0, version: 0 },
-            context: None,
-            effect: None,
-            after: None,
-            outcome: Some(outcome),
-            is_alone: false,
-            freshness: Freshness::Own,
-            deadline: Instant::now() + time,
-            answer: Answerer::One(oneshot::channel().0),
-        }
+        Unit { outcome: Some(outcome), deadline: Instant::now() + time, ..Unit::of_test("deposit", 0) }
     }
 
     /// A lane whose batches of `units` took this long, the flush included.

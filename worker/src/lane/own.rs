@@ -56,27 +56,12 @@ impl OwnCall<'_> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::{sync::oneshot, time::Instant};
-
     use super::*;
-    use crate::{
-        lane::{Answerer, Claim, Freshness},
-        pg::RowType,
-    };
+    use crate::pg::RowType;
 
     fn unit(sql: &'static str, key: Uuid) -> Unit {
-        Unit {
-            label: "own".into(),
-            claim: Claim { partition: 0, epoch: 0, version: 0 },
-            context: None,
-            effect: None,
-            after: Some(After::Row(OwnRow { sql, sql_if_recorded: None, key, r#type: RowType::ChainNote, values: Vec::new() })),
-            outcome: None,
-            is_alone: false,
-            freshness: Freshness::Own,
-            deadline: Instant::now(),
-            answer: Answerer::One(oneshot::channel().0),
-        }
+        let row = OwnRow { sql, sql_if_recorded: None, key, r#type: RowType::ChainNote, values: Vec::new() };
+        Unit { after: Some(After::Row(row)), ..Unit::of_test("own", 0) }
     }
 
     #[test]

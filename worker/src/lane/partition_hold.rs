@@ -145,24 +145,10 @@ impl PartitionHold {
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::oneshot;
-
     use super::*;
-    use crate::lane::{Answerer, Freshness};
 
     fn unit(partition: i32, label: &str) -> Unit {
-        Unit {
-            label: label.into(),
-            claim: claim(partition),
-            context: None,
-            effect: None,
-            after: None,
-            outcome: None,
-            is_alone: false,
-            freshness: Freshness::Own,
-            deadline: Instant::now(),
-            answer: Answerer::One(oneshot::channel().0),
-        }
+        Unit::of_test(label, partition)
     }
 
     fn claim(partition: i32) -> Claim {

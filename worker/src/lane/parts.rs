@@ -53,25 +53,13 @@ fn places(rows: impl Iterator<Item = i32>, most: usize) -> HashMap<i32, usize> {
 mod tests {
     use std::sync::Arc;
 
-    use tokio::{sync::oneshot, time::Instant};
-
     use super::*;
-    use crate::lane::{Answerer, Claim, Declared, Effect, Freshness};
+    use crate::lane::{Declared, Effect};
 
     /// A unit that runs row by row, with its number as its label.
     fn unit(number: i32, partition: i32) -> Unit {
-        Unit {
-            label: number.to_string().into(),
-            claim: Claim { partition, epoch: 1, version: 1 },
-            context: None,
-            effect: Some(Effect { declared: Arc::new(Declared::ad_hoc("select 1")), values: Vec::new() }),
-            after: None,
-            outcome: None,
-            is_alone: false,
-            freshness: Freshness::Own,
-            deadline: Instant::now(),
-            answer: Answerer::One(oneshot::channel().0),
-        }
+        let effect = Effect { declared: Arc::new(Declared::ad_hoc("select 1")), values: Vec::new() };
+        Unit { effect: Some(effect), ..Unit::of_test(&number.to_string(), partition) }
     }
 
     #[test]

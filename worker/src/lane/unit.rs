@@ -53,6 +53,23 @@ pub(crate) struct Unit {
 }
 
 impl Unit {
+    /// Work at a partition of which nothing else is said yet, and for whose answer nobody waits.
+    #[cfg(test)]
+    pub(super) fn of_test(label: &str, partition: i32) -> Unit {
+        Unit {
+            label: label.into(),
+            claim: Claim { partition, epoch: 1, version: 1 },
+            context: None,
+            effect: None,
+            after: None,
+            outcome: None,
+            is_alone: false,
+            freshness: Freshness::Own,
+            deadline: Instant::now(),
+            answer: Answerer::One(oneshot::channel().0),
+        }
+    }
+
     /// Whether it has a row in the journal if it takes effect.
     pub(super) fn is_journaled(&self) -> bool {
         self.effect.is_some() && self.outcome.as_ref().is_some_and(|outcome| outcome.is_journaled)
