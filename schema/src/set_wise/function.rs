@@ -7,12 +7,14 @@
 //! If it is given the columns of outcomes too, it stores the outcome of each unit that took effect, so that its caller
 //! can send COMMIT along with the call. Then whatever would have to be taken back is an error (RW005). If it is given the units' entries of
 //! the journal too, it writes them, and every miss is an error: the entries are numbered.
+//!
+//! A unit that comes alone has statements of its own ([`super::alone`]).
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use super::Step;
 use super::statement::{Action, Single, parameter_name};
+use super::{Step, alone};
 use crate::containment::quoted;
 use crate::definition::{Column, ExpectedRows};
 
@@ -26,7 +28,8 @@ pub(crate) const OUTCOME_PARAMETERS: usize = 3;
 const ENTRY: &str = "sequence, arguments, at, hash";
 
 /// The columns of `rootward.request`.
-const REQUEST: &str = "partition, entity, root_key, request_id, step, element, direction, transaction, fingerprint, in_chain, issued_at";
+pub(super) const REQUEST: &str =
+    "partition, entity, root_key, request_id, step, element, direction, transaction, fingerprint, in_chain, issued_at";
 
 /// Those that the journal keeps too.
 const JOURNALED: &str = "partition, entity, root_key, request_id, step, element, direction, transaction, in_chain, issued_at";
@@ -35,7 +38,7 @@ const JOURNALED: &str = "partition, entity, root_key, request_id, step, element,
 const SHARED: &[&str] = &["entity", "step", "element", "direction", "transaction", "in_chain"];
 
 /// Larger answers are not stored in the commit of their effect: whether they can be given is known only afterwards.
-const MAX_ANSWER_BYTES: usize = 2 << 20;
+pub(super) const MAX_ANSWER_BYTES: usize = 2 << 20;
 
 /// The units with the values of these parameters, as a table `rw_s`.
 fn source(uses: &BTreeSet<usize>) -> String {
@@ -58,7 +61,9 @@ pub(super) fn body(steps: &[Step<'_>], parameters: &[Column], root: usize, colum
     for (at, column) in columns.iter().enumerate() {
         let _ = writeln!(text, "  rw_r{} {}[];", at + 1, column.r#type.name());
     }
-    text.push_str("begin\n  <<rw_work>>\n  begin\n");
+    text.push_str("  rw_is_there boolean;\n  rw_is_answered boolean := false;\nbegin\n");
+    text += &alone::run(steps, answering, root, columns, clean_statements);
+    text.push_str("  <<rw_work>>\n  begin\n");
     for (at, step) in steps.iter().enumerate() {
         let answers = at == answering;
         let returning: &[String] = if answers && step.declared.returns_rows { &step.single.returning } else { &[] };
@@ -205,9 +210,7 @@ fn missed(
             "rw_s.rw_u = any (rw_hit)",
         ),
     };
-    let (is_refused, why) =
-        if is_clean { ("rw_entries is not null", "a unit was refused") } else { ("rw_records", "a unit missed after it had written") };
-    let taken_back = format!("    if {is_refused} then raise exception '{why}' using errcode = 'RW005'; end if;\n");
+    let taken_back = taken_back(is_clean);
     let (found, at) = match told {
         None => (String::new(), at.to_string()),
         Some((before, meeting)) => (
@@ -216,12 +219,19 @@ fn missed(
         ),
     };
     format!(
-        "  if {is_any_missed} then\n{taken_back}{found}    \
+        "  if {is_any_missed} then\n    {taken_back}\n{found}    \
          return query select rw_x.u, {at}{nulls} from unnest(rw_units) as rw_x (u) where {is_missed};\n    \
          select array_agg(rw_s.rw_u){gathered}, array_agg(rw_requests[rw_s.rw_n]) into rw_units{arrays}, rw_requests\n      \
          from unnest(rw_units{arrays}) with ordinality as rw_s (rw_u{names}, rw_n) where {is_met};\n    \
          exit rw_work when rw_units is null;\n  end if;\n"
     )
+}
+
+/// A miss that means that the whole batch is taken back.
+pub(super) fn taken_back(is_clean: bool) -> String {
+    let (is_refused, why) =
+        if is_clean { ("rw_entries is not null", "a unit was refused") } else { ("rw_records", "a unit missed after it had written") };
+    format!("if {is_refused} then raise exception '{why}' using errcode = 'RW005'; end if;")
 }
 
 /// Gives the rows of the units that met one.
@@ -245,11 +255,8 @@ fn stored(columns: &[Column]) -> String {
     // An expectation that was missed later, or none: the answers are fewer than the units, or in another order.
     let found = values.replace('%', "array_position(rw_answered, rw_units[rw_o.ordinality])");
     let sizes: String = (1..=columns.len()).map(|at| format!(" + coalesce(pg_column_size(rw_r{at}), 0)")).collect();
-    let given =
-        |name: &str| if SHARED.contains(&name) { format!("coalesce(rw_o.{name}, rw_first.{name})") } else { format!("rw_o.{name}") };
-    let selected = |names: &str| names.split(", ").map(given).collect::<Vec<_>>().join(", ");
     let request = selected(REQUEST);
-    let journaled = selected(JOURNALED);
+    let journaled = journaled();
     format!(
         "  if rw_records and rw_units is not null then\n    \
          rw_aligned := rw_answered = rw_units;\n    \
@@ -257,10 +264,24 @@ fn stored(columns: &[Column]) -> String {
          insert into rootward.outcome ({REQUEST}, kind, reply, answer)\n      \
          select {request}, 'done', rw_reply,\n        \
          case when rw_aligned then {aligned} when array_position(rw_answered, rw_units[rw_o.ordinality]) is not null then {found} end\n      \
-         from unnest(rw_requests) with ordinality as rw_o;\n    \
-         if rw_entries is not null then\n      \
-         insert into rootward.journal ({JOURNALED}, {ENTRY})\n        \
-         select {journaled}, {ENTRY}\n        \
-         from rows from (unnest(rw_requests), unnest(rw_entries)) as rw_o ({REQUEST}, {ENTRY});\n    end if;\n  end if;\n"
+         from unnest(rw_requests) with ordinality as rw_o;\n{journaled}  end if;\n"
     )
+}
+
+/// Writes the units' entries of the journal, if there are any.
+pub(super) fn journaled() -> String {
+    let selected = selected(JOURNALED);
+    format!(
+        "    if rw_entries is not null then\n      \
+         insert into rootward.journal ({JOURNALED}, {ENTRY})\n        \
+         select {selected}, {ENTRY}\n        \
+         from rows from (unnest(rw_requests), unnest(rw_entries)) as rw_o ({REQUEST}, {ENTRY});\n    end if;\n"
+    )
+}
+
+/// These columns of `rw_o`, a request, as they were before what requests have in common was left out.
+fn selected(names: &str) -> String {
+    let given =
+        |name: &str| if SHARED.contains(&name) { format!("coalesce(rw_o.{name}, rw_first.{name})") } else { format!("rw_o.{name}") };
+    names.split(", ").map(given).collect::<Vec<_>>().join(", ")
 }

@@ -14,6 +14,7 @@
 //! The same reading finds statements that needn't run, whatever class their transaction is in: those that only ask for a row which
 //! the next statement can't do without.
 
+mod alone;
 mod expression;
 mod function;
 mod parts;

@@ -1,4 +1,4 @@
-//! Set-wise execution gives what row by row gives, and what one transaction at a time gives.
+//! Set-wise execution gives what row by row gives, and what one transaction at a time gives, by a function's statements for one unit too.
 
 mod program;
 
@@ -16,9 +16,9 @@ use crate::shared::exe;
 const SEED: &str = "ROOTWARD_SEED";
 const ROUNDS: usize = 40;
 
-/// The same tables on workers that run them in three ways.
+/// The same tables on workers that run them in four ways.
 struct Ways {
-    /// Set-wise first, then row by row in batches, then one at a time.
+    /// Set-wise first, then row by row in batches, then one at a time, then one at a time by the functions of set-wise execution.
     clusters: Vec<Cluster>,
     clients: Vec<Client>,
 }
@@ -32,13 +32,13 @@ impl Ways {
             assert_eq!(transaction.set_wise.is_none(), is_outside, "{}", transaction.name);
         }
         let with = |worker_settings| Cluster::start(exe(), &compiled, Shape { peers: 1, worker_settings, ..Shape::shared() });
-        let starts = [with(""), with("set_wise = false\n"), with("max_batch = 1\nset_wise = false\n")];
+        let starts = [with(""), with("set_wise = false\n"), with("max_batch = 1\nset_wise = false\n"), with("max_batch = 1\n")];
         let clusters = try_join_all(starts).await.expect("the clusters start");
         let clients = clusters.iter().map(|cluster| cluster.client().expect("a client")).collect();
         Ways { clusters, clients }
     }
 
-    /// Runs the rounds on all three; the first difference, if there is one.
+    /// Runs the rounds on all of them; the first difference, if there is one.
     async fn differ(&self, rounds: &[Vec<Turn>]) -> Option<String> {
         let mut given = Vec::new();
         for (at, round) in rounds.iter().enumerate() {
@@ -139,8 +139,11 @@ async fn set_wise_row_by_row_and_one_at_a_time_give_the_same() {
     assert!(difference.is_none(), "{SEED}={seed}: {}", difference.unwrap_or_default());
     let ran = ways.set_wise_units().await;
     assert!(ran[0].0 * 10 > ran[0].1, "{SEED}={seed}: only {} of {} units ran set-wise", ran[0].0, ran[0].1);
+    assert!(ran[3].0 * 20 > ran[3].1, "{SEED}={seed}: only {} of {} units ran alone in a function", ran[3].0, ran[3].1);
     assert_eq!((ran[1].0, ran[2].0), (0, 0), "the other ways");
-    assert_eq!(ways.folded().await[1..], [0, 0], "the other ways");
+    let folded = ways.folded().await;
+    assert!(folded[3] >= 10, "{SEED}={seed}: {folded:?}: some ran alone in one trip");
+    assert_eq!(folded[1..3], [0, 0], "the other ways");
     for cluster in &ways.clusters {
         check_logs(cluster).expect("nothing in the logs");
     }
@@ -164,15 +167,19 @@ async fn a_function_that_does_something_else_is_noticed() {
     let rounds = |author: &mut dyn FnMut() -> Vec<Turn>| -> Vec<Vec<Turn>> { (0..5).map(|_| author()).collect() };
     let before = rounds(&mut || round("add", &[("d", "1")]));
     assert_eq!(ways.differ(&[vec![opened], before].concat()).await, None, "the function as it was made");
-    let reader = ways.clusters[0].reader();
     let find = "select pg_get_functiondef(oid) from pg_proc where pronamespace = 'rootward_set'::regnamespace and proname like 'add\\_%'";
-    let made: String = reader.rows("p1", find, &[]).await.expect("read")[0].get(0);
-    let planted = made.replace("\"n\" + rw_s.", "\"n\" + 1 + rw_s.");
-    assert_ne!(planted, made, "there is what is changed");
-    reader.run("p1", &planted).await.expect("changed");
-    let after = rounds(&mut || round("add", &[("d", "1")]));
-    let difference = ways.differ(&after).await;
-    assert!(difference.as_ref().is_some_and(|why| why.contains("way 1")), "{difference:?}");
+    let made: String = ways.clusters[0].reader().rows("p1", find, &[]).await.expect("read")[0].get(0);
+    let (alone, many) = made.split_once("<<rw_work>>").expect("statements for one unit, then for many");
+    let changed = |text: &str| text.replace("\"n\" + rw_s.", "\"n\" + 1 + rw_s.");
+    for (way, planted, seen) in
+        [(3, format!("{}<<rw_work>>{many}", changed(alone)), "way 3"), (0, format!("{alone}<<rw_work>>{}", changed(many)), "way 1")]
+    {
+        assert_ne!(planted, made, "there is what is changed");
+        ways.clusters[way].reader().run("p1", &planted).await.expect("changed");
+        let after = rounds(&mut || round("add", &[("d", "1")]));
+        let difference = ways.differ(&after).await;
+        assert!(difference.as_ref().is_some_and(|why| why.contains(seen)), "{difference:?}");
+    }
 }
 
 /// Alone at its root, each such call can run in one trip; what can't be undone behind COMMIT is not left to it.
@@ -213,7 +220,7 @@ async fn what_must_be_taken_back_is_taken_back_in_one_trip_too() {
     }
     assert_eq!(ways.differ(&rounds).await, None);
     let folded = ways.folded().await;
-    assert!(folded[0] >= 10, "{folded:?}: some ran in one trip");
+    assert!(folded[0] >= 10 && folded[3] >= 10, "{folded:?}: some ran in one trip");
     let sql = "select count(*) from rootward.outcome where length(array_to_string(answer, '')) > 1000000";
     assert_eq!(ways.clusters[0].reader().rows("p1", sql, &[]).await.expect("read")[0].get::<_, i64>(0), 0, "a large one did not");
 }
