@@ -1,5 +1,6 @@
 //! Transfers of the bank and orders of the shop: chains of steps one after the other.
 
+use futures_util::future::join_all;
 use rootward_proto::v1::{self, reply};
 use tests::{Cluster, Ended, KILL_POINTS, Victim, check_bank, check_everything, order_lines, until, while_killing};
 use uuid::Uuid;
@@ -32,6 +33,41 @@ async fn a_transfer_completes_once_whichever_worker_is_killed_wherever() {
             let kinds: Vec<String> = reader.outcomes(id).await.expect("read").into_iter().map(|row| row.kind).collect();
             assert_eq!(kinds, ["done", "done"], "{point}/{transaction}");
         }
+    }
+    check_bank(&bank).await.expect("every promise is kept");
+}
+
+/// In one trip the chains' rows are written behind the first steps: of those alone whose first step was done.
+#[tokio::test]
+async fn a_start_that_is_refused_in_one_trip_leaves_no_chain() {
+    let bank = own_bank(2).await;
+    let client = bank.client().expect("a client");
+    let mut from = bank.open_accounts(&client, "p1", 20, 1000).await.expect("opened");
+    let poor = bank.open_accounts(&client, "p1", 4, 0).await.expect("opened");
+    from.extend(&poor);
+    let to = bank.open_accounts(&client, "p2", from.len(), 0).await.expect("opened");
+    let run = async |(from, to): (&i64, &i64)| {
+        let id = Uuid::now_v7();
+        (*from, id, client.run_chain("transfer", &transfer(&from.to_string(), &to.to_string(), "1"), id).await)
+    };
+    let mut refused = Vec::new();
+    for _ in 0..6 {
+        // After a refusal, a while passes until batches run in one trip again.
+        for _ in 0..20 {
+            assert_eq!(run((&from[0], &to[0])).await.2.expect("it has enough").status, "completed");
+        }
+        for (from, id, ended) in join_all(from.iter().zip(&to).map(run)).await {
+            if poor.contains(&from) {
+                assert_eq!(ended.expect_err("it has nothing").code(), "RW3101");
+                refused.push(id);
+            } else {
+                assert_eq!(ended.expect("it has enough").status, "completed");
+            }
+        }
+    }
+    assert_eq!(refused.len(), 24);
+    for id in refused {
+        assert!(bank.reader().chain_statuses(id).await.expect("read").is_empty(), "{id}");
     }
     check_bank(&bank).await.expect("every promise is kept");
 }
@@ -130,7 +166,7 @@ async fn a_chains_id_with_other_input_is_refused_and_with_the_same_answered() {
     // Copies at the same moment converge as well.
     let id = Uuid::now_v7();
     let input = transfer(&from_key, &to_key, "1");
-    let copies = futures_util::future::join_all((0..10).map(|_| client.run_chain("transfer", &input, id)));
+    let copies = join_all((0..10).map(|_| client.run_chain("transfer", &input, id)));
     assert!(copies.await.into_iter().all(|ended| ended.expect("done").status == "completed"));
     assert_eq!(bank.reader().balance(to).await.expect("read"), Some(600));
 }
