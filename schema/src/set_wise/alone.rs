@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use super::Step;
-use super::function::{MAX_ANSWER_BYTES, REQUEST, journaled, taken_back};
+use super::function::{MAX_ANSWER_BYTES, REQUEST, changed, inserted, journaled, taken_back};
 use super::statement::{Action, Single, parameter_name};
 use crate::containment::quoted;
 use crate::definition::{Column, ExpectedRows};
@@ -75,21 +75,8 @@ fn written(single: &Single, root: usize, returning: &[String]) -> String {
         Action::Select => {
             format!("select {} from {table} as {alias}, {source} where {met} into {}", returning.join(", "), outputs.join(", "))
         }
-        Action::Update(changes) => {
-            let changes: Vec<String> = changes.iter().map(|(column, value)| format!("{} = {value}", quoted(column))).collect();
-            format!("update {table} as {alias} set {} from {source} where {met}{returns}", changes.join(", "))
-        }
+        Action::Update(changes) => format!("update {table} as {alias} set {} from {source} where {met}{returns}", changed(changes)),
         Action::Delete => format!("delete from {table} as {alias} using {source} where {met}{returns}"),
-        Action::Insert { values, or_nothing } => {
-            let names: Vec<String> = values.iter().map(|(column, _)| quoted(column)).collect();
-            let values: Vec<&str> = values.iter().map(|(_, value)| value.as_str()).collect();
-            let condition = single.condition.as_ref().map(|condition| format!(" where {condition}")).unwrap_or_default();
-            let on = if *or_nothing { " on conflict do nothing" } else { "" };
-            format!(
-                "insert into {table} as {alias} ({}) select {} from {source}{condition}{on}{returns}",
-                names.join(", "),
-                values.join(", ")
-            )
-        }
+        Action::Insert { values, or_nothing } => inserted(single, (values, *or_nothing), &source, &returns),
     }
 }

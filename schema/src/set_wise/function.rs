@@ -165,27 +165,35 @@ fn written(single: &Single, root: usize, asked: Option<&[String]>) -> String {
             format!("select rw_s.rw_u{names} from {source} cross join {}", row(&format!("true as rw_is_there{columns}")))
         }
         Action::Update(changes) => {
-            let changes: Vec<String> = changes.iter().map(|(column, value)| format!("{} = {value}", quoted(column))).collect();
             let returns = returns("rw_s.rw_u");
-            format!("update {table} as {alias} set {} from {found} where {alias}.ctid = rw_s.rw_tid{returns}", changes.join(", "))
+            format!("update {table} as {alias} set {} from {found} where {alias}.ctid = rw_s.rw_tid{returns}", changed(changes))
         }
         Action::Delete => {
             format!("delete from {table} as {alias} using {found} where {alias}.ctid = rw_s.rw_tid{}", returns("rw_s.rw_u"))
         }
         Action::Insert { values, or_nothing } => {
-            let names: Vec<String> = values.iter().map(|(column, _)| quoted(column)).collect();
-            let values: Vec<&str> = values.iter().map(|(_, value)| value.as_str()).collect();
-            let condition = single.condition.as_ref().map(|condition| format!(" where {condition}")).unwrap_or_default();
-            let on = if *or_nothing { " on conflict do nothing" } else { "" };
-            let key = format!("{alias}.{} as rw_k", quoted(&single.key_column));
-            format!(
-                "insert into {table} as {alias} ({}) select {} from {source}{condition}{on}{}",
-                names.join(", "),
-                values.join(", "),
-                returns(&key)
-            )
+            inserted(single, (values, *or_nothing), &source, &returns(&format!("{alias}.{} as rw_k", quoted(&single.key_column))))
         }
     }
+}
+
+/// What an UPDATE sets.
+pub(super) fn changed(changes: &[(String, String)]) -> String {
+    changes.iter().map(|(column, value)| format!("{} = {value}", quoted(column))).collect::<Vec<_>>().join(", ")
+}
+
+/// An INSERT of what it makes of the rows of `source`, a table `rw_s`.
+pub(super) fn inserted(single: &Single, (values, or_nothing): (&[(String, String)], bool), source: &str, returns: &str) -> String {
+    let (table, alias) = (quoted(&single.met.table), quoted(&single.met.alias));
+    let names: Vec<String> = values.iter().map(|(column, _)| quoted(column)).collect();
+    let values: Vec<&str> = values.iter().map(|(_, value)| value.as_str()).collect();
+    let condition = single.condition.as_ref().map(|condition| format!(" where {condition}")).unwrap_or_default();
+    let on = if or_nothing { " on conflict do nothing" } else { "" };
+    format!(
+        "insert into public.{table} as {alias} ({}) select {} from {source}{condition}{on}{returns}",
+        names.join(", "),
+        values.join(", ")
+    )
 }
 
 /// Tells which units missed and leaves them out from here on. `told`: the statement before, if it was not run, with what finds who meets it.
