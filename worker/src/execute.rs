@@ -1,5 +1,7 @@
 //! From a message to a unit in a lane, and from the lane's answer to a message.
 
+mod start;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use rootward_proto::{Fault, FaultResult, v1, v1::reply};
@@ -12,12 +14,12 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
-    chain::{self, ChainHome, Identity, NewChain, Pinned, Started, Status},
+    chain::{self, ChainHome},
     clock::{self, timestamp},
-    collect, fail_point,
+    collect,
     lane::{
         After, Answerer, Asked, Declared, Done, Effect, Fingerprint, Finished, Freshness, LaneHandle, OutcomeKey, Outgoing, OwnRow, Root,
-        Share, Ticket, Unit, UnitOutcome, expired_request, expired_step, lane_died, writes, wrong_owner,
+        Share, Ticket, Unit, UnitOutcome, expired_request, expired_step, lane_died, writes,
     },
     pg::Call,
     reads::Wanted,
@@ -73,7 +75,7 @@ pub(crate) async fn execute(home: &Arc<ChainHome>, limits: &Limits, execute: v1:
     }
     match open_chain {
         // Boxed, so that the future of a plain call stays small.
-        Some(open) => Box::pin(start_chain(home, limits, &schema, request, open)).await,
+        Some(open) => Box::pin(start::start_chain(home, limits, &schema, request, open)).await,
         None => {
             let (done, lane) = run(home, limits, &schema, &request, None).await?;
             let mut answer = answer(home, &request, done, lane);
@@ -172,6 +174,8 @@ struct Opening {
     row: OwnRow,
     /// Nothing runs yet.
     is_scheduled: bool,
+    /// All other steps, if they may share the first one's commit.
+    companions: Vec<Unit>,
 }
 
 /// Runs it and waits.
@@ -265,7 +269,8 @@ fn unit_of<'h>(
     let writes_nothing = execute.is_tombstone || execute.is_look_up || execute.mark.is_some() || is_scheduled;
     let opens_chain = opening.is_some();
     let is_new = opens_chain || execute.chain_fingerprint.is_empty();
-    let mut after = opening.map(|opening| After::Row(opening.row));
+    let (row, companions) = opening.map(|opening| (opening.row, opening.companions)).unzip();
+    let mut after = row.map(After::Row);
     if request.partition == REFERENCE_PARTITION && !writes_nothing {
         after = Some(After::Call(Call::prepared("select rootward.bump_reference($1)", vec![home.serving.secret.clone()])));
     }
@@ -301,6 +306,8 @@ fn unit_of<'h>(
         freshness,
         deadline: request.deadline,
         answer: answer(lane.number()),
+        companions: companions.unwrap_or_default(),
+        is_companion: false,
     };
     Ok((lane, unit, if is_new { Share::New } else { Share::UnderWay }))
 }
@@ -428,139 +435,4 @@ fn answer(home: &ChainHome, request: &Request, done: Done, lane: u32) -> v1::Cal
         worker_us: micros(request.received),
         ..done.response
     }
-}
-
-/// The first step and the chain's row in one commit; then the rest, by the chain's driver.
-async fn start_chain(
-    home: &Arc<ChainHome>,
-    limits: &Limits,
-    schema: &Arc<Schema>,
-    mut request: Request,
-    open: v1::OpenChain,
-) -> FaultResult<reply::Result> {
-    let definition = schema.chains.get(&open.definition).ok_or_else(|| {
-        Fault::refused(
-            "RW4004",
-            format!("there is no chain `{}` in schema version {}", open.definition, schema.version),
-            "see `rootward schema show DIR`",
-        )
-    })?;
-    let input: BTreeMap<String, Text> = serde_json::from_str(&open.input)
-        .map_err(|error| Fault::refused("RW4004", format!("the chain's input can't be read: {error}"), "send it through the router"))?;
-    let input = check_arguments(&definition.name, &definition.parameters, &input)?;
-    let fingerprint = Fingerprint::new(&format!("chain {}", definition.name), &definition.parameters, &input);
-    let min_reference_version = request.execute.min_reference_version.filter(|version| *version > 0);
-    let pinned = Pinned { definition: definition.clone(), min_reference_version };
-    let plan_json = serde_json::to_string(&pinned).map_err(|error| Fault::internal(error.to_string()))?;
-    let home_root = (request.execute.entity.clone(), request.root_key.clone());
-    let plan =
-        pinned.plan(input, home_root).map_err(|error| Fault::refused("RW4004", error.to_string(), "see the chain in rootward.toml"))?;
-    request.execute.chain_fingerprint.clone_from(&fingerprint.hash);
-    let now = clock::now_ms();
-    let is_scheduled = open.start_at_ms > now;
-    let begins_at = open.start_at_ms.max(now);
-    let deadline_ms = match (open.deadline_ms, definition.deadline_ms) {
-        (0, None) => None,
-        (0, Some(after)) => Some(begins_at.saturating_add(i64::try_from(after).unwrap_or(i64::MAX))),
-        (given, _) if given <= begins_at => {
-            return Err(Fault::refused("RW4004", "the deadline is before the start", "give it more time with --deadline"));
-        }
-        (given, _) => Some(given),
-    };
-    // Its only step is its end, if nothing is to be made of the answer.
-    let tasks = plan.shape().all_tasks().count();
-    let status = match (is_scheduled, tasks == 1 && definition.result.is_empty()) {
-        (true, _) => Status::Scheduled,
-        (false, true) => Status::Completed,
-        (false, false) => Status::Running,
-    };
-    let labels: BTreeMap<String, String> = open.labels.into_iter().collect();
-    let expires_at_ms = home.new_expiry_ms();
-    let identity = Identity {
-        id: request.request_id,
-        partition: request.partition,
-        entity: request.execute.entity.clone(),
-        root_key: request.root_key.clone(),
-        fingerprint: fingerprint.hash,
-        issued_at_ms: issued_at(&request),
-    };
-    let row = NewChain {
-        partition: identity.partition,
-        entity: &identity.entity,
-        root_key: &identity.root_key,
-        id: identity.id,
-        definition: &definition.name,
-        version: schema.version,
-        plan: plan_json,
-        input: open.input.clone(),
-        labels: serde_json::to_string(&labels).map_err(|error| Fault::internal(error.to_string()))?,
-        fingerprint: &identity.fingerprint,
-        issued_at_ms: identity.issued_at_ms,
-        deadline_ms,
-        status,
-        next_attempt_at_ms: begins_at,
-        expires_at_ms,
-        ended_at_ms: status.is_ended().then_some(now),
-    };
-    let opening = Opening { row: chain::open_row(row), is_scheduled };
-    let pass = tokio::time::timeout_at(request.deadline, home.gate.pass()).await.map_err(|_| {
-        let message = format!("the start of chain `{}` was held for a snapshot until its deadline", definition.name);
-        Fault::overloaded("RW3103", message, "nothing was executed; send it again, or allow more time")
-    })?;
-    let starting = home.drivers.starting(identity.id);
-    let ran = run(home, limits, schema, &request, Some(opening)).await;
-    // Its scheduled start was asked for before: the same request once more, after the start was due. Its first step may have
-    // been refused or called off by now.
-    let may_be_known = |fault: &Fault| fault.code() == "RW4009" || fault.as_wire().from_stored_outcome;
-    if ran.as_ref().is_err_and(may_be_known) && home.is_same_chain(&identity).await? {
-        let chain = Some(at_home(home, home.show(identity.id).await, identity.partition)?);
-        return Ok(reply::Result::Chain(Box::new(v1::StartChainResponse { chain, from_stored_outcome: true })));
-    }
-    let (done, lane) = ran?;
-    fail_point::hit("before_driver", &definition.name).await;
-    let is_repeated = done.response.from_stored_outcome;
-    let first = answer(home, &request, done, lane);
-    let view = match (is_repeated, status) {
-        (true, _) | (false, Status::Scheduled) => home.drivers.view(identity.id),
-        (false, _) => home.drive_started(Started {
-            identity: identity.clone(),
-            plan,
-            version: schema.version,
-            labels,
-            deadline_ms,
-            expires_at_ms,
-            first,
-        }),
-    };
-    drop((starting, pass));
-    let chain = match view {
-        Some(mut view) => {
-            if open.wait == i32::from(v1::ChainWait::Done) {
-                // It has ended, or waits for a moment, a signal or a person.
-                let is_over = |chain: &v1::Chain| !matches!(chain.status.as_str(), "running" | "compensating");
-                // A moment before the sender stops waiting, so that it hears at least where the chain stands.
-                let deadline = request.deadline - (request.deadline - request.received) / 20;
-                let ended = tokio::time::timeout_at(deadline, view.wait_for(is_over)).await.map(|shown| shown.is_ok());
-                // Its driver has gone without an end: its home moves, and the new owner tells how it ends.
-                if ended == Ok(false) && home.serving.is_leaving(identity.partition) {
-                    return Err(wrong_owner(identity.partition));
-                }
-            }
-            view.borrow().clone()
-        }
-        None if is_repeated && open.wait == i32::from(v1::ChainWait::Done) => {
-            at_home(home, home.show_when_over(identity.id, request.deadline).await, identity.partition)?
-        }
-        None => at_home(home, home.show(identity.id).await, identity.partition)?,
-    };
-    Ok(reply::Result::Chain(Box::new(v1::StartChainResponse { chain: Some(chain), from_stored_outcome: is_repeated })))
-}
-
-/// A chain that was just here and is not shown any more: its home moves, and the new owner tells.
-fn at_home(home: &ChainHome, shown: FaultResult<v1::Chain>, partition: i32) -> FaultResult<v1::Chain> {
-    shown.map_err(|fault| match fault.code() {
-        chain::MOVING => wrong_owner(partition),
-        "RW4001" if home.serving.is_leaving(partition) => wrong_owner(partition),
-        _ => fault,
-    })
 }

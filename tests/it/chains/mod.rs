@@ -5,6 +5,7 @@ mod collection;
 mod failures;
 mod harness;
 mod late_notes;
+mod one_commit;
 mod out_of_reach;
 mod owners;
 mod retries;

@@ -114,7 +114,7 @@ pub const ATTEMPTS: &[Attempt] = &[
         "select * from rootward.find_outcomes('\\x00', array[row(1, 'account', '1', gen_random_uuid(), 0, 0, 'do', 'x', 'x', false, now())::rootward.request])",
         Gate("RW001"),
     ),
-    ad_hoc("open chain", "select rootward.open_chains('\\x00', '{}', false)", Gate("RW001")),
+    ad_hoc("open chain", "select rootward.open_chains('\\x00', '{}', null)", Gate("RW001")),
     ad_hoc("note chain", "select rootward.note_chains('\\x00', '{}')", Gate("RW001")),
     ad_hoc(
         "collect outcomes",

@@ -197,15 +197,28 @@ impl Attempt {
         let direction = if matches!(self.kind, Kind::Undo) { v1::Direction::Undo } else { v1::Direction::Do };
         let runs = matches!(self.kind, Kind::Effect | Kind::Undo) && !only_looks;
         v1::Execute {
-            arguments: resolved.arguments.iter().map(|(name, text)| v1::TextArgument { name: name.clone(), text: text.clone() }).collect(),
-            refusal_is_no_outcome: resolved.parks_on_refusal,
             is_tombstone: matches!(self.kind, Kind::CallOff),
             is_look_up: matches!(self.kind, Kind::Look) || only_looks,
             mark: matches!(self.kind, Kind::Due).then(v1::CallResponse::default),
-            expires_at_ms: self.expires_at_ms,
             min_reference_version: self.plan.min_reference_version.filter(|_| runs),
-            ..step_message(&self.identity, self.task, direction, resolved)
+            ..effect_message(&self.identity, self.task, direction, resolved, self.expires_at_ms)
         }
+    }
+}
+
+/// What runs a task in this direction, however it comes to its root.
+pub(crate) fn effect_message(
+    identity: &Identity,
+    task: Task,
+    direction: v1::Direction,
+    resolved: &Resolved,
+    expires_at_ms: i64,
+) -> v1::Execute {
+    v1::Execute {
+        arguments: resolved.arguments.iter().map(|(name, text)| v1::TextArgument { name: name.clone(), text: text.clone() }).collect(),
+        refusal_is_no_outcome: resolved.parks_on_refusal,
+        expires_at_ms,
+        ..step_message(identity, task, direction, resolved)
     }
 }
 

@@ -25,7 +25,7 @@ use super::{
     driver::{Driver, Standpoint},
     gate::Gate,
     open::OpenChains,
-    plan::{Pinned, Plan, Results, first_row},
+    plan::{Pinned, Plan, Resolved, Results, first_row},
     show,
     state::{Record, Recorded, Status, Task},
     store::{self, ChainRow, Note},
@@ -108,6 +108,10 @@ pub(crate) struct Started {
     pub expires_at_ms: i64,
     /// The answer of the first step.
     pub first: v1::CallResponse,
+    /// What the other steps answered, if they were done in the same commit.
+    pub others: Vec<(Task, Resolved, v1::CallResponse)>,
+    /// What the chain's row says.
+    pub status: Status,
 }
 
 /// A chain's start on its way; see [`Drivers::starting`].
@@ -261,12 +265,14 @@ impl ChainHome {
         clock::now_ms().saturating_add(self.step_life_ms())
     }
 
-    /// Drives a chain whose first step has just become durable.
+    /// Drives a chain whose first step has just become durable, unless that was its end.
     pub(crate) fn drive_started(self: &Arc<Self>, started: Started) -> Option<watch::Receiver<v1::Chain>> {
-        let first = Task { step: 0, element: 0 };
-        let record = Record { effects: BTreeMap::from([(first, Recorded::Done)]), ..Record::default() };
-        let results = Results::from([(first, first_row(&started.first))]);
-        let Started { identity, plan, version, labels, deadline_ms, expires_at_ms, first } = started;
+        let task = Task { step: 0, element: 0 };
+        let Started { identity, plan, version, labels, deadline_ms, expires_at_ms, first, others, status } = started;
+        let done = others.iter().map(|(task, ..)| *task).chain([task]).map(|task| (task, Recorded::Done));
+        let record = Record { effects: done.collect(), ..Record::default() };
+        let answers = others.iter().map(|(task, _, answer)| (*task, first_row(answer)));
+        let results: Results = answers.chain([(task, first_row(&first))]).collect();
         let definition = &plan.definition;
         let step = v1::ChainStep {
             name: definition.steps.first().map(|step| step.name.clone()).unwrap_or_default(),
@@ -279,29 +285,27 @@ impl ChainHome {
             transaction: definition.steps.first().map(|step| step.call.clone()).unwrap_or_default(),
             ..v1::ChainStep::default()
         };
+        let other = |(task, resolved, answer): &(Task, Resolved, v1::CallResponse)| {
+            show::step(&plan, *task, "do", show::outcome_name(Recorded::Done), resolved, Some(answer), None)
+        };
         let view = v1::Chain {
             id: identity.id.to_string(),
             definition: definition.name.clone(),
             version,
-            status: Status::Running.name().to_owned(),
+            status: status.name().to_owned(),
             input: serde_json::to_string(&plan.input).unwrap_or_default(),
             entity: identity.entity.clone(),
             root_key: identity.root_key.clone(),
             partition: identity.partition,
             peer: self.peer.clone(),
             labels: labels.into_iter().collect(),
-            steps: vec![step],
+            steps: std::iter::once(step).chain(others.iter().map(other)).collect(),
             ..v1::Chain::default()
         };
-        let at = Standpoint {
-            status: Status::Running,
-            revision: 0,
-            deadline_ms,
-            waits: BTreeMap::new(),
-            attempts: 0,
-            recoveries: 0,
-            expires_at_ms,
-        };
+        if status.is_ended() {
+            return Some(watch::channel(view).1);
+        }
+        let at = Standpoint { status, revision: 0, deadline_ms, waits: BTreeMap::new(), attempts: 0, recoveries: 0, expires_at_ms };
         self.drive(identity, plan, record, results, at, view, None)
     }
 
@@ -434,6 +438,8 @@ impl ChainHome {
                 freshness: Freshness::Own,
                 deadline: Instant::now() + NOTE_LIMIT,
                 answer: Answerer::One(answer),
+                companions: Vec::new(),
+                is_companion: false,
             },
             share,
         )?;

@@ -20,12 +20,13 @@ mod state;
 mod store;
 mod watch;
 
+pub(crate) use attempt::effect_message;
 pub(crate) use bulk::{Bulk, verb_of};
 pub(crate) use commands::{Change, MOVING, Skip};
 pub(crate) use drivers::{ChainHome, Drivers, Identity, Started, plan_of};
 pub(crate) use gate::Closed;
 pub(crate) use open::OpenChains;
-pub(crate) use plan::{Pinned, built_in, step_request_id};
+pub(crate) use plan::{Pinned, Plan, Resolved, built_in, step_request_id};
 pub(crate) use show::chain as shown;
 pub(crate) use state::{Event, Status, Task};
 pub(crate) use store::{ChainFilter, ChainRow, NewChain, StoreError, cut, old, open_row};

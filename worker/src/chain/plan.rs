@@ -176,6 +176,17 @@ impl Plan {
         Ok(Resolved { transaction: call.clone(), entity: entity.clone(), root_key, arguments, parks_on_refusal })
     }
 
+    /// All tasks behind the first one, if none of them waits, or needs to know what another one answered; at most so many.
+    pub(crate) fn others(&self, schema: &Schema, most: usize) -> Option<Vec<(Task, Resolved)>> {
+        let shape = self.shape();
+        let others: Vec<Task> = shape.all_tasks().skip(1).take(most + 1).collect();
+        if others.is_empty() || others.len() > most || others.iter().any(|task| self.wait(*task).is_some()) {
+            return None;
+        }
+        let resolve = |task| Some((task, self.resolve(schema, task, false, &Results::new()).ok()?));
+        others.into_iter().map(resolve).collect()
+    }
+
     /// Where a task's outcome lies, and under which name: all that is needed to ask for it or to write it without an effect. The
     /// plan knows it even if the schema has the transaction no more, or one with other parameters.
     pub(crate) fn place(&self, schema: &Schema, task: Task, is_undo: bool, results: &Results) -> Result<Resolved, PlanError> {

@@ -307,13 +307,19 @@ pub(crate) struct NewChain<'a> {
     pub next_attempt_at_ms: i64,
     pub expires_at_ms: i64,
     pub ended_at_ms: Option<i64>,
+    /// Its end if all its other steps take effect in the same commit; none if more is to be noted of it then.
+    pub ends_with_companions_at_ms: Option<i64>,
 }
+
+/// Where a chain's row has its status and its end.
+const STATUS_PLACE: usize = 12;
+const ENDED_AT_PLACE: usize = 15;
 
 /// The chain's row, in the same commit as its first step, or before it if the start is scheduled.
 pub(crate) fn open_row(chain: NewChain<'_>) -> OwnRow {
     OwnRow {
-        sql: "select * from rootward.open_chains($1, $2, false)",
-        sql_if_recorded: Some("select * from rootward.open_chains($1, $2, true)"),
+        sql: "select * from rootward.open_chains($1, $2, null)",
+        sql_if_recorded: Some("select * from rootward.open_chains($1, $2, $3)"),
         key: chain.id,
         r#type: RowType::ChainStart,
         values: vec![
@@ -334,6 +340,12 @@ pub(crate) fn open_row(chain: NewChain<'_>) -> OwnRow {
             (PgType::TIMESTAMPTZ, OwnValue::Moment(chain.expires_at_ms)),
             (PgType::TIMESTAMPTZ, chain.ended_at_ms.map_or(OwnValue::Null, OwnValue::Moment)),
         ],
+        values_with_companions: match chain.ends_with_companions_at_ms {
+            Some(ended_at_ms) => {
+                vec![(STATUS_PLACE, OwnValue::text(Status::Completed.name())), (ENDED_AT_PLACE, OwnValue::Moment(ended_at_ms))]
+            }
+            None => Vec::new(),
+        },
     }
 }
 
@@ -401,5 +413,6 @@ pub(crate) fn note_row(partition: i32, root: (&str, &str), id: Uuid, note: &Note
             (PgType::TEXT, reason.into()),
             (PgType::TEXT, by.into()),
         ],
+        values_with_companions: Vec::new(),
     }
 }

@@ -11,6 +11,7 @@ use rootward_proto::{Fault, v1::RetryClass};
 use tokio::time::Instant;
 
 use super::{
+    companions,
     context::LaneContext,
     folded::FoldedAnswers,
     journal,
@@ -96,6 +97,7 @@ pub(super) async fn run_batch(context: &LaneContext, connection: &mut Connection
         let mut batch = Batch { context, connection, units: &chosen, refused };
         let attempt = match batch.groups_to_fold(manner) {
             Some(groups) => batch.folded(groups).await,
+            None if companions::leave_out(units, &mut open) => continue,
             None => batch.together(manner).await,
         };
         let attempt = match attempt {
@@ -170,7 +172,9 @@ pub(super) async fn run_batch(context: &LaneContext, connection: &mut Connection
             Err(failure) => break fail(&mut answers, &open, units, &batch.given_up(failure).await),
         }
     };
-    let answers = answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(Fault::internal("a unit was left without an answer"))));
+    let answers = answers.into_iter().zip(units).map(|(answer, unit)| {
+        answer.unwrap_or_else(|| Err(Fault::internal(if unit.is_companion { "left out" } else { "a unit was left without an answer" })))
+    });
     Ran { answers: Answers::Read(answers.collect()), end, set_wise }
 }
 
@@ -304,7 +308,7 @@ impl Batch<'_> {
         let effective =
             self.units.iter().enumerate().filter(|(place, _)| has_own && answers[*place].is_ok()).map(|(place, unit)| (place, *unit));
         let own = own::calls(effective);
-        let mut calls: Vec<Call> = own.iter().map(|call| self.context.own(call.sql(false), &call.rows)).collect();
+        let mut calls: Vec<Call> = own.iter().map(|call| self.context.own(call)).collect();
         let outcomes = self.units.iter().zip(answers).filter_map(|(unit, answer)| new_outcome(unit, answer));
         let outcomes: Vec<NewOutcome<'_>> = outcomes.filter(|outcome| self.context.stores(outcome)).collect();
         if !outcomes.is_empty() {

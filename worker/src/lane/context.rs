@@ -1,6 +1,6 @@
 //! What a lane sends for a unit and for a batch, and what a unit's results mean.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::{BufMut as _, BytesMut};
 use postgres_protocol::{
@@ -10,6 +10,7 @@ use postgres_protocol::{
 use rootward_proto::{Fault, v1};
 use rootward_schema::{DeferrableConstraint, quoted};
 use tokio_postgres::types::Type as PgType;
+use uuid::Uuid;
 
 use super::{
     counters::Counters,
@@ -18,6 +19,7 @@ use super::{
     freshness::Floors,
     journal::Journal,
     outcome::{NewOutcome, OutcomeKey, response_of},
+    own::OwnCall,
     refusal,
     unit::{After, Answer, Claim, Done, OwnRow, OwnValue, Unit},
 };
@@ -105,6 +107,13 @@ fn write_own(value: &OwnValue, r#type: &PgType, buffer: &mut BytesMut) -> IsNull
         OwnValue::Never => timestamp_to_sql(i64::MAX, buffer),
     }
     IsNull::No
+}
+
+fn write_own_row(own: &OwnRow, has_companions: bool, row: &mut RowWriter<'_>) {
+    for (at, (r#type, value)) in own.values.iter().enumerate() {
+        let other = own.values_with_companions.iter().find(|(place, _)| has_companions && *place == at);
+        row.column(r#type, |buffer| write_own(other.map_or(value, |(_, other)| other), r#type, buffer));
+    }
 }
 
 /// What a lane knows besides its connection.
@@ -258,15 +267,18 @@ impl LaneContext {
     }
 
     /// The call of a function of ours for these rows.
-    pub(super) fn own(&self, sql: &'static str, rows: &[&OwnRow]) -> Call {
-        let rows = rows.first().map_or(Parameter::Null, |first| {
-            self.row_types.array(first.r#type, rows.iter(), |own, row| {
-                for (r#type, value) in &own.values {
-                    row.column(r#type, |buffer| write_own(value, r#type, buffer));
-                }
-            })
-        });
-        Call::prepared(sql, vec![self.secret.clone(), rows])
+    pub(super) fn own(&self, call: &OwnCall<'_>) -> Call {
+        let rows = self.row_types.array(call.r#type, call.rows.iter(), |own, row| write_own_row(own, false, row));
+        Call::prepared(call.sql, vec![self.secret.clone(), rows])
+    }
+
+    /// The same behind the outcomes of the rows' units, in the same commit. Of each row's chain so many must be there; one, if nothing is said.
+    pub(super) fn own_if_recorded(&self, call: &OwnCall<'_>, wanted: &HashMap<Uuid, usize>) -> Call {
+        let Some(sql) = call.sql_if_recorded else { return self.own(call) };
+        let wanted_of = |own: &&OwnRow| wanted.get(&own.key).copied().unwrap_or(1);
+        let rows = self.row_types.array(call.r#type, call.rows.iter(), |own, row| write_own_row(own, wanted_of(own) > 1, row));
+        let counts = call.rows.iter().map(|own| i32::try_from(wanted_of(own)).unwrap_or(i32::MAX));
+        Call::prepared(sql, vec![self.secret.clone(), rows, binary_array(&PgType::INT4, counts, int4_to_sql)])
     }
 
     /// What ends this unit.

@@ -17,6 +17,7 @@ use super::{
     batch::{
         Attempt, Batch, Failure, Manner, UNIQUE_VIOLATION, UNKNOWN_STATEMENT, before_commit, check_standing, not_warned, plain, request_of,
     },
+    companions,
     outcome::NewOutcome,
     own,
     set_wise::{self, Given, Group},
@@ -57,7 +58,8 @@ impl Folding {
     }
 }
 
-fn may_be_folded(unit: &Unit) -> bool {
+/// Whether a batch of such units takes one trip.
+pub(super) fn may_be_folded(unit: &Unit) -> bool {
     let Some(outcome) = &unit.outcome else {
         // Progress of a chain, which nothing can refuse.
         return unit.effect.is_none() && matches!(unit.after, Some(After::Row(_)));
@@ -132,7 +134,8 @@ impl Batch<'_> {
             calls.push(self.context.for_all(&group.declared, set_wise, &group.effects(self.units), stored, entries));
         }
         let own = own::calls(self.units.iter().copied().enumerate());
-        calls.extend(own.iter().map(|call| self.context.own(call.sql(true), &call.rows)));
+        let wanted = companions::wanted(self.units);
+        calls.extend(own.iter().map(|call| self.context.own_if_recorded(call, &wanted)));
         let label = self.label();
         let mut pipeline = Pipeline::default();
         let opened = self.begin(&mut pipeline)?;

@@ -11,6 +11,7 @@
 mod acknowledged;
 mod admission;
 mod batch;
+mod companions;
 mod context;
 mod counters;
 mod declared;
@@ -46,5 +47,5 @@ pub(crate) use queue::{Bounds, LaneHandle, Share};
 pub(crate) use read::{ReadContext, ReadEnd, Root, writes};
 pub(crate) use run::{Session, start_lane};
 pub(crate) use unit::{
-    After, Answerer, Asked, Claim, Done, Finished, Outgoing, OwnRow, OwnValue, Ticket, Unit, UnitOutcome, lane_died, wrong_owner,
+    After, Answer, Answerer, Asked, Claim, Done, Finished, Outgoing, OwnRow, OwnValue, Ticket, Unit, UnitOutcome, lane_died, wrong_owner,
 };

@@ -6,12 +6,16 @@ use rootward_schema::Text;
 use uuid::Uuid;
 
 use super::unit::{After, OwnRow, Unit};
-use crate::pg::StatementResult;
+use crate::pg::{RowType, StatementResult};
 
 /// Rows for one call, with the places of their units.
 pub(super) struct OwnCall<'u> {
     pub places: Vec<usize>,
     pub rows: Vec<&'u OwnRow>,
+    /// What is said of them in [`OwnRow`], the same for all.
+    pub sql: &'static str,
+    pub sql_if_recorded: Option<&'static str>,
+    pub r#type: RowType,
     keys: HashSet<Uuid>,
 }
 
@@ -21,27 +25,24 @@ pub(super) fn calls<'u>(units: impl Iterator<Item = (usize, &'u Unit)>) -> Vec<O
     for (place, unit) in units {
         let Some(After::Row(row)) = &unit.after else { continue };
         // The first call behind the last one that holds the key.
-        let behind = calls.iter().rposition(|call| call.is_of(row) && call.keys.contains(&row.key)).map_or(0, |at| at + 1);
-        match calls.iter_mut().skip(behind).find(|call| call.is_of(row)) {
+        let behind = calls.iter().rposition(|call| call.sql == row.sql && call.keys.contains(&row.key)).map_or(0, |at| at + 1);
+        match calls.iter_mut().skip(behind).find(|call| call.sql == row.sql) {
             Some(call) => {
                 call.places.push(place);
                 call.rows.push(row);
                 call.keys.insert(row.key);
             }
-            None => calls.push(OwnCall { places: vec![place], rows: vec![row], keys: HashSet::from([row.key]) }),
+            None => calls.push(OwnCall::of(place, row)),
         }
     }
     calls
 }
 
-impl OwnCall<'_> {
-    fn is_of(&self, row: &OwnRow) -> bool {
-        self.rows.first().is_some_and(|first| first.sql == row.sql)
-    }
-
-    /// The statement, behind the outcomes of the rows' units or before them.
-    pub(super) fn sql(&self, is_recorded: bool) -> &'static str {
-        self.rows.first().map_or("select 1 where false", |first| first.sql_if_recorded.filter(|_| is_recorded).unwrap_or(first.sql))
+impl<'u> OwnCall<'u> {
+    /// One row, of the unit at this place.
+    pub(super) fn of(place: usize, row: &'u OwnRow) -> OwnCall<'u> {
+        let &OwnRow { sql, sql_if_recorded, r#type, key, .. } = row;
+        OwnCall { places: vec![place], rows: vec![row], sql, sql_if_recorded, r#type, keys: HashSet::from([key]) }
     }
 
     /// The value of each unit's row.
@@ -57,10 +58,10 @@ impl OwnCall<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pg::RowType;
 
     fn unit(sql: &'static str, key: Uuid) -> Unit {
-        let row = OwnRow { sql, sql_if_recorded: None, key, r#type: RowType::ChainNote, values: Vec::new() };
+        let row =
+            OwnRow { sql, sql_if_recorded: None, key, r#type: RowType::ChainNote, values: Vec::new(), values_with_companions: Vec::new() };
         Unit { after: Some(After::Row(row)), ..Unit::of_test("own", 0) }
     }
 

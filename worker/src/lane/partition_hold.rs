@@ -89,6 +89,11 @@ impl PartitionHold {
         self.changed.subscribe()
     }
 
+    /// Whether nothing keeps a unit's partition from running it.
+    pub(super) fn runs(&self, unit: &Unit) -> bool {
+        !self.is_any.load(Ordering::Acquire) || self.fates(std::slice::from_ref(unit)) == [Fate::Run]
+    }
+
     /// Takes out of a batch what has to wait, which goes behind what waits already, and what has to be sent on, which is returned.
     pub(super) fn sort_out(&self, batch: &mut Vec<Unit>, aside: &mut Vec<Unit>) -> Vec<Unit> {
         if !self.is_any.load(Ordering::Acquire) {

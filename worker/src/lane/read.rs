@@ -181,6 +181,8 @@ impl Unit {
             freshness: Freshness::Own,
             deadline,
             answer: Answerer::One(oneshot::channel().0),
+            companions: Vec::new(),
+            is_companion: false,
         }
     }
 }

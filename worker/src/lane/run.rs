@@ -10,6 +10,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     admission::{Admission, Recent},
     batch::{Answers, BatchEnd, Ran, run_batch},
+    companions::board,
     context::LaneContext,
     counters::Counters,
     folded::hold_back,
@@ -143,6 +144,7 @@ async fn run_lane(mut lane: Lane, mut queues: Queues, (hold, parted): (Arc<LaneH
             refuse(&lane.first.context, unit, fault);
         }
         drop_expired(&lane.first.context, &mut batch);
+        board(&mut batch, lane.first.context.how.max_batch, |unit| lane.may_run(unit) && parted.runs(unit));
         lane.spend(&batch);
         if batch.is_empty() {
             continue;
@@ -171,6 +173,11 @@ impl Lane {
                 Err(wait) => tokio::time::sleep(wait).await,
             }
         }
+    }
+
+    /// Whether a unit is neither too old nor too late.
+    fn may_run(&self, unit: &Unit) -> bool {
+        self.first.context.staleness(unit).is_none() && unit.deadline > Instant::now()
     }
 
     /// Takes what these need off the limit. Nothing that expired in the queue, and no bookkeeping of our own.
@@ -207,8 +214,13 @@ impl Session {
         if batch.is_empty() {
             return;
         }
-        let (units, counters) = (batch.len(), self.context.counters.clone());
+        let counters = self.context.counters.clone();
         let Ran { answers, end, set_wise } = run_batch(&self.context, &mut self.connection, &batch).await;
+        let units = match &answers {
+            Answers::Unread(_) => batch.len(),
+            // Companions that were left out have not run.
+            Answers::Read(answers) => batch.iter().zip(answers).filter(|(unit, answer)| !unit.is_companion || answer.is_ok()).count(),
+        };
         Counters::add(&counters.batches, 1);
         counters.batch_units.add(units as u64);
         counters.ran(set_wise, units - set_wise);
@@ -243,7 +255,9 @@ fn answer(counters: &Counters, batch: Vec<Unit>, answers: impl IntoIterator<Item
     counters.acknowledged.note(committed());
     counters.committed_in(committed().map(|unit| unit.claim.partition));
     for (unit, answer) in batch.into_iter().zip(answers) {
-        if let Err(fault) = &answer {
+        if let Err(fault) = &answer
+            && !unit.is_companion
+        {
             counters.refused(fault.code());
         }
         unit.answer.send(answer);

@@ -3,6 +3,7 @@
 use super::{
     batch::{BEGIN, Batch, Closing, Failure, UNKNOWN_STATEMENT, before_commit, check_standing, plain},
     declared::Which,
+    own::OwnCall,
     positions::Positions,
     refusal,
     unit::{After, Answer, Unit},
@@ -53,7 +54,7 @@ impl Batch<'_> {
         let mut calls: Vec<Call> = self.context.calls_of(unit, Which::All);
         let effects = calls.len();
         if let Some(After::Row(row)) = &unit.after {
-            calls.push(self.context.own(row.sql, &[row]));
+            calls.push(self.context.own(&OwnCall::of(place, row)));
         }
         // Somebody's SQL before it may have deallocated our statements. If they are gone once more, it does so itself.
         for is_last in [false, true] {

@@ -50,6 +50,10 @@ pub(crate) struct Unit {
     /// After this moment it is not begun any more.
     pub deadline: Instant,
     pub answer: Answerer,
+    /// All other steps of the chain that this one starts, if they may share its commit; see [`super::companions`].
+    pub companions: Vec<Unit>,
+    /// It is one of those: it takes effect in one commit with the start of its chain, or not at all.
+    pub is_companion: bool,
 }
 
 impl Unit {
@@ -67,6 +71,8 @@ impl Unit {
             freshness: Freshness::Own,
             deadline: Instant::now(),
             answer: Answerer::One(oneshot::channel().0),
+            companions: Vec::new(),
+            is_companion: false,
         }
     }
 
@@ -197,13 +203,16 @@ pub(crate) enum After {
 #[derive(Debug, Clone)]
 pub(crate) struct OwnRow {
     pub sql: &'static str,
-    /// The same where the unit's outcome was stored before it, in the same commit: it does nothing for a unit without.
+    /// The same where outcomes were stored before it, in the same commit: it is given in addition how many of each row's chain that must be,
+    /// does nothing for a row without one, and fails if one of several is not there.
     pub sql_if_recorded: Option<&'static str>,
     /// Two rows with the same key don't go into one call.
     pub key: Uuid,
     pub r#type: RowType,
     /// The values with their types, in the order of the row's type.
     pub values: Vec<(PgType, OwnValue)>,
+    /// What stands in the places of some of them if the unit's companions take effect in the same commit.
+    pub values_with_companions: Vec<(usize, OwnValue)>,
 }
 
 /// A value of such a row.

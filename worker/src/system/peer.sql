@@ -229,6 +229,7 @@ begin
   for old in select p.oid::regprocedure from pg_proc p where p.pronamespace = 'rootward'::regnamespace
       and (p.proname = 'record' and p.pronargs > 4 or p.proname = 'find_outcomes' and p.pronargs > 2
         or p.proname in ('open_chains', 'note_chains') and p.pronargs > 3
+        or p.proname = 'open_chains' and p.proargtypes[2] = 'bool'::regtype
         or p.proname = 'append_journal' and p.pronargs > 2
         or p.proname = 'check_secret' and p.prorettype = 'void'::regtype) loop
     execute format('drop function %s', old);
@@ -322,25 +323,32 @@ begin
     select * from unnest(requests, kinds, replies);
 end $$;
 
--- Rows of chains, each in the same commit as its first step, or before it if the start is scheduled. If the first steps' outcomes
--- were stored before this, in the same commit, only those chains get a row whose first step has one. A chain that is there already
--- is an error, which takes the whole batch back. Returns nothing.
-create or replace function rootward.open_chains(secret bytea, chains rootward.chain_start[], are_recorded boolean)
+-- Rows of chains, each in the same commit as its first step, or before it if the start is scheduled. If outcomes were stored before this, in
+-- the same commit, it is said how many: the first step's only, or those of all steps. A chain whose first step has none gets no row; but if all
+-- steps of one were to be in this commit, that is an error, as it is if one of theirs is missing. So is a chain that is there already. An error
+-- takes the whole batch back. Returns nothing.
+create or replace function rootward.open_chains(secret bytea, chains rootward.chain_start[], recorded integer[])
 returns table (place integer, value text)
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set enable_hashjoin = off set enable_mergejoin = off as $$
 #variable_conflict use_column
-declare is_in_force boolean := rootward.check_secret(secret);
+declare is_in_force boolean := rootward.check_secret(secret); opened bigint;
 begin
   insert into rootward.chain (partition, entity, root_key, id, definition, version, plan, input, labels, fingerprint, issued_at, deadline,
       status, next_attempt_at, expires_at, ended_at)
     select n.partition, n.entity, n.root_key, n.id, n.definition, n.version, n.plan, n.input, n.labels, n.fingerprint, n.issued_at, n.deadline,
       n.status, n.next_attempt_at, n.expires_at, n.ended_at
-    from unnest(chains) as n
-    -- Joined, as a subquery behind OR may be run by reading the whole table; OFFSET 0 as above.
-    left join lateral (select true as is_done from rootward.outcome o where o.request_id = n.id and o.partition = n.partition
-        and o.entity = n.entity and o.root_key = n.root_key and o.step = 0 and o.element = 0 and o.direction = 'do' and o.kind = 'done'
-        offset 0) first_step on are_recorded
-    where not are_recorded or first_step.is_done;
+    from unnest(chains) with ordinality as n
+    -- Joined, as a subquery behind OR may be run by reading the whole table; OFFSET 0 as above. The fingerprint is of the chain's input, so
+    -- these are no steps of a chain with the same id and another home.
+    left join lateral (select count(*) as done, bool_or(o.partition = n.partition and o.entity = n.entity and o.root_key = n.root_key
+          and o.step = 0 and o.element = 0) as has_first
+        from rootward.outcome o where o.request_id = n.id and o.in_chain and o.fingerprint = n.fingerprint and o.direction = 'do'
+          and o.kind = 'done' offset 0) stored on recorded is not null
+    where recorded is null or stored.has_first and stored.done >= recorded[n.ordinality];
+  get diagnostics opened = row_count;
+  if opened < cardinality(chains) and 1 < any (recorded) then
+    raise exception 'not all steps of a chain are in the commit of its start' using errcode = 'RW004';
+  end if;
 end $$;
 
 -- Progress of chains at their home, each by a driver or a person that knows of every firm change before. What is written

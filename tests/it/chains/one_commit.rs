@@ -1,0 +1,117 @@
+//! Chains whose steps all run in one lane: they need one commit for all of them, and have the same ends as others.
+
+use futures_util::future::join_all;
+use rootward_proto::v1;
+use tests::{Cluster, Ended, KILL_POINTS, Victim, check_bank, check_money, while_killing};
+use uuid::Uuid;
+
+use crate::shared::own_bank;
+
+/// Runs a transfer of 1 and waits for its end.
+async fn transfer(client: &tests::Client, from: i64, to: i64, id: Uuid) -> Ended<v1::Chain> {
+    let (from, to) = (from.to_string(), to.to_string());
+    client.run_chain("transfer", &[("from", &from), ("to", &to), ("amount", "1")], id).await
+}
+
+/// In how many transactions of p1 the chain's row and its outcomes were written last.
+async fn commits(bank: &Cluster, id: Uuid) -> usize {
+    let sql = "select count(distinct xmin::text) from (select xmin from rootward.chain where id = $1 \
+               union all select xmin from rootward.outcome where request_id = $1) as written";
+    let row = bank.reader().rows("p1", sql, &[&id]).await.expect("read");
+    usize::try_from(row[0].get::<_, i64>(0)).expect("a count")
+}
+
+#[tokio::test]
+async fn a_chain_in_one_lane_is_one_commit_and_completes_once_wherever_its_worker_is_killed() {
+    let mut bank = own_bank(2).await;
+    let client = bank.client().expect("a client");
+    let accounts = bank.open_accounts(&client, "p1", 2, 1000).await.expect("opened");
+    let (from, to) = (accounts[0], accounts[1]);
+    let mut one_commit = 0;
+    for _ in 0..40 {
+        let id = Uuid::now_v7();
+        let ended = transfer(&client, from, to, id).await.expect("it ends");
+        let steps: Vec<(&str, &str)> = ended.steps.iter().map(|step| (step.name.as_str(), step.outcome.as_str())).collect();
+        assert_eq!((ended.status.as_str(), steps), ("completed", vec![("withdraw", "done"), ("deposit", "done")]));
+        let shown = client.chain(id).await.expect("shown");
+        assert_eq!((shown.status.as_str(), shown.steps.len()), ("completed", 2));
+        one_commit += usize::from(commits(&bank, id).await == 1);
+    }
+    // Now and then a batch takes two trips, and no step shares its commit with another then.
+    assert!(one_commit >= 35, "{one_commit} of 40");
+    let mut moved = 40;
+    for point in KILL_POINTS {
+        let id = Uuid::now_v7();
+        let ended = while_killing(&mut bank, ("p1", Victim::Worker), (point, "transfer_out"), async {
+            // A worker's first batch takes two trips.
+            client.settle("unfreeze", &[("account_id", &to.to_string())], Uuid::now_v7()).await.expect("done");
+            transfer(&client, from, to, id).await
+        });
+        assert_eq!(ended.await.expect("killed").expect("it ends").status, "completed", "{point}");
+        moved += 1;
+        let reader = bank.reader();
+        assert_eq!(reader.balance(from).await.expect("read"), Some(100_000 - 100 * moved), "{point}");
+        let kinds: Vec<String> = reader.outcomes(id).await.expect("read").into_iter().map(|row| row.kind).collect();
+        assert_eq!(kinds, ["done", "done"], "{point}");
+        if point == "after_commit" {
+            assert_eq!(commits(&bank, id).await, 1, "it was one commit, though nobody was told");
+        }
+    }
+    check_bank(&bank).await.expect("every promise is kept");
+}
+
+/// Transfers within p1, now and then one to an account that is frozen, or from one that has nothing. Gives the chains that parked.
+async fn with_refusals(bank: &Cluster, client: &tests::Client) -> Vec<Uuid> {
+    let rich = bank.open_accounts(client, "p1", 8, 1000).await.expect("opened");
+    let poor = bank.open_accounts(client, "p1", 4, 0).await.expect("opened");
+    let frozen = bank.open_accounts(client, "p1", 4, 0).await.expect("opened");
+    for account in &frozen {
+        client.settle("freeze", &[("account_id", &account.to_string())], Uuid::now_v7()).await.expect("frozen");
+    }
+    let mut parked = Vec::new();
+    for (poor, frozen) in poor.into_iter().zip(frozen) {
+        for (from, to) in [(rich[7], frozen), (poor, rich[6])] {
+            // After a refusal, a while passes until batches run in one trip again.
+            for _ in 0..20 {
+                assert_eq!(transfer(client, rich[0], rich[1], Uuid::now_v7()).await.expect("it ends").status, "completed");
+            }
+            let id = Uuid::now_v7();
+            let neighbours = [(rich[2], rich[3]), (rich[4], rich[5])].map(|(from, to)| transfer(client, from, to, Uuid::now_v7()));
+            let (ended, neighbours) = tokio::join!(transfer(client, from, to, id), join_all(neighbours));
+            for neighbour in neighbours {
+                assert_eq!(neighbour.expect("it ends").status, "completed");
+            }
+            if from == poor {
+                assert_eq!(ended.expect_err("it has nothing").code(), "RW3101");
+                assert!(bank.reader().chain_statuses(id).await.expect("read").is_empty(), "a start that is refused leaves no chain");
+            } else {
+                assert_eq!(ended.expect("it stands somewhere").status, "parked");
+                parked.push(id);
+            }
+        }
+    }
+    parked
+}
+
+#[tokio::test]
+async fn who_is_refused_among_chains_of_one_commit_ends_as_others_do() {
+    let bank = own_bank(1).await;
+    let client = bank.client().expect("a client");
+    for id in with_refusals(&bank, &client).await {
+        assert_eq!(client.compensate(id).await.expect("undone").status, "compensated");
+    }
+    check_bank(&bank).await.expect("every promise is kept");
+}
+
+#[tokio::test]
+async fn without_the_count_of_outcomes_a_deposit_would_come_without_its_withdrawal() {
+    let bank = own_bank(1).await;
+    let client = bank.client().expect("a client");
+    let sql = "select replace(pg_get_functiondef('rootward.open_chains'::regproc), 'raise exception ''not all', 'raise debug ''not all')";
+    let sabotaged: String = bank.reader().rows("p1", sql, &[]).await.expect("read")[0].get(0);
+    assert!(sabotaged.contains("raise debug"), "{sabotaged}");
+    bank.reader().run("p1", &sabotaged).await.expect("switched off");
+    let accounts = bank.open_accounts(&client, "p1", 2, 0).await.expect("opened");
+    transfer(&client, accounts[0], accounts[1], Uuid::now_v7()).await.expect_err("it has nothing");
+    assert_eq!(check_money(&bank.reader()).await.expect_err("the scenario has to notice").what, "money");
+}
