@@ -262,21 +262,13 @@ end $$;
 create or replace function rootward.check_secret(secret bytea) returns boolean language sql stable
 return case when exists (select from rootward.peer_state where secret_hash = sha256(secret)) then true else rootward.refuse_secret() end;
 
--- The first statement of every batch: this worker's term is the newest, and the peer owns these partitions in these
--- epochs. They were read with a version of the table; as long as that is its version, nobody needs to look again. The shared
--- lock keeps a change of owner out until COMMIT: one for the whole peer, as one for each partition was a twentieth of a batch.
-create or replace function rootward.begin_batch(secret bytea, term bigint, version bigint, partitions integer[], epochs bigint[]) returns void
+-- What keeps a batch from running, if anything does: another worker's term, or partitions that the peer doesn't own in these epochs.
+create or replace function rootward.check_batch(secret bytea, term bigint, version bigint, partitions integer[], epochs bigint[]) returns void
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
-declare
-  -- As a value, since PERFORM would start a statement for it. What follows reads what is committed then.
-  is_locked boolean := pg_advisory_xact_lock_shared(20825, 0) is not null;
-  is_in_force boolean; is_newest boolean; is_known boolean;
+declare is_in_force boolean; is_newest boolean; is_known boolean;
 begin
-  select s.secret_hash = sha256(secret), s.term = begin_batch.term, s.ownership_version = version
+  select s.secret_hash = sha256(secret), s.term = check_batch.term, s.ownership_version = version
     into is_in_force, is_newest, is_known from rootward.peer_state s;
-  if is_in_force and is_newest and is_known then
-    return;
-  end if;
   if is_in_force is not true then
     raise exception 'the secret of this session is not the one in force' using errcode = 'RW001';
   end if;
@@ -284,9 +276,28 @@ begin
     raise exception 'this worker''s term % is over', term using errcode = 'RW001';
   end if;
   -- Only here: an expression with a query in it is a statement of its own, whether or not it comes to that.
-  if (select count(*) from unnest(partitions, epochs) as claimed(partition, epoch)
+  if is_known is not true and (select count(*) from unnest(partitions, epochs) as claimed(partition, epoch)
       join rootward.ownership o on o.partition = claimed.partition and o.epoch = claimed.epoch and o.state = 'owned') <> cardinality(partitions) then
     raise exception 'this peer does not own all partitions of the batch' using errcode = 'RW002';
+  end if;
+end $$;
+
+-- The first statement of every batch: this worker's term is the newest, and the peer owns these partitions in these
+-- epochs. They were read with a version of the table; as long as that is its version, nobody needs to look again. The shared
+-- lock keeps a change of owner out until COMMIT: one for the whole peer, as one for each partition was a twentieth of a batch.
+-- Every batch pays for it, so it does without a search path of its own, which would be a quarter more: every name is qualified.
+create or replace function rootward.begin_batch(secret bytea, term bigint, version bigint, partitions integer[], epochs bigint[]) returns void
+language plpgsql volatile security definer as $$
+declare
+  -- As a value, since PERFORM would start a statement for it. What follows reads what is committed then.
+  is_locked pg_catalog.bool := pg_catalog.pg_advisory_xact_lock_shared(20825, 0) is not null;
+  is_sound pg_catalog.bool;
+begin
+  select s.secret_hash operator(pg_catalog.=) pg_catalog.sha256(secret) and s.term operator(pg_catalog.=) begin_batch.term
+      and s.ownership_version operator(pg_catalog.=) version
+    into is_sound from rootward.peer_state s;
+  if is_sound is not true then
+    perform rootward.check_batch(secret, term, version, partitions, epochs);
   end if;
 end $$;
 
@@ -326,27 +337,28 @@ end $$;
 -- Rows of chains, each in the same commit as its first step, or before it if the start is scheduled. If outcomes were stored before this, in
 -- the same commit, it is said how many: the first step's only, or those of all steps. A chain whose first step has none gets no row; but if all
 -- steps of one were to be in this commit, that is an error, as it is if one of theirs is missing. So is a chain that is there already. An error
--- takes the whole batch back. Returns nothing.
+-- takes the whole batch back. Returns nothing. Without a search path of its own, as above.
 create or replace function rootward.open_chains(secret bytea, chains rootward.chain_start[], recorded integer[])
 returns table (place integer, value text)
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set enable_hashjoin = off set enable_mergejoin = off as $$
+language plpgsql volatile security definer as $$
 #variable_conflict use_column
-declare is_in_force boolean := rootward.check_secret(secret); opened bigint;
+declare is_in_force pg_catalog.bool := rootward.check_secret(secret); opened pg_catalog.int8;
 begin
   insert into rootward.chain (partition, entity, root_key, id, definition, version, plan, input, labels, fingerprint, issued_at, deadline,
       status, next_attempt_at, expires_at, ended_at)
     select n.partition, n.entity, n.root_key, n.id, n.definition, n.version, n.plan, n.input, n.labels, n.fingerprint, n.issued_at, n.deadline,
       n.status, n.next_attempt_at, n.expires_at, n.ended_at
-    from unnest(chains) with ordinality as n
+    from pg_catalog.unnest(chains) with ordinality as n
     -- Joined, as a subquery behind OR may be run by reading the whole table; OFFSET 0 as above. The fingerprint is of the chain's input, so
     -- these are no steps of a chain with the same id and another home.
-    left join lateral (select count(*) as done, bool_or(o.partition = n.partition and o.entity = n.entity and o.root_key = n.root_key
-          and o.step = 0 and o.element = 0) as has_first
-        from rootward.outcome o where o.request_id = n.id and o.in_chain and o.fingerprint = n.fingerprint and o.direction = 'do'
-          and o.kind = 'done' offset 0) stored on recorded is not null
-    where recorded is null or stored.has_first and stored.done >= recorded[n.ordinality];
+    left join lateral (select pg_catalog.count(*) as done,
+          pg_catalog.bool_or(o.partition operator(pg_catalog.=) n.partition and o.entity operator(pg_catalog.=) n.entity
+            and o.root_key operator(pg_catalog.=) n.root_key and o.step operator(pg_catalog.=) 0 and o.element operator(pg_catalog.=) 0) as has_first
+        from rootward.outcome o where o.request_id operator(pg_catalog.=) n.id and o.in_chain and o.fingerprint operator(pg_catalog.=) n.fingerprint
+          and o.direction operator(pg_catalog.=) 'do' and o.kind operator(pg_catalog.=) 'done' offset 0) stored on recorded is not null
+    where recorded is null or stored.has_first and stored.done operator(pg_catalog.>=) recorded[n.ordinality];
   get diagnostics opened = row_count;
-  if opened < cardinality(chains) and 1 < any (recorded) then
+  if opened operator(pg_catalog.<) pg_catalog.cardinality(chains) and 1 operator(pg_catalog.<) any (recorded) then
     raise exception 'not all steps of a chain are in the commit of its start' using errcode = 'RW004';
   end if;
 end $$;
