@@ -116,8 +116,31 @@ async fn ask_all(peers: &mut [Peer], step: &Step, limit: Duration) -> Result<Vec
     try_join_all(peers.iter_mut().map(|peer| peer.ask(step.clone(), limit))).await
 }
 
-/// Takes one snapshot of these peers; without those that can't be asked, if that is allowed.
-pub(super) async fn take(wanted: &[CatalogPeer], is_partial: bool) -> Result<Cut, Failed> {
+/// What the peers answered while they held new chains and then their lanes.
+struct Answers {
+    taken_at_ms: i64,
+    drain_us: u64,
+    taken: Vec<State>,
+    confirmed: Vec<State>,
+}
+
+/// Drains, takes and confirms: from the first step on new chains are held, until the last one is answered.
+async fn hold(peers: &mut [Peer], lists_running: bool) -> Result<Answers, Failed> {
+    let began = Instant::now();
+    let drained = ask_all(peers, &Step::Drain(v1::SnapshotDrain { lists_running }), DRAIN_LIMIT).await?;
+    if let Some(fault) = busy(&drained) {
+        return Err(Failed::Busy(fault));
+    }
+    let (drain_us, taken_at_ms) = (micros(began), now_ms());
+    let taken = ask_all(peers, &Step::Take(v1::SnapshotTake {}), STEP_LIMIT).await?;
+    // All have it: at this moment every lane of every peer was held.
+    let confirmed = ask_all(peers, &Step::Confirm(v1::SnapshotConfirm {}), STEP_LIMIT).await?;
+    Ok(Answers { taken_at_ms, drain_us, taken, confirmed })
+}
+
+/// Takes one snapshot of these peers; without those that can't be asked, if that is allowed. `held` becomes the time for which new chains were
+/// held, however it ends.
+pub(super) async fn take(wanted: &[CatalogPeer], is_partial: bool, held: &mut Duration) -> Result<Cut, Failed> {
     let (mut peers, mut missing) = (Vec::new(), Vec::new());
     for (peer, opened) in wanted.iter().zip(join_all(wanted.iter().map(Peer::open)).await) {
         match opened {
@@ -130,16 +153,9 @@ pub(super) async fn take(wanted: &[CatalogPeer], is_partial: bool) -> Result<Cut
         return Err(Failed::For(fault.clone()));
     }
     let began = Instant::now();
-    let drain = Step::Drain(v1::SnapshotDrain { lists_running: !missing.is_empty() });
-    let drained = ask_all(&mut peers, &drain, DRAIN_LIMIT).await?;
-    if let Some(fault) = busy(&drained) {
-        return Err(Failed::Busy(fault));
-    }
-    let drain_us = micros(began);
-    let taken_at_ms = now_ms();
-    let taken = ask_all(&mut peers, &Step::Take(v1::SnapshotTake {}), STEP_LIMIT).await?;
-    // All have it: at this moment every lane of every peer was held.
-    let confirmed = ask_all(&mut peers, &Step::Confirm(v1::SnapshotConfirm {}), STEP_LIMIT).await?;
+    let answers = hold(&mut peers, !missing.is_empty()).await;
+    *held = began.elapsed();
+    let Answers { taken_at_ms, drain_us, taken, confirmed } = answers?;
     let mut facts = v1::TakeSnapshotResponse {
         taken_at_ms,
         drain_us,

@@ -18,8 +18,8 @@ use crate::Routing;
 /// The pause before the next try, in milliseconds: chains that were held go on meanwhile.
 const PAUSE_MS: (u64, u64) = (80, 150);
 /// New chains are let through for so many times as long as they were held before they are held again, so that readers who take one
-/// snapshot after the other cost chains a quarter of their time at most.
-const REST: u32 = 3;
+/// snapshot after the other cost chains a tenth of their time at most.
+const REST: u32 = 9;
 /// But for no longer than this.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 /// How many requests share one snapshot.
@@ -118,9 +118,9 @@ impl Snapshots {
             if waiters.is_empty() {
                 return;
             }
-            let began = Instant::now();
-            let tried = self.try_once(routing, is_partial, &waiters).await;
-            *not_before = Instant::now() + (began.elapsed() * REST).min(LONGEST_REST);
+            let mut held = Duration::ZERO;
+            let tried = self.try_once(routing, is_partial, &waiters, &mut held).await;
+            *not_before = Instant::now() + (held * REST).min(LONGEST_REST);
             let failed = match tried {
                 Ok(cut) => return answer(waiters, &cut),
                 Err(failed) => failed,
@@ -145,10 +145,10 @@ impl Snapshots {
         }
     }
 
-    async fn try_once(&self, routing: &Routing, is_partial: bool, waiters: &[Waiter]) -> Result<Cut, Failed> {
+    async fn try_once(&self, routing: &Routing, is_partial: bool, waiters: &[Waiter], held: &mut Duration) -> Result<Cut, Failed> {
         let catalog = routing.catalog().map_err(Failed::For)?;
         let peers: Vec<_> = catalog.live_peers().cloned().collect();
-        let mut cut = coordinate::take(&peers, is_partial).await.inspect_err(|_| routing.refresh())?;
+        let mut cut = coordinate::take(&peers, is_partial, held).await.inspect_err(|_| routing.refresh())?;
         let ticket = |waiter: &Waiter| v1::SnapshotTicket { id: waiter.id.as_bytes().to_vec(), lifetime_ms: waiter.lifetime_ms };
         // Who has left meanwhile needs none.
         cut.keep(waiters.iter().filter(|waiter| !waiter.answer.is_closed()).map(ticket).collect()).await?;
