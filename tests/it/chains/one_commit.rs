@@ -37,9 +37,20 @@ async fn a_chain_in_one_lane_is_one_commit_and_completes_once_wherever_its_worke
         assert_eq!((shown.status.as_str(), shown.steps.len()), ("completed", 2));
         one_commit += usize::from(commits(&bank, id).await == 1);
     }
+    // Copies at once, and one that comes late: all get the first one's answer.
+    let id = Uuid::now_v7();
+    for ended in join_all((0..20).map(|_| transfer(&client, from, to, id))).await {
+        assert_eq!(ended.expect("it ends").status, "completed");
+    }
+    let (from_key, to_key) = (from.to_string(), to.to_string());
+    let late = client.start_chain("transfer", &[("from", &from_key), ("to", &to_key), ("amount", "1")], id).await.expect("answered");
+    assert!(late.from_stored_outcome && late.chain.is_some_and(|chain| chain.status == "completed"));
+    let other = client.start_chain("transfer", &[("from", &from_key), ("to", &to_key), ("amount", "2")], id).await;
+    assert_eq!(other.expect_err("another input").code(), "RW3106");
+    assert_eq!(bank.reader().balance(to).await.expect("read"), Some(100_000 + 4_100));
     // Now and then a batch takes two trips, and no step shares its commit with another then.
     assert!(one_commit >= 35, "{one_commit} of 40");
-    let mut moved = 40;
+    let mut moved = 41;
     for point in KILL_POINTS {
         let id = Uuid::now_v7();
         let ended = while_killing(&mut bank, ("p1", Victim::Worker), (point, "transfer_out"), async {
