@@ -3,7 +3,7 @@
 //! `unit` is what a batch is made of, `outcome` what is stored for it, `refusal` the judgement of PostgreSQL's errors,
 //! `freshness` what is too old to run, `declared` the transactions as a term compiled them, `context` what is sent for a unit and
 //! what its results mean; `batch` is the one PostgreSQL transaction, run `together` (`set_wise` where it may be, `own` for our own
-//! rows) or `separately`; `run` is the loop, which runs the `parts` of a batch at the same time where that helps, `queue` the way in, which
+//! rows; `companions` are the other steps of a chain, in the commit of its start) or `separately`; `run` is the loop, which runs the `parts` of a batch at the same time where that helps, `queue` the way in, which
 //! `admission` guards; `hold` stops all lanes between two batches, `partition_hold` sets the work of single
 //! partitions aside; `journal` numbers and hashes what took effect; `pace` limits a whole worker, `counters` is what a lane counts, `acknowledged` what it promised last; `read` is
 //! the same statements on a session beside the lanes, for reads that may be a little old.

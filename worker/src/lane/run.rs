@@ -223,7 +223,7 @@ impl Session {
         };
         Counters::add(&counters.batches, 1);
         counters.batch_units.add(units as u64);
-        counters.ran(set_wise, units - set_wise);
+        counters.ran(set_wise, units.saturating_sub(set_wise));
         match answers {
             Answers::Read(answers) => answer(&counters, batch, answers),
             // They are durable. PostgreSQL needn't wait for the next batch until they are written.
