@@ -152,7 +152,11 @@ async fn without_hold_and_guard_what_comes_during_the_switch_is_lost() {
         let sent = tokio::spawn(async move { send_to_worker(&source, tests::deposit(account, Uuid::now_v7())).await });
         if is_sound {
             // It waits in its lane; nothing else of the peer does.
-            let other = bank.open_accounts(&plain, "p1", 1, 0).await.expect("other partitions go on")[0];
+            let moved = bank.partition_of("account", account);
+            let others = bank.roots_on("account", "p1", None, 9).into_iter();
+            let other =
+                others.filter(|other| bank.partition_of("account", *other) != moved).next().expect("nine are not all in one partition");
+            bank.open_account(&plain, other, 0).await.expect("other partitions go on");
             assert_eq!(deposit(&bank, other).await, "p1");
             assert!(!sent.is_finished(), "it is held");
         }
