@@ -153,9 +153,8 @@ async fn without_hold_and_guard_what_comes_during_the_switch_is_lost() {
         if is_sound {
             // It waits in its lane; nothing else of the peer does.
             let moved = bank.partition_of("account", account);
-            let others = bank.roots_on("account", "p1", None, 9).into_iter();
-            let other =
-                others.filter(|other| bank.partition_of("account", *other) != moved).next().expect("nine are not all in one partition");
+            let mut others = bank.roots_on("account", "p1", None, 9).into_iter();
+            let other = others.find(|other| bank.partition_of("account", *other) != moved).expect("nine are not all in one partition");
             bank.open_account(&plain, other, 0).await.expect("other partitions go on");
             assert_eq!(deposit(&bank, other).await, "p1");
             assert!(!sent.is_finished(), "it is held");
