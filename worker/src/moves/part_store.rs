@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use deadpool_postgres::{Object, Pool};
 use rootward_proto::v1;
+use tokio::time::Instant;
 use tokio_postgres::{
     Client, Row,
     types::{PgLsn, ToSql},
@@ -12,6 +13,9 @@ use uuid::Uuid;
 
 /// How long a step's statement may take, but for those that are as long as the data.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
+/// How long the workers of a subscription have to end by themselves, and how often is looked.
+const WORKERS_LIMIT: Duration = Duration::from_secs(3);
+const WORKERS_PAUSE: Duration = Duration::from_millis(20);
 
 /// A step that failed here.
 #[derive(Debug, thiserror::Error)]
@@ -138,7 +142,13 @@ pub(super) async fn subscribe(pool: &Pool, terms: Terms, id: Uuid, connection: &
 /// The number of the subscription that has ended; 0 if there was none.
 pub(super) async fn unsubscribe(pool: &Pool, id: Uuid) -> PartResult<u32> {
     let client = pool.get().await?;
-    let row = firmly(&client, "/* move_unsubscribe */ select rootward_move.unsubscribe($1)", &[&id], Duration::from_secs(60)).await?;
+    firmly(&client, "/* move_disable */ select rootward_move.disable($1)", &[&id], STATEMENT_LIMIT).await?;
+    let sql = "/* look_for_move_workers */ select exists (select from pg_stat_subscription where subname = $1 and pid is not null)";
+    let until = Instant::now() + WORKERS_LIMIT;
+    while read(&client, sql, &[&name_of(id)]).await?.try_get(0)? && Instant::now() < until {
+        tokio::time::sleep(WORKERS_PAUSE).await;
+    }
+    let row = firmly(&client, "/* move_unsubscribe */ select rootward_move.unsubscribe($1)", &[&id], STATEMENT_LIMIT).await?;
     Ok(row.try_get::<_, Option<u32>>(0)?.unwrap_or_default())
 }
 

@@ -177,6 +177,17 @@ begin
     subscription, connection, subscription, subscription);
 end $$;
 
+-- Has its workers end; those that are under way do so by themselves. It is a transaction of its own: where both databases are in one PostgreSQL
+-- cluster, a worker that makes a slot for a copy waits for all transactions that are under way, and the end of the subscription waits for that slot.
+create or replace function rootward_move.disable(move uuid) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare subscription name := rootward_move.name_of(move);
+begin
+  if exists (select from pg_subscription s join pg_database d on d.oid = s.subdbid where d.datname = current_database() and s.subname = subscription) then
+    execute format('alter subscription %I disable', subscription);
+  end if;
+end $$;
+
 -- Ends it, whether the source can be reached or not. Returns its number, by which the slots of copies that had not ended are named.
 create or replace function rootward_move.unsubscribe(move uuid) returns oid
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
