@@ -28,7 +28,7 @@ use crate::pg::Connection;
 const LAZY_DELAY: Duration = Duration::from_millis(200);
 /// It rides in a batch of others when there is so much of it, or when it has waited for half of that: one by one it would make every
 /// batch longer, and whoever waits for it.
-const LAZY_COMPANY: usize = 16;
+const LAZY_COMPANY: usize = 64;
 
 /// A connection of a lane, with what it knows of it.
 pub(crate) struct Session {
